@@ -1,0 +1,352 @@
+"""Rows that land in the catalog together: gather them in a :class:`Batch`, then :func:`land` it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from nvcatalog import records
+from nvcatalog.known import Refusal
+from nvcatalog.storage import Proof
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Row = dict[str, Any]
+
+# What tells a table's rows apart. A row that lands replaces the one with its key; without a key it is added.
+_KEYS = {
+    "collections": ("collection_id",),
+    "images": ("image_id",),
+    "raw_records": ("kind", "id"),
+    "files": ("image_id", "kind"),
+    "refusals": ("kind", "id", "position"),
+    "words_status": ("image_id",),
+    "fetches": ("fetch_id",),
+    "outcomes": (),
+    "catalog_info": ("key",),
+}
+
+# A value that its column does not take, as DuckDB and as Arrow say it. A full disk is none of these.
+_MISFITS = (duckdb.DataError, duckdb.IntegrityError, duckdb.ProgrammingError, ValueError, TypeError, OverflowError)
+
+
+@dataclass(frozen=True)
+class Words:
+    """What Neurosynth answered for one image: each term's weight, and the reference set it was made with."""
+
+    weights: dict[str, float]
+    reference: str | None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """That a collection's images were listed: how many the server counted, and whether all were seen.
+
+    Where some records are broken on the server, the list does not name all images (``names_all``): one that it
+    lacks may be one of those, and is not gone.
+    """
+
+    collection_id: int
+    listed_at: datetime
+    listed_count: int
+    complete: bool
+    image_ids: frozenset[int]
+    names_all: bool = True
+
+
+@dataclass
+class Batch:
+    """Rows that land together, by table, beside words, listings, and refusals that no longer hold.
+
+    What was merely found in the folder is kept apart in ``found``: sidecars' records, which never replace the
+    server's, and files nobody has proven, which replace none.
+    """
+
+    tables: dict[str, list[Row]] = field(default_factory=dict)
+    found: dict[str, list[Row]] = field(default_factory=dict)
+    words: dict[int, Words] = field(default_factory=dict)
+    listings: list[Listing] = field(default_factory=list)
+    healed: set[tuple[str, int]] = field(default_factory=set)
+
+    def add(self, table: str, row: Row) -> None:
+        """Add a row; of several with one key the last wins."""
+        unproven = table == "files" and row.get("state") == "unverified"
+        (self.found if unproven else self.tables).setdefault(table, []).append(row)
+
+    def add_record(self, kind: str, record: dict[str, Any], *, source: str = "api") -> None:
+        """Add a collection's or an image's record: its typed row and its text."""
+        now = datetime.now(UTC)
+        row = records.collection_row(record) if kind == "collection" else records.image_row(record)
+        raw = {"kind": kind, "id": row[f"{kind}_id"], "raw": records.raw_text(record), "source": source}
+        tables = self.found if source == "sidecar" else self.tables
+        tables.setdefault(f"{kind}s", []).append(row | {"fetched_at": now})
+        tables.setdefault("raw_records", []).append(raw | {"fetched_at": now})
+
+    def add_file(self, image_id: int, path: str, proof: Proof, *, origin: str) -> None:
+        """Add a file that has been proven."""
+        row = {
+            "image_id": image_id,
+            "kind": "original",
+            "path": path,
+            "size": proof.size,
+            "sha256": proof.sha256,
+            "shape": list(proof.shape),
+            "voxel_size_mm": list(proof.voxel_size_mm),
+            "dtype": proof.dtype,
+            "etag": proof.etag,
+            "last_modified": proof.last_modified,
+            "downloaded_at": datetime.now(UTC),
+            "origin": origin,
+            "state": "present",
+        }
+        self.add("files", row)
+
+    def add_refusal(self, refusal: Refusal) -> None:
+        """Add what a server answered for good."""
+        self.add("refusals", {name: getattr(refusal, name) for name in records.TABLES["refusals"]})
+
+    def heal(self, kind: str, id_: int) -> None:
+        """Forget what was refused of an id, in the catalog and in this batch so far."""
+        self.healed.add((kind, id_))
+        # Healing comes first when a batch lands, so what was refused before it must not be added after it.
+        if "refusals" in self.tables:
+            self.tables["refusals"] = [
+                row for row in self.tables["refusals"] if (row["kind"], row["id"]) != (kind, id_)
+            ]
+
+    def followed_by(self, later: Batch) -> Batch:
+        """Return both as one batch that leaves what landing one after the other would have left."""
+        merged = Batch(words=self.words | later.words, listings=self.listings + later.listings)
+        merged.tables = {table: list(rows) for table, rows in self.tables.items()}
+        merged.healed = set(self.healed)
+        for kind, id_ in later.healed:
+            merged.heal(kind, id_)
+        for table, rows in later.tables.items():
+            merged.tables.setdefault(table, []).extend(rows)
+        for table, rows in (*self.found.items(), *later.found.items()):
+            merged.found.setdefault(table, []).extend(rows)
+        return merged
+
+    def __len__(self) -> int:
+        rows = sum(map(len, (*self.tables.values(), *self.found.values())))
+        return rows + len(self.words) + len(self.listings) + len(self.healed)
+
+
+def land(connection: duckdb.DuckDBPyConnection, batch: Batch) -> list[str]:
+    """Land a batch in one transaction; where a row does not fit its table, land all others.
+
+    Returns
+    -------
+    list of str
+        A line for each row that could not land.
+    """
+    try:
+        _land_whole(connection, batch)
+    except _MISFITS:
+        return _land_what_fits(connection, batch)
+    return []
+
+
+def long_table(words: dict[int, Words]) -> pa.Table:
+    """Return ``image_id``, ``term``, ``weight``, one row an (image, term), each image's rows together."""
+    import pyarrow as pa
+
+    sizes = [len(answer.weights) for answer in words.values()]
+    image_ids = [image_id for image_id, size in zip(words, sizes, strict=True) for _ in range(size)]
+    return pa.table(
+        {
+            "image_id": pa.array(image_ids, pa.int32()),
+            "term": pa.array([term for answer in words.values() for term in answer.weights], pa.string()),
+            "weight": pa.array([r for answer in words.values() for r in answer.weights.values()], pa.float64()),
+        }
+    )
+
+
+def _land_whole(connection: duckdb.DuckDBPyConnection, batch: Batch) -> None:
+    connection.execute("BEGIN")
+    try:
+        _heal(connection, batch.healed)
+        for table, rows in batch.found.items():
+            upsert(connection, table, _not_better_known(connection, table, rows))
+        for table, rows in batch.tables.items():
+            upsert(connection, table, rows)
+        _land_words(connection, batch.words)
+        for listing in batch.listings:
+            _land_listing(connection, listing)
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(duckdb.Error):  # a failed COMMIT has rolled back already
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _land_what_fits(connection: duckdb.DuckDBPyConnection, batch: Batch) -> list[str]:
+    """Land table by table, and return a line for each row that does not fit."""
+    # Refusals are healed first, as in a whole batch: the same batch may hold the ones that follow them.
+    _land_whole(connection, Batch(healed=batch.healed))
+    culprits: list[str] = []
+    for table, rows in batch.found.items():
+        culprits += _land_rows(connection, table, rows, found=True)
+    for table, rows in batch.tables.items():
+        culprits += _land_rows(connection, table, rows)
+    for image_id, words in batch.words.items():
+        try:
+            _land_whole(connection, Batch(words={image_id: words}))
+        except _MISFITS as error:
+            culprits.append(_culprit("words", {"image_id": image_id}, error))
+    # A list that is missing a record must be read again: only then may it count as complete.
+    if not culprits:
+        _land_whole(connection, Batch(listings=batch.listings))
+    return culprits
+
+
+def _land_rows(
+    connection: duckdb.DuckDBPyConnection, table: str, rows: list[Row], *, found: bool = False
+) -> list[str]:
+    """Land the rows of a table, halved again and again until those that do not fit stand alone."""
+    try:
+        _land_whole(connection, Batch(found={table: rows}) if found else Batch({table: rows}))
+    except _MISFITS as error:
+        if len(rows) == 1:
+            key = {name: rows[0].get(name) for name in _KEYS[table]}
+            return [_culprit(table, key or rows[0], error)]
+        half = len(rows) // 2
+        halves = (rows[:half], rows[half:])
+        return [line for each in halves for line in _land_rows(connection, table, each, found=found)]
+    return []
+
+
+def _culprit(table: str, key: Row, error: Exception) -> str:
+    named = ", ".join(f"{name} {value}" for name, value in key.items())
+    return f"{table}: {named} could not land: {str(error).splitlines()[0]}"
+
+
+def upsert(connection: duckdb.DuckDBPyConnection, table: str, rows: list[Row]) -> None:
+    """Replace rows by key: delete, then insert (an upsert clause would rewrite wide columns whole)."""
+    if not rows:
+        return
+    key = _KEYS[table]
+    if key:
+        rows = list({tuple(row.get(name) for name in key): row for row in rows}.values())
+    # Never unregistered: after a failed statement that fails too, and hides why. The next one takes its place.
+    connection.register("incoming", _incoming(table, rows))
+    if table == "raw_records":
+        _keep_history(connection)
+    if table == "collections":
+        _keep_listings(connection)
+    if key:
+        same = " AND ".join(f"{table}.{name} IS NOT DISTINCT FROM incoming.{name}" for name in key)
+        connection.execute(f"DELETE FROM {table} USING incoming WHERE {same}")  # noqa: S608 - our own names
+    source = "incoming LEFT JOIN kept_listings USING (collection_id)" if table == "collections" else "incoming"
+    connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM {source}")  # noqa: S608 - our own names
+
+
+def _not_better_known(connection: duckdb.DuckDBPyConnection, table: str, rows: list[Row]) -> list[Row]:
+    """Return what was found in the folder, without what the catalog knows better."""
+    if table == "files":
+        first = {(row["image_id"], row["kind"]): row for row in reversed(rows)}
+        ids = {"ids": [image_id for image_id, _ in first]}
+        same = "SELECT image_id, kind FROM files WHERE image_id IN (SELECT unnest($ids::INTEGER[]))"
+        taken = set(connection.execute(same, ids).fetchall())
+        return [row for key, row in first.items() if key not in taken]
+    ids = {"ids": [_record_of(table, row)[1] for row in rows]}
+    same = "SELECT kind, id FROM raw_records WHERE source = 'api' AND id IN (SELECT unnest($ids::INTEGER[]))"
+    from_server = set(connection.execute(same, ids).fetchall())
+    return [row for row in rows if _record_of(table, row) not in from_server]
+
+
+def _record_of(table: str, row: Row) -> tuple[str, int]:
+    """Return the kind and the id of the record that a row was made of."""
+    if table == "raw_records":
+        return row["kind"], row["id"]
+    kind = table.removesuffix("s")
+    return kind, row[f"{kind}_id"]
+
+
+def _incoming(table: str, rows: list[Row]) -> pa.Table:
+    """Return rows as Arrow: the key, and each column that any of them has."""
+    given = set(_KEYS[table]).union(*rows)
+    return records.to_arrow(rows, {name: kind for name, kind in records.TABLES[table].items() if name in given})
+
+
+def _keep_history(connection: duckdb.DuckDBPyConnection) -> None:
+    """Keep the former text of each record that the server changed; a sidecar's is not the server's word."""
+    connection.execute("""
+        INSERT INTO record_history BY NAME
+        SELECT old.kind, old.id, old.raw, old.fetched_at, incoming.fetched_at AS replaced_at
+        FROM raw_records AS old
+        JOIN incoming ON old.kind = incoming.kind AND old.id = incoming.id
+        WHERE old.source = 'api' AND incoming.source = 'api' AND old.raw::VARCHAR <> incoming.raw::VARCHAR
+    """)
+
+
+def _keep_listings(connection: duckdb.DuckDBPyConnection) -> None:
+    """Set aside what is known of the collections' lists: a fresh record says nothing about them."""
+    connection.execute("""
+        CREATE OR REPLACE TEMP TABLE kept_listings AS
+        SELECT collection_id, listed_at, listed_count, complete
+        FROM collections
+        WHERE collection_id IN (SELECT collection_id FROM incoming)
+    """)
+
+
+def _land_listing(connection: duckdb.DuckDBPyConnection, listing: Listing) -> None:
+    values = {name: getattr(listing, name) for name in ("collection_id", "listed_at", "listed_count", "complete")}
+    connection.execute(
+        "UPDATE collections SET listed_at = $listed_at, listed_count = $listed_count, complete = $complete "
+        "WHERE collection_id = $collection_id",
+        values,
+    )
+    if listing.complete and listing.names_all:
+        # What was read after the list, by its own address, is not gone.
+        connection.execute(
+            "UPDATE images SET gone_at = $now WHERE collection_id = $collection_id AND gone_at IS NULL "
+            "AND fetched_at <= $now AND image_id NOT IN (SELECT unnest($ids::INTEGER[]))",
+            {
+                "now": listing.listed_at,
+                "collection_id": listing.collection_id,
+                "ids": list(listing.image_ids),
+            },
+        )
+
+
+def _heal(connection: duckdb.DuckDBPyConnection, healed: set[tuple[str, int]]) -> None:
+    """Forget refusals that no longer hold."""
+    for kind in {kind for kind, _ in healed}:
+        connection.execute(
+            "DELETE FROM refusals WHERE kind = $kind AND id IN (SELECT unnest($ids::INTEGER[]))",
+            {"kind": kind, "ids": [id_ for healed_kind, id_ in healed if healed_kind == kind]},
+        )
+
+
+def _land_words(connection: duckdb.DuckDBPyConnection, words: dict[int, Words]) -> None:
+    """Replace the words of these images; each image's rows stay together, which keeps the file small."""
+    if not words:
+        return
+    connection.register("incoming", long_table(words))
+    connection.execute("""
+        INSERT INTO terms BY NAME
+        SELECT (SELECT coalesce(max(term_id), 0) FROM terms) + row_number() OVER (ORDER BY term) AS term_id, term
+        FROM (SELECT DISTINCT term FROM incoming WHERE term NOT IN (SELECT term FROM terms))
+    """)
+    connection.execute(
+        "DELETE FROM words WHERE image_id IN (SELECT unnest($ids::INTEGER[]))", {"ids": list(words)}
+    )
+    connection.execute("""
+        INSERT INTO words BY NAME
+        SELECT image_id, term_id, weight
+        FROM incoming
+        JOIN terms USING (term)
+        ORDER BY image_id, term_id
+    """)
+    now = datetime.now(UTC)
+    status = [
+        {"image_id": image_id, "status": "present", "reference": answer.reference, "fetched_at": now}
+        for image_id, answer in words.items()
+    ]
+    upsert(connection, "words_status", status)

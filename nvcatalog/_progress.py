@@ -1,0 +1,62 @@
+"""Say how a long call is getting on: a progress bar and a one-line summary, on stderr, as ``verbose`` asks."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from tqdm.std import tqdm
+
+#: The library logs here and installs no handler.
+logger = logging.getLogger("nvcatalog")
+
+SUMMARY, BARS, REQUESTS = 1, 2, 3
+
+
+class Progress:
+    """One bar over a known number of things; silent below ``verbose=2``.
+
+    Parameters
+    ----------
+    what : str
+        What is counted, such as "images".
+    total : int
+        How many are expected; 0 shows no bar.
+    verbose : int
+        The call's verbosity.
+    unit : str
+        The unit of the rate.
+    """
+
+    def __init__(self, what: str, *, total: int, verbose: int, unit: str = "file") -> None:
+        self._bar: tqdm[Any] | None = None
+        if verbose >= BARS and total:
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(total=total, desc=what, unit=unit, file=sys.stderr, dynamic_ncols=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def step(self, count: int = 1) -> None:
+        """Count ``count`` more as done."""
+        if self._bar is not None:
+            self._bar.update(count)
+
+
+def summarise(text: str, *, verbose: int) -> None:
+    """Write one line to stderr, around any bar that is open, from ``verbose=1`` on."""
+    logger.info("%s", text)
+    if verbose >= SUMMARY:
+        from tqdm.auto import tqdm
+
+        tqdm.write(text, file=sys.stderr)

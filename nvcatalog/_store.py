@@ -1,0 +1,435 @@
+"""The only code that opens ``catalog.duckdb``: read it, land rows in it, bring it up to date."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar, cast
+
+import duckdb
+from filelock import FileLock, Timeout
+
+from nvcatalog import _batch, records
+from nvcatalog._batch import Batch
+from nvcatalog._gate import ForkedOpenError, gate_of
+from nvcatalog.errors import (
+    CatalogCorruptError,
+    CatalogLockedError,
+    CatalogTooNewError,
+    DataDirError,
+    InvalidOptionError,
+    MigrationError,
+    NoSpaceError,
+    NVCatalogError,
+    QueryError,
+)
+from nvcatalog.known import Known, KnownCollection, KnownImage, LocalFile, Refusal
+from nvcatalog.migrate import migrate, pending
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Opened = TypeVar("Opened")
+
+FILE_NAME = "catalog.duckdb"
+LOCK_NAME = "catalog.lock"
+
+# What DuckDB says when a file is open elsewhere: in another process, or in this one with other settings.
+_REFUSALS = ("Could not set lock on file", "different configuration", "Conflicting lock is held")
+_HOLDER = re.compile(r"lock is held in (?P<program>.+?) \(PID (?P<pid>\d+)\)")
+
+# What it says of a file that somebody or something has damaged.
+_DAMAGES = ("Corrupt database file", "Could not read enough bytes")
+# What it says when a disk is full or a quota used up; the whole database is given up then, until reopened.
+_DISK_TROUBLES = ("No space left", "File too large", "quota exceeded", "Could not write", "has been invalidated")
+
+_Config = dict[str, str | bool | int | float | list[str]]
+# No extension of DuckDB is needed, and looking for one on the network would take seconds.
+_CONFIG: _Config = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+# Readers spill nothing: a folder to spill into would be one that a query can write to.
+_FENCED: _Config = _CONFIG | {"enable_external_access": "false", "temp_directory": ""}
+
+
+def lock_timeout_s() -> float:
+    """Return how long to wait for whoever holds the catalog: ``NVCATALOG_LOCK_TIMEOUT``, else 60 s."""
+    text = os.environ.get("NVCATALOG_LOCK_TIMEOUT", "").strip() or "60"
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < 1e6:
+        raise InvalidOptionError(f"NVCATALOG_LOCK_TIMEOUT is {text!r}; give seconds, such as 60")
+    return seconds
+
+
+class Store:
+    """A folder's catalog.
+
+    Opening costs milliseconds, and nothing stays open between calls: whoever else wants the file gets it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / FILE_NAME
+        self._gate = gate_of(self.path)
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a catalog in the folder."""
+        return self.path.is_file()
+
+    def what_cannot_be_written(self) -> Path | None:
+        """Return the folder or the file of the catalog that this user may not write, None when all is well."""
+        nearest = next(place for place in (self.folder, *self.folder.parents) if place.exists())
+        places = (nearest, self.path, self.folder / LOCK_NAME)
+        return next((place for place in places if place.exists() and not os.access(place, os.W_OK)), None)
+
+    # Opening
+
+    @contextmanager
+    def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open the catalog fenced and read-only, beside any other readers; an empty one where there is none."""
+        if not self.exists:
+            with _empty_catalog() as connection:
+                yield connection
+            return
+        patience_s = lock_timeout_s()
+        with ExitStack() as stack:
+            stack.enter_context(_troubles_told(self.path))
+            try:
+                shared = stack.enter_context(self._gate.reading(self._open_to_read, timeout_s=patience_s))
+            except (TimeoutError, ForkedOpenError) as error:
+                raise CatalogLockedError(f"{self.path}: {error}") from error
+            cursor = cast("duckdb.DuckDBPyConnection", shared).cursor()
+            stack.callback(cursor.close)
+            yield cursor
+
+    @contextmanager
+    def writing(self, *, timeout_s: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open the catalog alone and writable, made or migrated first where that is due."""
+        patience_s = lock_timeout_s() if timeout_s is None else timeout_s
+        deadline = time.monotonic() + patience_s
+        with ExitStack() as stack:
+            stack.enter_context(_troubles_told(self.path))
+            try:
+                stack.enter_context(self._gate.writing(timeout_s=patience_s))
+                stack.enter_context(self._file_lock(deadline))
+            except (TimeoutError, ForkedOpenError) as error:
+                raise CatalogLockedError(f"{self.path}: {error}") from error
+            if not self.exists:
+                self._create()
+            connection = self._connect(deadline, config=_CONFIG)
+            stack.callback(connection.close)
+            connection.execute("SET TimeZone = 'UTC'")
+            migrate(connection)
+            yield connection
+
+    @contextmanager
+    def _file_lock(self, deadline: float) -> Iterator[None]:
+        """Keep every other nvcatalog from writing, whatever DuckDB's own lock is worth on this file system."""
+        lock = FileLock(self.folder / LOCK_NAME, mode=0o666, poll_interval=0.01)
+        try:
+            lock.acquire(timeout=_left_s(deadline))
+        except Timeout as error:
+            raise CatalogLockedError(_locked_message(self.path, self._holder())) from error
+        except OSError as error:
+            raise _folder_error(self.folder, error) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _holder(self) -> str:
+        """Say who has the file open: DuckDB does when it is asked in vain."""
+        try:
+            if self.exists:
+                duckdb.connect(str(self.path), read_only=True, config=_CONFIG).close()
+        except duckdb.Error as error:
+            return _holder_in(error)
+        return "another call of nvcatalog that waits itself"
+
+    def _open_to_read(self, timeout_s: float) -> duckdb.DuckDBPyConnection:
+        deadline = time.monotonic() + timeout_s
+        connection = self._connect(deadline, read_only=True, config=_FENCED)
+        try:
+            if pending(connection):
+                connection.close()
+                connection = self._open_older(deadline)
+            _fence(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _open_older(self, deadline: float) -> duckdb.DuckDBPyConnection:
+        """Open a catalog that an older version made: migrated where we may write, else through a private copy."""
+        if self.what_cannot_be_written() is None:
+            with self._file_lock(deadline), self._connect(deadline, config=_CONFIG) as connection:
+                migrate(connection)
+            return self._connect(deadline, read_only=True, config=_FENCED)
+        with tempfile.TemporaryDirectory(prefix="nvcatalog-") as private:
+            copy = Path(private) / FILE_NAME
+            with duckdb.connect(str(copy), config=_CONFIG) as connection:
+                attach = f"ATTACH {_quoted(self.path)} AS older (READ_ONLY)"
+                self._patiently(deadline, lambda: connection.execute(attach))
+                connection.execute("COPY FROM DATABASE older TO catalog")
+                connection.execute("DETACH older")
+                migrate(connection)
+            return duckdb.connect(str(copy), read_only=True, config=_FENCED)  # an open file outlives its folder
+
+    def _connect(self, deadline: float, *, read_only: bool = False, config: _Config) -> duckdb.DuckDBPyConnection:
+        return self._patiently(
+            deadline, lambda: duckdb.connect(str(self.path), read_only=read_only, config=config)
+        )
+
+    def _patiently(self, deadline: float, open_file: Callable[[], Opened]) -> Opened:
+        """Open the file, trying again while somebody else has it: DuckDB itself refuses at once."""
+        pause_s = 0.005
+        while True:
+            try:
+                return open_file()
+            except duckdb.Error as error:
+                if not any(refusal in str(error) for refusal in _REFUSALS):
+                    raise _unreadable(self.path, error) from error
+                if time.monotonic() >= deadline:
+                    raise CatalogLockedError(_locked_message(self.path, _holder_in(error))) from error
+            time.sleep(min(pause_s * random.uniform(0.5, 1.5), _left_s(deadline)))  # noqa: S311 - jitter, no secret
+            pause_s = min(pause_s * 1.5, 0.25)
+
+    def _create(self) -> None:
+        """Make a new catalog beside its place and move it there whole."""
+        # Always of one name: whoever creates holds the lock, so what is there was left by a call that was killed.
+        new = self.folder / f".{FILE_NAME}.new"
+        for leftover in (new, _log_of(new)):
+            leftover.unlink(missing_ok=True)
+        # DuckDB would replay the log of a catalog that has been moved away or deleted into the new one.
+        if _log_of(self.path).exists():
+            _log_of(self.path).replace(f"{_log_of(self.path)}.orphaned")
+        try:
+            self._fill(new)
+        except BaseException:  # on a full disk above all, nothing may be left that takes room
+            for leftover in (new, _log_of(new)):
+                leftover.unlink(missing_ok=True)
+            raise
+        new.replace(self.path)
+
+    def _fill(self, new: Path) -> None:
+        with duckdb.connect(config=_CONFIG) as connection:
+            # An older storage version, so that older DuckDB tools open the file too.
+            connection.execute(f"ATTACH {_quoted(new)} AS catalog (STORAGE_VERSION 'v1.0.0')")
+            connection.execute("USE catalog")
+            connection.execute("SET TimeZone = 'UTC'")
+            migrate(connection)
+            created_at = datetime.now(UTC).isoformat(timespec="seconds")
+            _batch.upsert(connection, "catalog_info", [{"key": "created_at", "value": created_at}])
+            connection.execute("USE memory")
+            connection.execute("DETACH catalog")
+
+    # Reading
+
+    def known(self, collection_ids: Iterable[int], image_ids: Iterable[int]) -> Known:
+        """Return all that the catalog knows of these collections, their images, and these images."""
+        known = Known()
+        if not self.exists:
+            return known
+        with self.reading() as connection:
+            connection.execute(
+                "CREATE TEMP TABLE wanted AS SELECT 'collection' AS kind, unnest($collections::INTEGER[]) AS id "
+                "UNION ALL SELECT 'image', unnest($images::INTEGER[])",
+                {"collections": list(collection_ids), "images": list(image_ids)},
+            )
+            known.server_root = _read_info(connection, "server_root")
+            _read_images(connection, known)
+            _read_collections(connection, known)
+            _read_refusals(connection, known)
+        return known
+
+    def long_words(self, image_ids: Iterable[int]) -> pa.Table:
+        """Return ``image_id``, ``term``, ``weight`` of these images, zeros included."""
+        with self.reading() as connection:
+            return connection.sql(
+                "SELECT image_id, term, weight FROM words JOIN terms USING (term_id) "
+                "WHERE image_id IN (SELECT unnest($ids::INTEGER[]))",
+                params={"ids": list(image_ids)},
+            ).to_arrow_table()
+
+    # Landing
+
+    def land(self, batch: Batch, *, timeout_s: float | None = None) -> list[str]:
+        """Land a batch in one transaction; where a row does not fit, land all others and return a line for it."""
+        if not batch:
+            return []
+        with self.writing(timeout_s=timeout_s) as connection:
+            return _batch.land(connection, batch)
+
+
+# Opening, in detail
+
+
+@contextmanager
+def _empty_catalog() -> Iterator[duckdb.DuckDBPyConnection]:
+    with duckdb.connect(config=_CONFIG | {"temp_directory": ""}) as connection:
+        migrate(connection)
+        connection.execute("SET enable_external_access = false")
+        _fence(connection)
+        yield connection
+
+
+def _fence(connection: duckdb.DuckDBPyConnection) -> None:
+    """Leave nothing in a query's reach but what is in the catalog.
+
+    Without external access DuckDB still lets a query read and overwrite the file it is on, its log, and the
+    folder it spills into: one COPY would put an end to the catalog. So no file is opened any more at all;
+    the one that is open stays so.
+    """
+    connection.execute("SET GLOBAL TimeZone = 'UTC'")  # for every cursor; a plain SET is this one's alone
+    connection.execute("SET disabled_filesystems = 'LocalFileSystem'")
+    connection.execute("SET lock_configuration = true")
+
+
+def _log_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.wal")
+
+
+def _quoted(path: Path) -> str:
+    text = str(path).replace("'", "''")
+    return f"'{text}'"
+
+
+def _left_s(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic())
+
+
+def _locked_message(path: Path, holder: str) -> str:
+    return f"{path} is kept open by {holder}. Close it there and call again: no file is lost"
+
+
+def _holder_in(error: duckdb.Error) -> str:
+    """Say who holds a file, from DuckDB's refusal to open it."""
+    found = _HOLDER.search(str(error))
+    return f"process {found['pid']} ({found['program']})" if found else f"someone ({str(error).splitlines()[0]})"
+
+
+def _unreadable(path: Path, error: Exception) -> NVCatalogError:
+    text = str(error).splitlines()[0]
+    if _is_disk_trouble(error) and not _is_damage(error):
+        return _no_space(path, error)
+    if "ermission denied" in text or "Read-only file system" in text:
+        return DataDirError(f"{path} cannot be opened: {text}")
+    if "version number" in text:
+        return CatalogTooNewError(f"{path} was written by a newer DuckDB ({text}): pip install --upgrade duckdb")
+    return CatalogCorruptError(
+        f"{path} cannot be read as a catalog ({text}). The maps beside it are fine. Move it aside "
+        f"(mv '{path}' '{path}.broken') and register what is in the folder again: "
+        f"nvcatalog adopt --data-dir '{path.parent.parent}'"
+    )
+
+
+def _folder_error(folder: Path, error: OSError) -> NVCatalogError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _no_space(folder, error)
+    return DataDirError(f"{folder} cannot be written: {error.strerror}. Give another data_dir")
+
+
+@contextmanager
+def _troubles_told(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged file or a full disk makes of a statement into an error that says what to do."""
+    try:
+        yield
+    except (duckdb.Error, MigrationError, QueryError) as error:
+        full = not isinstance(error, QueryError) and _is_disk_trouble(error)
+        if full or _is_damage(error):
+            raise _unreadable(path, error) from error
+        raise
+
+
+def _is_damage(error: Exception) -> bool:
+    return any(damage in str(error) for damage in _DAMAGES)
+
+
+def _is_disk_trouble(error: Exception) -> bool:
+    return any(trouble in str(error) for trouble in _DISK_TROUBLES)
+
+
+def _no_space(path: Path, error: Exception) -> NoSpaceError:
+    return NoSpaceError(
+        f"{path} could not be written ({str(error).splitlines()[0]}). Free some space and call again: "
+        "what had landed is there, and files already here are taken over"
+    )
+
+
+# Reading, in detail
+
+
+def _read_info(connection: duckdb.DuckDBPyConnection, key: str) -> str | None:
+    rows = connection.execute("SELECT value FROM catalog_info WHERE key = $key", {"key": key}).fetchall()
+    return rows[0][0] if rows else None
+
+
+def _read_images(connection: duckdb.DuckDBPyConnection, known: Known) -> None:
+    # The ids first, by themselves: else DuckDB unpacks the texts of all records to find the few asked for.
+    rows = connection.execute("""
+        WITH asked AS MATERIALIZED (
+            SELECT image_id, collection_id, gone_at IS NOT NULL AS gone
+            FROM images
+            WHERE collection_id IN (SELECT id FROM wanted WHERE kind = 'collection')
+               OR image_id IN (SELECT id FROM wanted WHERE kind = 'image')
+        )
+        SELECT i.image_id, i.collection_id, i.gone, r.raw, f.path, f.size, f.state, f.sha256,
+               w.image_id IS NOT NULL
+        FROM asked AS i
+        JOIN raw_records AS r ON r.kind = 'image' AND r.id = i.image_id
+        LEFT JOIN files AS f ON f.image_id = i.image_id AND f.kind = 'original'
+        LEFT JOIN words_status AS w ON w.image_id = i.image_id AND w.status = 'present'
+    """).fetchall()
+    for image_id, collection_id, gone, raw, path, size, state, sha256, has_words in rows:
+        file = None if path is None else LocalFile(path, size, state, sha256)
+        known.images[image_id] = KnownImage(image_id, collection_id, raw, gone, file)
+        if has_words:
+            known.with_words.add(image_id)
+
+
+def _read_collections(connection: duckdb.DuckDBPyConnection, known: Known) -> None:
+    rows = connection.execute("""
+        SELECT c.collection_id, r.raw, coalesce(c.complete, false), c.listed_count
+        FROM collections AS c
+        LEFT JOIN raw_records AS r ON r.kind = 'collection' AND r.id = c.collection_id
+        WHERE c.collection_id IN (SELECT id FROM wanted WHERE kind = 'collection')
+           OR c.collection_id IN (
+               SELECT collection_id FROM images WHERE image_id IN (SELECT id FROM wanted WHERE kind = 'image'))
+    """).fetchall()
+    for collection_id, raw, complete, count in rows:
+        record = None if raw is None else records.parse_json(raw)
+        known.collections[collection_id] = KnownCollection(collection_id, record, complete, count)
+
+
+def _read_refusals(connection: duckdb.DuckDBPyConnection, known: Known) -> None:
+    rows = connection.execute(
+        """
+        SELECT kind, id, position, status, reason, epoch_us(modify_date), epoch_us(seen_at)
+        FROM refusals
+        WHERE (kind IN ('collection', 'position') AND id IN (SELECT id FROM wanted WHERE kind = 'collection'))
+           OR (kind IN ('image', 'words')
+               AND (id IN (SELECT id FROM wanted WHERE kind = 'image') OR id IN (SELECT unnest($ids::INTEGER[]))))
+        ORDER BY kind, id, position
+    """,
+        {"ids": list(known.images)},
+    ).fetchall()
+    for kind, id_, position, status, reason, modified, seen in rows:
+        refusal = Refusal(kind, id_, status, reason, _time(modified), _time(seen) or datetime.now(UTC), position)
+        if kind == "position":
+            known.positions.setdefault(id_, []).append(refusal)
+        else:
+            known.refusals[kind, id_] = refusal
+
+
+def _time(epoch_us: int | None) -> datetime | None:
+    return None if epoch_us is None else datetime.fromtimestamp(epoch_us / 1e6, UTC)

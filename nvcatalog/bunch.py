@@ -1,0 +1,136 @@
+"""Shape what a call found into the Bunch that nilearn's users know."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nvcatalog import neurosynth, records, storage
+from nvcatalog._batch import Batch, Words, long_table
+from nvcatalog._store import Store
+from nvcatalog.errors import CatalogLockedError, WordsWarning
+from nvcatalog.known import Known, KnownImage
+from nvcatalog.report import Report
+from nvcatalog.words import words_to_matrix
+
+if TYPE_CHECKING:
+    from sklearn.utils import Bunch
+
+DESCRIPTION = """NeuroVault statistical maps
+
+Brain maps and their metadata from NeuroVault (https://neurovault.org), a public repository of unthresholded
+statistical maps, parcellations and atlases of the human brain; the terms that go with a map come from Neurosynth
+(https://neurosynth.org).
+
+NeuroVault's records and public maps are dedicated to the public domain (CC0); please cite the papers of the
+collections you use. Neurosynth's values are under the Open Database License (ODbL 1.0): the weight of a term
+is the Pearson correlation of the map with the term's meta-analytic map, a similarity and not a probability.
+
+References
+----------
+Gorgolewski KJ, Varoquaux G, Rivera G, et al. (2015). NeuroVault.org: a web-based repository for collecting and
+sharing unthresholded statistical maps of the human brain. Frontiers in Neuroinformatics 9:8.
+doi:10.3389/fninf.2015.00008
+
+Yarkoni T, Poldrack RA, Nichols TE, Van Essen DC, Wager TD (2011). Large-scale automated synthesis of human
+functional neuroimaging data. Nature Methods 8, 665-670. doi:10.1038/nmeth.1635
+"""
+
+
+def build_bunch(folder: Path, known: Known, image_ids: Sequence[int], report: Report) -> Bunch:
+    """Return the answer for images that are here: paths, one dict of metadata each, and the report.
+
+    Parameters
+    ----------
+    folder : Path
+        The data folder, absolute.
+    known : Known
+        Their records and files.
+    image_ids : sequence of int
+        In request order.
+    report : Report
+        What happened to every id.
+    """
+    from sklearn.utils import Bunch
+
+    images = [known.images[id_] for id_ in image_ids]
+    collections = {id_: _collection_meta(folder, known, id_) for id_ in {image.collection_id for image in images}}
+    return Bunch(
+        images=[str(folder / image.file.path) for image in images if image.file],
+        images_meta=[_image_meta(folder, image) for image in images],
+        collections_meta=[dict(collections[image.collection_id]) for image in images],
+        description=DESCRIPTION,
+        report=report,
+    )
+
+
+def add_words(bunch: Bunch, store: Store, unlanded: Batch, image_ids: Sequence[int], *, sparse: bool) -> None:
+    """Add ``word_frequencies`` and ``vocabulary``; None for both, with a warning, when no image has any term.
+
+    Parameters
+    ----------
+    bunch : Bunch
+        The answer; changed.
+    store : Store
+        The catalog, which holds the terms.
+    unlanded : Batch
+        Terms that could not land yet.
+    image_ids : sequence of int
+        The rows.
+    sparse : bool
+        Whether to leave the matrix sparse.
+    """
+    import pyarrow as pa
+
+    # Terms that wait to be landed go before those they will replace.
+    new = {id_: unlanded.words[id_] for id_ in image_ids if id_ in unlanded.words}
+    landed = [id_ for id_ in image_ids if id_ not in new]
+    try:
+        tables = [store.long_words(landed)] if landed else []
+    except CatalogLockedError:
+        # Somebody has taken the catalog meanwhile: the answer is in the files too, as it came.
+        new |= _words_in_files(bunch, set(landed))
+        tables = []
+    words = pa.concat_tables([*tables, long_table(new)], promote_options="permissive")
+    if not words.num_rows:
+        warnings.warn("No term is known for any of these images", WordsWarning, stacklevel=3)
+        bunch["word_frequencies"] = bunch["vocabulary"] = None
+        return
+    frequencies, vocabulary = words_to_matrix(image_ids, words)
+    bunch["word_frequencies"] = frequencies if sparse else frequencies.toarray()
+    bunch["vocabulary"] = vocabulary
+
+
+def _words_in_files(bunch: Bunch, image_ids: set[int]) -> dict[int, Words]:
+    words = {}
+    for meta in bunch.images_meta:
+        if meta["id"] in image_ids and "ns_words_absolute_path" in meta:
+            with suppress(OSError, ValueError):  # a file that cannot be read is as good as none
+                decoded = neurosynth.read_answer(Path(meta["ns_words_absolute_path"]).read_bytes())
+                words[meta["id"]] = Words(decoded.weights, decoded.reference)
+    return words
+
+
+def _image_meta(folder: Path, image: KnownImage) -> dict[str, Any]:
+    paths = {"relative_path": image.file.path} if image.file else {}
+    optional = {
+        "resampled_relative_path": storage.image_paths(image.collection_id, image.image_id)[
+            "resampled_relative_path"
+        ],
+        "ns_words_relative_path": storage.words_path(image.collection_id, image.image_id),
+    }
+    home = f"{folder}{os.sep}"  # text, since this runs for every image of every answer
+    paths |= {name: path for name, path in optional.items() if os.path.isfile(home + path)}  # noqa: PTH113 - as above
+    absolute = {name.replace("relative", "absolute"): home + path for name, path in paths.items()}
+    return records.null_placeholders(image.record) | paths | absolute
+
+
+def _collection_meta(folder: Path, known: Known, collection_id: int) -> dict[str, Any]:
+    collection = known.collections.get(collection_id)
+    record = collection.record if collection and collection.record else {"id": collection_id}
+    path = storage.collection_folder(collection_id)
+    return records.null_placeholders(record) | {"relative_path": path, "absolute_path": str(folder / path)}

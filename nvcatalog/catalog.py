@@ -1,0 +1,178 @@
+"""The catalog of a data folder, as people meet it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nvcatalog import adopt, queries, snapshot, storage
+from nvcatalog._store import Store
+from nvcatalog.errors import CatalogWarning, SnapshotWarning
+from nvcatalog.ids import parse_ids
+from nvcatalog.queries import Answer, Params
+from nvcatalog.words import words_to_matrix
+
+if TYPE_CHECKING:
+    import numpy as np
+    from scipy.sparse import csr_matrix
+
+    from nvcatalog.report import Report
+
+
+class Catalog:
+    """Every collection, image and term that was ever fetched into a folder, as a database.
+
+    Opens nothing until it is asked, and holds nothing open afterwards.
+
+    Parameters
+    ----------
+    data_dir : path-like or None
+        As in :func:`nvcatalog.fetch_neurovault_ids`.
+
+    Examples
+    --------
+    >>> from nvcatalog import Catalog, fetch_neurovault_ids
+    >>> maps = fetch_neurovault_ids(image_ids=[10426], verbose=0)
+    >>> Catalog().sql("SELECT image_id FROM images WHERE image_id = $id", id=10426).fetchall()
+    [(10426,)]
+    """
+
+    def __init__(self, data_dir: str | os.PathLike[str] | None = None) -> None:
+        self._folder = storage.data_folder(data_dir)
+        self._store = Store(self._folder)
+
+    def __repr__(self) -> str:
+        """Name the folder."""
+        return f"Catalog({str(self._folder.parent)!r})"
+
+    @property
+    def folder(self) -> Path:
+        """The data folder, ``<data_dir>/neurovault``."""
+        return self._folder
+
+    def sql(
+        self, query: str, /, params: Params = None, *, tables: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> Answer:
+        """Ask in DuckDB's SQL: read-only, without files, network or settings.
+
+        Parameters
+        ----------
+        query : str
+            A SELECT; ``$name`` or ``?`` stand for parameters.
+        params : mapping or sequence, optional
+            The parameters' values.
+        tables : mapping of str to dataframe, optional
+            Tables of your own (pandas, polars, pyarrow) to ask beside the catalog's, by names it does not use.
+        **kwargs
+            Parameters by name.
+
+        Returns
+        -------
+        Answer
+            With ``.df()``, ``.arrow()``, ``.pl()`` and ``.fetchall()``.
+
+        Raises
+        ------
+        QueryError
+            When DuckDB refuses the query (a ValueError).
+        CatalogLockedError, CatalogCorruptError, CatalogTooNewError
+            When the catalog cannot be read.
+        """
+        self._warn_if_absent()
+        return self._ask(query, queries.all_params(params, kwargs), tables)
+
+    def query(self, name: str, /, params: Mapping[str, Any] | None = None, **kwargs: Any) -> Answer:
+        """Run one of the queries that ship with the package, such as ``images_by_term``.
+
+        Parameters
+        ----------
+        name : str
+            The name of a file in ``queries/``, without ``.sql``.
+        params : mapping, optional
+            The parameters' values.
+        **kwargs
+            Parameters by name.
+
+        Returns
+        -------
+        Answer
+            As :meth:`sql` gives it.
+
+        Raises
+        ------
+        QueryError
+            When there is no such query, or a parameter is missing (a ValueError).
+        """
+        self._warn_if_absent()
+        return self._ask(queries.named_query(name), queries.all_params(params, kwargs))
+
+    def words(self, image_ids: Iterable[int | str] | int | str) -> tuple[csr_matrix, np.ndarray]:
+        """Return the terms of images as a matrix.
+
+        Parameters
+        ----------
+        image_ids : iterable of int or str
+            One a row, in this order; one without terms here gives a row of zeros.
+
+        Returns
+        -------
+        frequencies : scipy.sparse.csr_matrix of float64, shape (images, terms)
+            Pearson correlations of each map with each term's map: signed, a similarity and not a
+            probability.
+        vocabulary : numpy.ndarray of str, shape (terms,)
+            Sorted.
+        """
+        ids = parse_ids(image_ids, kind="image")
+        self._warn_if_absent()
+        return words_to_matrix(ids, self._store.long_words(ids))
+
+    def adopt(self, *, verbose: int = 2) -> Report:
+        """Register everything in the folder that the catalog does not know yet, such as what nilearn left.
+
+        Nothing is downloaded. Files are registered by their size, and proven when first part of an answer.
+
+        Parameters
+        ----------
+        verbose : int
+            0 says nothing, 1 gives a summary, 2 shows a progress bar too.
+
+        Returns
+        -------
+        Report
+            An outcome for each image taken over, and each file that could not be.
+        """
+        report = adopt.adopt_folder(self._store, verbose=verbose)
+        trouble = snapshot.publish(self._store) if self._store.exists else None
+        if trouble:
+            warnings.warn(trouble, SnapshotWarning, stacklevel=2)
+        return report
+
+    def snapshot(self) -> Path:
+        """Write the catalog as Parquet now, and return the folder of the snapshot.
+
+        Each table is a folder of Parquet files that pandas, polars, pyarrow and DuckDB read. Rows of private
+        collections are left out.
+
+        Raises
+        ------
+        SnapshotError
+            When it cannot be written, or there is no catalog yet.
+        CatalogLockedError
+            When another process keeps the catalog open.
+        """
+        return snapshot.take(self._store)
+
+    def _ask(self, query: str, params: Params, tables: Mapping[str, Any] | None = None) -> Answer:
+        with self._store.reading() as connection:
+            return queries.run(connection, query, params, tables)
+
+    def _warn_if_absent(self) -> None:
+        if not self._store.exists:
+            warnings.warn(
+                f"There is no catalog in {self._folder}: fetch something, or adopt() what is there",
+                CatalogWarning,
+                stacklevel=3,
+            )

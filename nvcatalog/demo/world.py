@@ -1,0 +1,484 @@
+"""The collections, images and files the demo server knows, which may be changed while it serves them.
+
+Records are kept as the API gives them, but for links: those on the server are kept without its root
+(``/media/images/555/x.nii.gz``) and get the root the client used when they are served.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+import json
+import posixpath
+import re
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from nvcatalog.demo.decoding import REFERENCE, decode_values
+from nvcatalog.demo.maps import small_map, synthetic_map
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+Record = dict[str, Any]
+
+STATISTIC_MAP, ATLAS, NIDM_MAP = "statistic_map", "atlas", "NIDM results statistic map"
+# Neurosynth refuses larger files.
+MAX_DECODED_BYTES = 4_000_000
+# The real server writes dates in Berlin's time.
+_BERLIN_WINTER = timezone(timedelta(hours=1))
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """One file under ``/media/``."""
+
+    image_id: int
+    size: int
+    uploaded_at: int
+    read: Callable[[], bytes]
+
+    @property
+    def etag(self) -> str:
+        """The ETag as nginx makes it: time and size."""
+        return f'"{self.uploaded_at:x}-{self.size:x}"'
+
+
+class World:
+    """Everything the demo serves.
+
+    Every method may be called while a server answers from this world.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._collections: dict[int, Record] = {}
+        self._images: dict[int, Record] = {}
+        self._packs: dict[int, Record] = {}
+        self._files: dict[str, StoredFile] = {}
+        self._tokens: dict[int, str] = {}
+        self._words: dict[int, dict[str, float] | int | None] = {}
+        self._poisoned_images: set[int] = set()
+        self._poisoned_collections: set[int] = set()
+        self._broken_media: set[int] = set()
+
+    @classmethod
+    def empty(cls) -> World:
+        """Return a world without any record."""
+        return cls()
+
+    @classmethod
+    def demo(cls) -> World:
+        """Return the shipped world: real records, small files made from real maps."""
+        world = cls()
+        for record in _shipped("collections.jsonl"):
+            world._collections[record["id"]] = record
+        for record in _shipped("images.jsonl"):
+            world._images[record["id"]] = record
+            uploaded_at = int(datetime.fromisoformat(record["modify_date"]).timestamp())
+            world._store(record["id"], None, uploaded_at)
+        return world
+
+    # Adding records
+
+    def add_collection(
+        self,
+        record: Mapping[str, Any] | None = None,
+        *,
+        id: int | None = None,  # noqa: A002  the API's own name, and every test's
+        images: int | Iterable[Mapping[str, Any]] = (),
+    ) -> int:
+        """Add a collection and return its id.
+
+        Parameters
+        ----------
+        record
+            Fields that differ from an empty collection's.
+        id
+            The collection's id; the next free one by default.
+        images
+            Its images: their records, or how many to make up.
+        """
+        with self.lock:
+            new_id = id if id is not None else max(self._collections, default=0) + 1
+            now = _now_after(None)
+            self._collections[new_id] = {
+                **_template("collection"),
+                "id": new_id,
+                "url": f"/collections/{new_id}/",
+                "download_url": f"/collections/{new_id}/download",
+                "name": f"Collection {new_id}",
+                "add_date": now,
+                "modify_date": now,
+                **(record or {}),
+            }
+            for image in [{}] * images if isinstance(images, int) else images:
+                self.add_image(new_id, image)
+            return new_id
+
+    def add_image(
+        self,
+        collection_id: int,
+        record: Mapping[str, Any] | None = None,
+        *,
+        id: int | None = None,  # noqa: A002  the API's own name, and every test's
+        data: bytes | None = None,
+    ) -> int:
+        """Add an image and return its id.
+
+        Parameters
+        ----------
+        collection_id
+            The collection it belongs to, which must exist.
+        record
+            Fields that differ from a plain group Z map's; ``image_type`` chooses another kind of record. Keys
+            the API does not know become free-form keys.
+        id
+            The image's id; by default the record's, else the next free one.
+        data
+            The file's bytes, whatever they are; a small valid map by default.
+        """
+        given = dict(record or {})
+        with self.lock:
+            new_id = id if id is not None else given.pop("id", None) or self._next_image_id()
+            self._images[new_id] = {**self._new_image(collection_id, new_id, given), **given, "id": new_id}
+            self._store(new_id, data, int(time.time()))
+            self._touch_collection(collection_id)
+            return new_id
+
+    def add_synthetic(
+        self, collection_id: int, n_images: int, *, first_id: int | None = None, file_bytes: int = 220_000
+    ) -> list[int]:
+        """Add many valid maps of noise of about `file_bytes` each, for timing, and return their ids.
+
+        The collection is made when there is none.
+        """
+        with self.lock:
+            if collection_id not in self._collections:
+                self.add_collection(id=collection_id)
+            start = self._next_image_id() if first_id is None else first_id
+            uploaded_at = int(time.time())
+            for image_id in range(start, start + n_images):
+                given = {
+                    "name": f"noise {image_id}",
+                    "file": f"/media/images/{collection_id}/noise_{image_id}.nii.gz",
+                }
+                self._images[image_id] = {**self._new_image(collection_id, image_id, {}), **given}
+                self._store(image_id, None, uploaded_at, functools.partial(synthetic_map, image_id, file_bytes))
+            self._touch_collection(collection_id)
+            return list(range(start, start + n_images))
+
+    def add_nidm_pack(self, collection_id: int, name: str, *, n_maps: int = 2) -> int:
+        """Add a NIDM pack and its maps, whose base names clash between packs, and return the pack's id."""
+        with self.lock:
+            pack_id = self._next_image_id()
+            now = _now_after(None)
+            self._packs[pack_id] = {
+                "id": pack_id,
+                "zip_file": f"/collections/{collection_id}/{name}.zip",
+                "ttl_file": f"/collections/{collection_id}/{name}.ttl",
+                "statmaps": [],
+                "url": f"/collections/{collection_id}/{name}",
+                "name": name,
+                "description": "",
+                "add_date": now,
+                "modify_date": now,
+                "polymorphic_ctype": 12,
+                "collection": collection_id,
+            }
+            for number in range(n_maps):
+                base = "TStatistic.nii.gz" if number == 0 else f"TStatistic_{number:04d}.nii.gz"
+                record = {
+                    "image_type": NIDM_MAP,
+                    "file": f"/media/images/{collection_id}/{name}/{base}",
+                    "nidm_results": f"/collections/{collection_id}/{name}",
+                    "nidm_results_ttl": f"/collections/{collection_id}/{name}.ttl",
+                    "name": f"Statistic Map: contrast {number}",
+                    "description": f"NIDM Results: {name}.zip > {base}",
+                }
+                self._packs[pack_id]["statmaps"].append(self.add_image(collection_id, record))
+            return pack_id
+
+    # Changing them
+
+    def edit_image(self, image_id: int, fields: Mapping[str, Any] | None = None, /, **more: Any) -> None:
+        """Change fields of an image; its ``modify_date`` and its collection's move."""
+        with self.lock:
+            record = self._images[image_id]
+            record["modify_date"] = _now_after(record["modify_date"])
+            record.update({**(fields or {}), **more})
+            self._touch_collection(record["collection_id"])
+
+    def edit_collection(self, collection_id: int, fields: Mapping[str, Any] | None = None, /, **more: Any) -> None:
+        """Change fields of a collection; its ``modify_date`` moves."""
+        with self.lock:
+            self._touch_collection(collection_id)
+            self._collections[collection_id].update({**(fields or {}), **more})
+
+    def replace_file(self, image_id: int, data: bytes) -> None:
+        """Replace an image's file: under a new link, as the real server does; the old one is 404."""
+        with self.lock:
+            record = self._images[image_id]
+            self._files.pop(unquote(record["file"]), None)
+            record["file"] = self._free_name(record["file"])
+            self._store(image_id, data, int(time.time()))
+            self.edit_image(image_id)
+
+    def delete_image(self, image_id: int) -> None:
+        """Remove an image and its file."""
+        with self.lock:
+            record = self._images.pop(image_id)
+            self._files.pop(unquote(record["file"]), None)
+            self._touch_collection(record["collection_id"])
+
+    def delete_collection(self, collection_id: int) -> None:
+        """Remove a collection with all its images."""
+        with self.lock:
+            for image_id in self.image_ids(collection_id):
+                self.delete_image(image_id)
+            del self._collections[collection_id]
+
+    def make_private(self, collection_id: int, token: str) -> None:
+        """Hide a collection from everybody who has not its token, eight capital letters."""
+        with self.lock:
+            self._tokens[collection_id] = token
+            self.edit_collection(collection_id, private=True)
+
+    def poison_image(self, image_id: int) -> None:
+        """Make a record one the server cannot render: it and every page that holds it answer 500."""
+        with self.lock:
+            self._poisoned_images.add(image_id)
+
+    def poison_collection(self, collection_id: int) -> None:
+        """Make a collection one the server cannot render; its images still can be listed."""
+        with self.lock:
+            self._poisoned_collections.add(collection_id)
+
+    def broken_media(self, image_id: int) -> None:
+        """Lose an image's file: its link is 404 and its ``file_size`` 0."""
+        with self.lock:
+            self._broken_media.add(image_id)
+            self._images[image_id]["file_size"] = 0
+
+    def cure(self, id: int) -> None:  # noqa: A002  an image's or a collection's
+        """Undo what `poison_image`, `poison_collection` and `broken_media` did to an id."""
+        with self.lock:
+            self._poisoned_images.discard(id)
+            self._poisoned_collections.discard(id)
+            if id in self._broken_media:
+                self._broken_media.discard(id)
+                self._images[id]["file_size"] = self._files[unquote(self._images[id]["file"])].size
+
+    # What there is
+
+    def collection_ids(self, *, private: bool = False) -> list[int]:
+        """Return the ids of all collections in order, private ones only on request."""
+        with self.lock:
+            return sorted(i for i in self._collections if private or i not in self._tokens)
+
+    def image_ids(self, collection_id: int | None = None) -> list[int]:
+        """Return the ids of a collection's images, or of all public images, in order."""
+        with self.lock:
+            if collection_id is None:
+                return sorted(i for i, r in self._images.items() if r["collection_id"] not in self._tokens)
+            return sorted(i for i, r in self._images.items() if r["collection_id"] == collection_id)
+
+    def pack_ids(self, collection_id: int | None = None) -> list[int]:
+        """Return the ids of a collection's NIDM packs, or of all public ones, in order."""
+        with self.lock:
+            if collection_id is None:
+                return sorted(i for i, r in self._packs.items() if r["collection"] not in self._tokens)
+            return sorted(i for i, r in self._packs.items() if r["collection"] == collection_id)
+
+    def collections(self, ids: Iterable[int]) -> list[Record]:
+        """Return records of collections, with the number of images they hold now, packs included."""
+        with self.lock:
+            held = Counter(record["collection_id"] for record in self._images.values())
+            held.update(record["collection"] for record in self._packs.values())
+            return [{**self._collections[i], "number_of_images": held[i]} for i in ids]
+
+    def collection(self, collection_id: int) -> Record | None:
+        """Return one collection's record, None when there is none."""
+        with self.lock:
+            return self.collections([collection_id])[0] if collection_id in self._collections else None
+
+    def image(self, image_id: int) -> Record | None:
+        """Return one image's record, None when there is none."""
+        with self.lock:
+            record = self._images.get(image_id)
+            return None if record is None else copy.deepcopy(record)
+
+    def pack(self, pack_id: int) -> Record | None:
+        """Return one NIDM pack, its maps in full, None when there is none."""
+        with self.lock:
+            record = self._packs.get(pack_id)
+            if record is None:
+                return None
+            maps = [self.image(image_id) for image_id in record["statmaps"]]
+            return {**record, "statmaps": [image for image in maps if image is not None]}
+
+    def token(self, collection_id: int) -> str | None:
+        """Return the token of a private collection, None for a public one."""
+        with self.lock:
+            return self._tokens.get(collection_id)
+
+    def collection_of_token(self, token: str) -> int | None:
+        """Return the collection a token opens."""
+        with self.lock:
+            return next((i for i, known in self._tokens.items() if known == token), None)
+
+    def is_poisoned(self, *, image_ids: Iterable[int] = (), collection_ids: Iterable[int] = ()) -> bool:
+        """Return whether the server fails to render any of these records."""
+        with self.lock:
+            images = not self._poisoned_images.isdisjoint(image_ids)
+            return images or not self._poisoned_collections.isdisjoint(collection_ids)
+
+    def file_at(self, path: str) -> StoredFile | None:
+        """Return the file under a path of the server, None for none."""
+        with self.lock:
+            stored = self._files.get(path)
+            return None if stored is None or stored.image_id in self._broken_media else stored
+
+    def file_path(self, image_id: int) -> str:
+        """Return the path of an image's file, such as ``/media/images/555/x.nii.gz``; a fault can be put on it."""
+        with self.lock:
+            return str(self._images[image_id]["file"])
+
+    def image_bytes(self, image_id: int) -> bytes:
+        """Return the bytes of an image's file."""
+        with self.lock:
+            return self._files[unquote(self._images[image_id]["file"])].read()
+
+    # Neurosynth
+
+    def words(self, image_id: int) -> dict[str, float] | None:
+        """Return the correlations Neurosynth gives for an image, None when it gives none."""
+        values: dict[str, float] | None = self.decode(image_id)[1]["data"].get("values")
+        return values
+
+    def set_words(self, image_id: int, words: dict[str, float] | int | None) -> None:
+        """Decide what Neurosynth says: these values, nothing (None), or an error status."""
+        with self.lock:
+            self._words[image_id] = words
+
+    def decode(self, image_id: int) -> tuple[int, Record]:
+        """Return status and JSON of Neurosynth's answer about an image."""
+        with self.lock:
+            record = self._images.get(image_id)
+            decided = self._words.get(image_id, "by rule")
+            if isinstance(decided, int):
+                return _decode_error(decided)
+            if decided is None or (record is None and not isinstance(decided, dict)):
+                return 200, {"data": {}}
+            if record is not None and not isinstance(decided, dict) and (refusal := self._refusal(record)):
+                return _decode_error(refusal)
+            values = decided if isinstance(decided, dict) else decode_values(image_id, _about(record or {}))
+            return 200, {"data": _decoding(image_id, record or {}, dict(values))}
+
+    def _refusal(self, record: Record) -> int | None:
+        """Return the lasting status with which Neurosynth declines an image, None when it decodes it.
+
+        What the real site says of an atlas is not known; 404 makes the demo have such a case.
+        """
+        if record["collection_id"] in self._tokens or record["image_type"] == ATLAS:
+            return 404
+        if not record["file"].endswith((".nii", ".nii.gz")):
+            return 415
+        return 413 if record["file_size"] > MAX_DECODED_BYTES else None
+
+    # Plumbing
+
+    def _next_image_id(self) -> int:
+        return max([0, *self._images, *self._packs]) + 1
+
+    def _new_image(self, collection_id: int, image_id: int, given: Mapping[str, Any]) -> Record:
+        now = _now_after(None)
+        return {
+            **_template(given.get("image_type", STATISTIC_MAP)),
+            "url": f"/images/{image_id}/",
+            "id": image_id,
+            "file": f"/media/images/{collection_id}/map_{image_id}.nii.gz",
+            "collection": f"/collections/{collection_id}/",
+            "collection_id": collection_id,
+            "name": f"map {image_id}",
+            "add_date": now,
+            "modify_date": now,
+        }
+
+    def _store(
+        self, image_id: int, data: bytes | None, uploaded_at: int, read: Callable[[], bytes] | None = None
+    ) -> None:
+        """Keep an image's file and say its size in the record."""
+        record = self._images[image_id]
+        kind = record.get("map_type") or record["image_type"]
+        if data is not None:
+            content: Callable[[], bytes] = functools.partial(bytes, data)
+        else:
+            content = read or functools.partial(small_map, image_id, kind)
+        size = len(content())
+        self._files[unquote(record["file"])] = StoredFile(image_id, size, uploaded_at, content)
+        record["file_size"] = size
+
+    def _free_name(self, path: str) -> str:
+        """``x.nii.gz`` becomes ``x_1.nii.gz``, or the next number that no other file has."""
+        folder, name = posixpath.split(path)
+        stem, dot, suffix = name.partition(".")
+        numbered = re.fullmatch(r"(.*)_(\d+)", stem)
+        first = int(numbered[2]) + 1 if numbered else 1
+        base = f"{folder}/{numbered[1] if numbered else stem}"
+        names = (f"{base}_{number}{dot}{suffix}" for number in itertools.count(first))
+        return next(name for name in names if name not in self._files)
+
+    def _touch_collection(self, collection_id: int) -> None:
+        record = self._collections[collection_id]
+        record["modify_date"] = _now_after(record["modify_date"])
+
+
+@functools.lru_cache(maxsize=4)
+def _data_text(name: str) -> str:
+    return files("nvcatalog.demo").joinpath("data", name).read_text("utf-8")
+
+
+def _shipped(name: str) -> list[Record]:
+    return [json.loads(line) for line in _data_text(name).splitlines()]
+
+
+def _template(name: str) -> Record:
+    record: Record = json.loads(_data_text("templates.json"))[name]
+    return record
+
+
+def _now_after(previous: str | None) -> str:
+    """Return the time now as the API writes it, always later than `previous`."""
+    now = datetime.now(_BERLIN_WINTER)
+    if previous is not None:
+        now = max(now, datetime.fromisoformat(previous) + timedelta(microseconds=1))
+    return now.astimezone(_BERLIN_WINTER).isoformat()
+
+
+def _about(record: Record) -> str:
+    keys = ("name", "description", "contrast_definition", "cognitive_paradigm_cogatlas")
+    return " ".join(str(record.get(key) or "") for key in keys)
+
+
+def _decoding(image_id: int, record: Record, values: dict[str, float]) -> Record:
+    return {
+        "id": f"{image_id:032x}",
+        "url": f"/decode/{image_id:032x}",
+        "neurovault_id": image_id,
+        "comments": [],
+        "image": record.get("file"),
+        "reference": REFERENCE,
+        "values": values,
+    }
+
+
+def _decode_error(status: int) -> tuple[int, Record]:
+    return status, {"data": {"error": f"The image cannot be decoded ({status})."}, "status": status}

@@ -1,0 +1,145 @@
+"""Everything nvcatalog raises or warns with: one tree, so that one ``except`` can catch it all."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+#: How a server can refuse an id; the outcomes of a report have the same names.
+RefusedStatus = Literal["not_found", "private", "broken_on_server", "corrupt_on_server", "failed"]
+
+
+class NVCatalogError(Exception):
+    """The root of every error that nvcatalog raises on purpose."""
+
+
+# What the caller typed
+
+
+class InvalidModeError(NVCatalogError, ValueError):
+    """Raised when ``mode`` is none of 'download_new', 'overwrite' and 'offline'."""
+
+
+class InvalidIdError(NVCatalogError, ValueError):
+    """Raised when an id has the right type and cannot be one: zero, a negative, a word."""
+
+
+class InvalidIdTypeError(NVCatalogError, TypeError):
+    """Raised when an id is of a type that cannot name an image: ``True``, ``1.5``, ``None``."""
+
+
+class InvalidOptionError(NVCatalogError, ValueError):
+    """Raised when an option has a value that cannot be used, such as a negative ``timeout``."""
+
+
+class QueryError(NVCatalogError, ValueError):
+    """Raised when DuckDB refuses a query: bad SQL, a missing parameter, something the fence forbids."""
+
+
+class MissingExtraError(NVCatalogError, ImportError):
+    """Raised when a feature needs an optional dependency that is not installed."""
+
+
+# The folder
+
+
+class DataDirError(NVCatalogError, OSError):
+    """Raised when the data folder is a file, or cannot be made."""
+
+
+class NoSpaceError(NVCatalogError, OSError):
+    """Raised when the disk is full; everything proven until then is kept."""
+
+
+# The catalog
+
+
+class CatalogError(NVCatalogError):
+    """The root of what can be wrong with a catalog file."""
+
+
+class CatalogLockedError(CatalogError):
+    """Raised when another process keeps the catalog open longer than ``lock_timeout``."""
+
+
+class CatalogCorruptError(CatalogError):
+    """Raised when ``catalog.duckdb`` cannot be read as a DuckDB database."""
+
+
+class WrongServerError(CatalogError, ValueError):
+    """Raised when a catalog of one server is about to be filled from another."""
+
+
+class MigrationError(CatalogError):
+    """Raised when the migrations and a catalog's ledger do not fit: edited, missing, misnamed, failing."""
+
+
+class CatalogTooNewError(MigrationError):
+    """Raised when a newer version of nvcatalog has migrated the catalog."""
+
+
+class SnapshotError(NVCatalogError):
+    """Raised when a Parquet snapshot was asked for and could not be written."""
+
+
+# The servers. These end one request; a fetch turns them into outcomes and never lets them out.
+
+
+class ServerError(NVCatalogError):
+    """The root of what a server can answer instead of what was asked for."""
+
+
+class TransientError(ServerError):
+    """Raised when an answer may well be right next time: a time-out, a 503, a cut-off body."""
+
+    def __init__(self, message: str, *, status: int | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+class RefusedError(ServerError):
+    """Raised when the server has answered for good about one id: ``status`` is the outcome's."""
+
+    def __init__(self, message: str, *, status: RefusedStatus, lasting: bool = True) -> None:
+        super().__init__(message)
+        self.status = status
+        self.lasting = lasting
+
+
+class NotTheAPIError(TransientError):
+    """Raised when a 403 is not the API's own JSON: a firewall, a proxy, a log-in page."""
+
+
+class HostGivenUpError(ServerError):
+    """Raised for every request to a host once it has been given up for this call."""
+
+
+# Warnings
+
+
+class NVCatalogWarning(UserWarning):
+    """The root of nvcatalog's warnings."""
+
+
+class IncompleteWarning(NVCatalogWarning):
+    """Warns that an answer lacks something that was asked for; its report says what and why."""
+
+
+class WordsWarning(NVCatalogWarning):
+    """Warns, once, that Neurosynth has no terms for an image and will not have any."""
+
+
+class BlockedWarning(NVCatalogWarning):
+    """Warns that a firewall or challenge page answers in the server's place."""
+
+
+class CatalogWarning(NVCatalogWarning):
+    """Warns that rows could not land, or that there is no catalog where one was looked for."""
+
+
+class SnapshotWarning(NVCatalogWarning):
+    """Warns that the Parquet snapshot could not be published; the catalog itself is fine."""
+
+
+class FolderWarning(NVCatalogWarning):
+    """Warns that the data folder cannot be written, so that the call works offline."""

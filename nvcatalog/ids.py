@@ -1,0 +1,85 @@
+"""Read the ids people type: integers, digit strings, links copied from the browser."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+
+from nvcatalog.errors import InvalidIdError, InvalidIdTypeError
+
+Kind = Literal["collection", "image"]
+
+# A link to another server's page is fine: which server is asked is the catalog's business.
+_LINKS = {
+    kind: re.compile(
+        rf"(?:https?://)?[^/\s]+/(?:api/)?{kind}s/([0-9]{{1,20}})/?(?:[?#].*)?"
+        rf"|(?:(?:https?://)?identifiers\.org/)?neurovault\.{kind}:([0-9]{{1,20}})"
+    )
+    for kind in ("collection", "image")
+}
+_TOKEN = re.compile(r"(?:.*/)?[A-Z]{8}(?:[-/].*)?")
+#: The largest id that a column of the catalog holds.
+LARGEST = 2**31 - 1
+
+
+def parse_ids(ids: object, *, kind: Kind) -> tuple[int, ...]:
+    """Return what was given for ``collection_ids`` or ``image_ids`` as distinct integers in their order.
+
+    Parameters
+    ----------
+    ids : iterable of int or str, int, str or None
+        Integers (numpy's too), digit strings or links; a single one stands for itself, None for no ids.
+    kind : {'collection', 'image'}
+        What the ids name, for links and messages.
+
+    Returns
+    -------
+    tuple of int
+        Positive, without duplicates, in the order given.
+
+    Raises
+    ------
+    InvalidIdTypeError
+        For something that cannot be an id: a bool, a float, None inside a container.
+    InvalidIdError
+        For a number or text that is none: zero, a negative, a word, a private collection's token.
+    """
+    if ids is None:
+        return ()
+    if isinstance(ids, np.ndarray) and ids.ndim == 0:
+        ids = ids[()]  # an array that holds one id has no length to iterate over
+    if isinstance(ids, (str, bytes, int, float, np.generic)):
+        return (_parse_id(ids, kind),)
+    if not isinstance(ids, Iterable):
+        raise InvalidIdTypeError(f"{kind}_ids: {ids!r} is no id and no container of ids; give a list of integers")
+    return tuple(dict.fromkeys(_parse_id(value, kind) for value in ids))
+
+
+def _parse_id(value: object, kind: Kind) -> int:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer, str)):
+        raise InvalidIdTypeError(
+            f"{kind}_ids: {value!r} is a {type(value).__name__}, not the id of a{'n' * (kind == 'image')} {kind}; "
+            "give integers, such as 555"
+        )
+    number = _from_text(value.strip(), kind) if isinstance(value, str) else int(value)
+    if not 0 < number <= LARGEST:
+        raise InvalidIdError(f"{kind}_ids: {value!r} cannot be an id; give a number from 1 to {LARGEST}")
+    return number
+
+
+def _from_text(text: str, kind: Kind) -> int:
+    if re.fullmatch(r"[+-]?[0-9]{1,20}", text):
+        return int(text)
+    match = _LINKS[kind].fullmatch(text)
+    if match:
+        return int(next(group for group in match.groups() if group))
+    if _TOKEN.fullmatch(text):
+        raise InvalidIdError(
+            f"{kind}_ids: {text!r} looks like the token of a private collection; those cannot be fetched yet"
+        )
+    raise InvalidIdError(
+        f"{kind}_ids: {text!r} is no id; give integers, such as 555, or a link to the {kind}'s page"
+    )

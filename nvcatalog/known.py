@@ -1,0 +1,94 @@
+"""What is known of the ids of one call: read from the catalog once, then filled as lists and files arrive."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from nvcatalog.records import Record
+from nvcatalog.report import Status
+
+
+@dataclass
+class LocalFile:
+    """A file's row: where it is and how it was proven."""
+
+    path: str
+    size: int
+    state: str
+    sha256: str | None = None
+
+
+@dataclass
+class KnownCollection:
+    """A collection's record, and whether its images were ever listed to the end."""
+
+    collection_id: int
+    record: Record | None
+    complete: bool = False
+    listed_count: int | None = None
+    fresh: bool = False  # the record was read from the server in this call
+
+
+@dataclass
+class KnownImage:
+    """An image's record and its file, if it has one here."""
+
+    image_id: int
+    collection_id: int
+    source: Record | str
+    gone: bool = False
+    file: LocalFile | None = None
+    fresh: bool = False  # the record was read from the server in this call
+
+    @property
+    def record(self) -> Record:
+        """The record, parsed when first asked for: most calls need few of the records they read."""
+        if isinstance(self.source, str):
+            record: Record = json.loads(self.source)
+            self.source = record
+        return self.source
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What a server answered for good about an id, when, and for which state of the record."""
+
+    kind: str
+    id: int
+    status: Status
+    reason: str
+    modify_date: datetime | None
+    seen_at: datetime
+    position: int | None = None
+
+
+@dataclass
+class Known:
+    """What the catalog, and then the servers, say about the ids of one call."""
+
+    collections: dict[int, KnownCollection] = field(default_factory=dict)
+    images: dict[int, KnownImage] = field(default_factory=dict)
+    refusals: dict[tuple[str, int], Refusal] = field(default_factory=dict)
+    positions: dict[int, list[Refusal]] = field(default_factory=dict)
+    with_words: set[int] = field(default_factory=set)
+    server_root: str | None = None
+
+    def images_of(self, collection_id: int) -> list[int]:
+        """Return the ids of a collection's images, ascending; deleted ones only while their file is here."""
+        return sorted(
+            id_ for id_, image in self.images.items() if image.collection_id == collection_id and _held(image)
+        )
+
+    def images_by_collection(self) -> dict[int, list[int]]:
+        """Return :meth:`images_of` for every collection at once: one walk, however many they are."""
+        ids: dict[int, list[int]] = {}
+        for id_ in sorted(self.images):
+            if _held(self.images[id_]):
+                ids.setdefault(self.images[id_].collection_id, []).append(id_)
+        return ids
+
+
+def _held(image: KnownImage) -> bool:
+    return not image.gone or image.file is not None

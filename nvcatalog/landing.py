@@ -1,0 +1,107 @@
+"""Collect what arrives and land it in short writes; keep what cannot land, and say why."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from nvcatalog import storage
+from nvcatalog._batch import Batch
+from nvcatalog._progress import logger
+from nvcatalog._store import Store
+from nvcatalog.errors import CatalogLockedError
+
+# One commit costs some 100 ms whatever its size, so few large ones; a kill costs at most this much of lists.
+_EVERY_S = 2.0
+_EVERY_ROWS = 2000
+_SHORT_PATIENCE_S = 0.2
+
+
+class Lander:
+    """Lands a call's rows in its catalog, in a thread of its own: what moves need not wait for the disk.
+
+    Parameters
+    ----------
+    store : Store
+        Where to.
+    writable : bool
+        Whether the folder can be written; where not, nothing is landed and nothing is said.
+
+    Attributes
+    ----------
+    batch : Batch
+        What comes together; another one after each landing.
+    folders : set of Path
+        Folders with renames that must last before the rows do.
+    server_root : str or None
+        Noted with the first record: a server that never answered gives no catalog its name.
+    troubles : list of str
+        What could not land, and why: for the caller to warn of, at the line of who called it.
+    """
+
+    def __init__(self, store: Store, *, writable: bool) -> None:
+        self.batch = Batch()
+        self.folders: set[Path] = set()
+        self.server_root: str | None = None
+        self.troubles: list[str] = []
+        self.landed = False
+        self._store = store
+        self._writable = writable
+        self._due_at = time.monotonic()  # the first at once: it may have to make the catalog
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="nvcatalog-lander")
+        self._landing: Future[list[str]] | None = None
+        self._taken: tuple[Batch, set[Path]] = (Batch(), set())  # what is being landed
+        self._locked: CatalogLockedError | None = None
+
+    def land_if_due(self) -> None:
+        """Begin to land when enough has come together, or waited long enough."""
+        enough = len(self.batch) >= _EVERY_ROWS and not self._locked  # somebody who holds it is asked now and then
+        if (enough or time.monotonic() >= self._due_at) and (self._landing is None or self._landing.done()):
+            self._begin()
+
+    def land(self) -> None:
+        """Land all that has come together; somebody who holds the catalog costs ``lock_timeout``, once."""
+        self._begin()
+        self._end()
+
+    def finish(self) -> None:
+        """Land the rest, or note who keeps it from landing."""
+        self.land()
+        self._thread.shutdown()
+        if self._locked is not None:
+            self.troubles.append(f"What this call fetched is on disk but not in the catalog yet: {self._locked}")
+
+    def _begin(self) -> None:
+        self._end()
+        if not self.batch or not self._writable:
+            return
+        self._due_at = time.monotonic() + _EVERY_S
+        if self.server_root and "raw_records" in self.batch.tables:
+            self.batch.add("catalog_info", {"key": "server_root", "value": self.server_root})
+            self.server_root = None
+        self._taken, self.batch, self.folders = (self.batch, self.folders), Batch(), set()
+        patience_s = _SHORT_PATIENCE_S if self._locked else None
+        self._landing = self._thread.submit(_land, self._store, *self._taken, patience_s)
+
+    def _end(self) -> None:
+        """Wait for a landing under way; what somebody kept from landing goes with the next."""
+        if self._landing is None:
+            return
+        landing, self._landing = self._landing, None
+        try:
+            culprits = landing.result()
+        except CatalogLockedError as error:
+            self._locked = error
+            self.batch, self.folders = self._taken[0].followed_by(self.batch), self._taken[1] | self.folders
+            return
+        self._locked, self.landed = None, True
+        for culprit in culprits:
+            logger.warning("%s", culprit)
+        self.troubles += culprits
+
+
+def _land(store: Store, batch: Batch, folders: set[Path], patience_s: float | None) -> list[str]:
+    # What a row says of a file must be on the disk before the row is.
+    storage.sync_folders(folders)
+    return store.land(batch, timeout_s=patience_s)

@@ -1,0 +1,215 @@
+"""Read the server's records and lists into the catalog, for the ids that it cannot answer for yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from functools import partial
+from typing import Literal
+
+from nvcatalog import records
+from nvcatalog._batch import Listing
+from nvcatalog._parallel import Lane, in_parallel
+from nvcatalog._progress import Progress
+from nvcatalog.client import LIST_CONNECTIONS, ImageList, NeuroVault
+from nvcatalog.errors import HostGivenUpError, RefusedError, ServerError, TransientError
+from nvcatalog.known import Known, KnownCollection, KnownImage, Refusal
+from nvcatalog.landing import Lander
+from nvcatalog.plan import ToList
+from nvcatalog.records import Record
+from nvcatalog.report import Kind, Outcome, outcome_of
+
+_What = Literal["collection", "images", "image"]
+_Step = tuple[_What, int]
+
+
+class Lister:
+    """Reads lists and records over a few connections, fills ``known``, and lands them as they come.
+
+    Parameters
+    ----------
+    vault : NeuroVault
+        Whom to ask.
+    known : Known
+        What the call knows; filled.
+    lander : Lander
+        Where rows go.
+    verbose : int
+        The call's verbosity.
+    """
+
+    def __init__(self, vault: NeuroVault, known: Known, lander: Lander, *, verbose: int) -> None:
+        self.outcomes: dict[tuple[str, int], Outcome] = {}
+        self._vault = vault
+        self._known = known
+        self._lander = lander
+        self._verbose = verbose
+        self._read: dict[int, ImageList] = {}  # lists that wait for their collection's record
+
+    def run(self, to_list: ToList, *, refresh_parents: bool = False) -> dict[tuple[str, int], Outcome]:
+        """List, and return an outcome for each id that gave nothing.
+
+        Parameters
+        ----------
+        to_list : ToList
+            Which collections to list, and which images' records to read.
+        refresh_parents : bool
+            Whether to read the collections of single images again where their records are known.
+        """
+        # A collection's record and its list are independent requests: asking for both at once halves the wait.
+        steps: list[_Step] = []
+        for id_ in to_list.collection_ids:
+            steps += [("collection", id_), ("images", id_)]
+        self._take([*steps, *(("image", id_) for id_ in to_list.image_ids)])
+        parents = {self._known.images[id_].collection_id for id_ in to_list.image_ids if id_ in self._known.images}
+        unknown = [id_ for id_ in sorted(parents) if refresh_parents or not self._has_record(id_)]
+        self._take([("collection", id_) for id_ in unknown])
+        return self.outcomes
+
+    def _has_record(self, collection_id: int) -> bool:
+        collection = self._known.collections.get(collection_id)
+        return collection is not None and collection.record is not None
+
+    def _take(self, steps: list[_Step]) -> None:
+        lane = Lane(self._ask, steps, workers=min(LIST_CONNECTIONS, len(steps)))
+        with Progress("Listing", total=len(steps), verbose=self._verbose, unit="list") as progress:
+            for put in in_parallel([lane], stop=self._vault.stop):
+                put()
+                self._lander.land_if_due()
+                progress.step(put.func != self._put_page)
+
+    # In the workers: ask, and yield what the main thread shall do with the answer.
+
+    def _ask(self, step: _Step) -> Iterator[partial[None]]:
+        what, id_ = step
+        try:
+            if what == "images":
+                yield from self._ask_for_list(id_)
+            elif what == "collection":
+                yield partial(self._put_collection, self._vault.collection(id_))
+            else:
+                yield partial(self._put_image, self._vault.image(id_))
+        except (RefusedError, TransientError, HostGivenUpError) as error:
+            yield partial(self._put_trouble, what, id_, error)
+
+    def _ask_for_list(self, collection_id: int) -> Iterator[partial[None]]:
+        last = ImageList()
+        for page, listing in self._vault.images_of(collection_id):
+            yield partial(self._put_page, collection_id, page)
+            last = listing
+        yield partial(self._put_list, collection_id, last)
+
+    # In the main thread
+
+    def _put_collection(self, record: Record) -> None:
+        id_ = records.record_id(record)
+        former = self._known.collections.get(id_)
+        self._known.collections[id_] = KnownCollection(
+            id_, record, complete=former is not None and former.complete, fresh=True
+        )
+        self._forget_refusal("collection", id_)
+        self._lander.batch.add_record("collection", record)
+        if id_ in self._read:
+            self._put_list(id_, self._read.pop(id_))
+
+    def _put_page(self, collection_id: int, page: Iterable[Record]) -> None:
+        for record in page:
+            self._put_image(_as_listed(record, collection_id))
+
+    def _put_image(self, record: Record) -> None:
+        id_, collection_id = records.record_id(record), records.collection_id_of(record)
+        former = self._known.images.get(id_)
+        file = former.file if former else None
+        self._known.images[id_] = KnownImage(id_, collection_id, record, file=file, fresh=True)
+        refusal = self._known.refusals.get(("image", id_))
+        if refusal is not None and refusal.modify_date is None:
+            self._forget_refusal("image", id_)  # it was about the record, which is here now
+        self._lander.batch.add_record("image", record)
+
+    def _put_list(self, collection_id: int, listing: ImageList) -> None:
+        """Note that a list was read to the end, once the collection's own record is there to note it in."""
+        collection = self._known.collections.get(collection_id)
+        if collection is None or collection.record is None:
+            self._read[collection_id] = listing
+            return
+        collection.complete, collection.listed_count = listing.complete, listing.count
+        now = datetime.now(UTC)
+        # An image that the server cannot render is in the list by its place only: any missing one may be it.
+        names_all = not listing.broken
+        ids = frozenset(listing.records)
+        self._lander.batch.listings.append(
+            Listing(collection_id, now, listing.count, listing.complete, ids, names_all=names_all)
+        )
+        self._put_broken(collection, listing, now)
+        if listing.complete and names_all:
+            self._mark_gone(collection_id, listing)
+        if not listing.complete:
+            self.outcomes["list", collection_id] = Outcome(
+                "image", None, "failed", _shortfall(collection_id, listing)
+            )
+
+    def _put_broken(self, collection: KnownCollection, listing: ImageList, now: datetime) -> None:
+        """Remember the places of records that the server cannot render, and forget the former ones."""
+        id_ = collection.collection_id
+        modified = records.modify_date_of(collection.record or {})
+        self._forget_refusal("position", id_)
+        self._known.positions[id_] = [
+            Refusal(
+                "position",
+                id_,
+                "broken_on_server",
+                f"record {place} of collection {id_}",
+                modified,
+                now,
+                place,
+            )
+            for place in listing.broken
+        ]
+        for refusal in self._known.positions[id_]:
+            self._lander.batch.add_refusal(refusal)
+
+    def _mark_gone(self, collection_id: int, listing: ImageList) -> None:
+        for image in self._known.images.values():
+            if image.collection_id == collection_id and image.image_id not in listing.records:
+                image.gone = True
+
+    def _forget_refusal(self, kind: str, id_: int) -> None:
+        known = (
+            self._known.positions.pop(id_, None)
+            if kind == "position"
+            else self._known.refusals.pop((kind, id_), None)
+        )
+        if known:
+            self._lander.batch.heal(kind, id_)
+
+    def _put_trouble(self, what: _What, id_: int, error: ServerError) -> None:
+        kind: Kind = "image" if what == "image" else "collection"
+        if what == "images" and (kind, id_) in self.outcomes:
+            return  # of a collection's two requests the record's own says best what is wrong, first or last
+        outcome = outcome_of(kind, id_, error)
+        if isinstance(error, RefusedError) and error.lasting:
+            modified = self._modify_date(kind, id_)
+            refusal = Refusal(kind, id_, outcome.status, str(error), modified, datetime.now(UTC))
+            self._known.refusals[kind, id_] = refusal
+            self._lander.batch.add_refusal(refusal)
+        self.outcomes[kind, id_] = outcome
+
+    def _modify_date(self, kind: str, id_: int) -> datetime | None:
+        known = self._known.images.get(id_) if kind == "image" else self._known.collections.get(id_)
+        return records.modify_date_of(known.record) if known and known.record else None
+
+
+def _as_listed(record: Record, collection_id: int) -> Record:
+    """Return a record that belongs to the collection whose list it came from, whatever it says itself."""
+    try:
+        named = records.collection_id_of(record)
+    except ValueError:
+        named = None
+    return record if named == collection_id else {**record, "collection_id": collection_id}
+
+
+def _shortfall(collection_id: int, listing: ImageList) -> str:
+    listed = len(listing.records) + len(listing.broken)
+    if not listing.steady:
+        return f"collection {collection_id} changed while it was listed, {listed} images seen; call again"
+    return f"collection {collection_id}: the server counts {listing.count} images and listed {listed}; call again"

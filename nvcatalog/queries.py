@@ -1,0 +1,217 @@
+"""Ask the catalog in SQL: read-only, fenced, with values as parameters, and the answer in memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from nvcatalog._resources import sql_folder
+from nvcatalog.errors import MissingExtraError, QueryError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+    import pyarrow as pa
+
+Params = Mapping[str, Any] | Sequence[Any] | None
+
+
+class Answer:
+    """The rows of a query, already in memory: no catalog is open any more.
+
+    Examples
+    --------
+    >>> from nvcatalog import Catalog
+    >>> answer = Catalog().sql("SELECT 1 AS one")
+    >>> answer.fetchall()
+    [(1,)]
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+
+    def __repr__(self) -> str:
+        """Show the rows as a dataframe would."""
+        return repr(self.df())
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return int(self._table.num_rows)
+
+    def arrow(self) -> pa.Table:
+        """Return the rows as a ``pyarrow.Table``."""
+        return self._table
+
+    def df(self) -> pd.DataFrame:
+        """Return the rows as a ``pandas.DataFrame``; integer columns with gaps become float, as pandas does."""
+        frame: pd.DataFrame = self._table.to_pandas()
+        return frame
+
+    def pl(self) -> pl.DataFrame:
+        """Return the rows as a ``polars.DataFrame``.
+
+        Raises
+        ------
+        MissingExtraError
+            When polars is not installed.
+        """
+        try:
+            import polars as pl
+        except ImportError as error:
+            raise MissingExtraError("polars is not installed; pip install 'nvcatalog[polars]'") from error
+        return pl.DataFrame(self._table)
+
+    def fetchall(self) -> list[tuple[Any, ...]]:
+        """Return the rows as tuples of Python values."""
+        columns = [column.to_pylist() for column in self._table.columns]
+        return list(zip(*columns, strict=True))
+
+
+def named_query(name: str) -> str:
+    """Return the text of a query that ships with the package.
+
+    Raises
+    ------
+    QueryError
+        When there is none of that name; the message lists those that exist.
+    """
+    files = {
+        file.name.removesuffix(".sql"): file
+        for file in sql_folder("queries").iterdir()
+        if file.name.endswith(".sql")
+    }
+    if name not in files:
+        raise QueryError(f"there is no query {name!r}; there are {', '.join(sorted(files))}")
+    return files[name].read_text(encoding="utf-8")
+
+
+def run(
+    connection: duckdb.DuckDBPyConnection, query: str, params: Params, tables: Mapping[str, Any] | None
+) -> Answer:
+    """Run a query on a connection that is fenced and of this query alone, and return its rows.
+
+    Raises
+    ------
+    QueryError
+        When DuckDB refuses it, or when it is not one statement that asks for rows.
+    """
+    try:
+        _check_is_question(connection, query)
+        for name, table in (tables or {}).items():
+            _check_is_free(connection, name)
+            connection.register(name, table)
+        relation = connection.sql(query, params=params) if params else connection.sql(query)
+        return Answer(_distinct_names(_plain_integers(_all_rows(connection, relation), relation.types)))
+    except duckdb.Error as error:
+        raise QueryError(_explain(error)) from error
+
+
+def all_params(params: Params, named: Mapping[str, Any]) -> Params:
+    """Merge parameters given as one object and as keywords; numpy's values become Python's.
+
+    Raises
+    ------
+    QueryError
+        When positional parameters meet keywords, a name is given twice, or ``params`` is neither kind.
+    """
+    if params is not None and (isinstance(params, str | bytes) or not isinstance(params, Mapping | Sequence)):
+        raise QueryError(f"params is {params!r}; give a mapping for $name, or a list for ?")
+    if not isinstance(params, Mapping | None) and named:
+        raise QueryError("positional parameters (?) and keywords cannot be mixed; name them all ($name)")
+    if not isinstance(params, Mapping | None):
+        return [_plain_value(value) for value in params]
+    by_name = params or {}
+    if twice := by_name.keys() & named.keys():
+        raise QueryError(f"given both in params and as a keyword: {', '.join(sorted(twice))}")
+    return {name: _plain_value(value) for name, value in {**by_name, **named}.items()}
+
+
+def _plain_value(value: Any) -> Any:
+    """Return numpy's scalars and arrays as Python's: DuckDB takes no others."""
+    import numpy as np
+
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+
+
+# The fence keeps everything else from doing harm; this says so before it is tried. A PIVOT is several.
+_QUESTIONS = ("SELECT", "EXPLAIN", "MULTI")
+
+
+def _check_is_question(connection: duckdb.DuckDBPyConnection, query: str) -> None:
+    kinds = [_kind(statement) for statement in connection.extract_statements(query)]
+    if len(kinds) != 1 or kinds[0] not in _QUESTIONS:
+        found = ", ".join(kinds) or "nothing"
+        raise QueryError(f"ask with one SELECT, the catalog is read and not changed here; got {found}")
+
+
+def _kind(statement: duckdb.Statement) -> str:
+    try:
+        return str(statement.type.name)
+    except ValueError:  # DuckDB parses more kinds than it has names for
+        return "an unknown statement"
+
+
+def _check_is_free(connection: duckdb.DuckDBPyConnection, name: str) -> None:
+    """Refuse a table that would silently stand in for one of the catalog's."""
+    taken = connection.execute(
+        "SELECT table_name FROM information_schema.tables WHERE lower(table_name) = lower($name)", {"name": name}
+    ).fetchall()
+    if taken:
+        raise QueryError(f"the catalog has a table {taken[0][0]} itself; name yours otherwise")
+
+
+def _distinct_names(table: pa.Table) -> pa.Table:
+    """Tell columns of one name apart as name, name_1, ...: a join gives them, and not every tool takes them."""
+    names: list[str] = []
+    for name in table.column_names:
+        numbered = (f"{name}_{number}" for number in range(1, len(names) + 1))
+        names.append(next(new for new in (name, *numbered) if new not in names))
+    return table.rename_columns(names)
+
+
+def _all_rows(connection: duckdb.DuckDBPyConnection, relation: duckdb.DuckDBPyRelation) -> pa.Table:
+    """Read everything, in a thread beside this one: DuckDB itself hears of Ctrl-C only now and then."""
+    with ThreadPoolExecutor(1, thread_name_prefix="nvcatalog-query") as pool:
+        rows = pool.submit(relation.to_arrow_table)
+        try:
+            return rows.result()
+        except KeyboardInterrupt:
+            while not rows.done():  # an interrupt that comes before the query has begun does nothing
+                connection.interrupt()
+                time.sleep(0.01)
+            raise
+
+
+def _plain_integers(table: pa.Table, types: Sequence[Any]) -> pa.Table:
+    """Turn DuckDB's 128-bit sums into integers that dataframe tools know, or floats where they do not fit."""
+    import pyarrow as pa
+
+    for place, kind in enumerate(types):
+        if str(kind) not in ("HUGEINT", "UHUGEINT"):
+            continue
+        column = table.column(place)
+        try:
+            column = column.cast(pa.int64())
+        except pa.ArrowInvalid:
+            column = column.cast(pa.float64())
+        table = table.set_column(place, table.column_names[place], column)
+    return table
+
+
+def _explain(error: duckdb.Error) -> str:
+    text = str(error)
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return f"{text.splitlines()[0]}\nAsk for less at once, or ask a snapshot with a DuckDB of your own"
+    if "disabled by configuration" in text or "configuration has been locked" in text:
+        return f"{text}\nQueries read the catalog and nothing else: no files, no network, no settings"
+    if "read-only" in text:
+        return f"{text}\nQueries read the catalog; they do not change it"
+    if "excess parameters" in text or "Expected 0, got" in text:
+        return f"{text}\nMore parameters were given than the query has; each stands in it as $name or ?"
+    if "Values were not provided" in text:
+        return f"{text}\nGive every parameter a value: sql(query, name=value), or a list for ?"
+    return text

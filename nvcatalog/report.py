@@ -1,0 +1,129 @@
+"""What happened to every id of a call: an :class:`Outcome` each, a :class:`Report` together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple, overload
+
+from nvcatalog.errors import RefusedError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Kind = Literal["collection", "image", "words"]
+Status = Literal[
+    "cached",
+    "downloaded",
+    "adopted",
+    "kept_old",
+    "not_found",
+    "private",
+    "broken_on_server",
+    "corrupt_on_server",
+    "failed",
+    "missing_offline",
+]
+
+#: The file or the terms are here.
+HERE: frozenset[str] = frozenset({"cached", "downloaded", "adopted", "kept_old"})
+
+
+class Outcome(NamedTuple):
+    """What happened to one id.
+
+    Attributes
+    ----------
+    kind : {'collection', 'image', 'words'}
+        What was asked for.
+    id : int or None
+        The collection's or image's id (for words, the image's); None for a record known only by its place.
+    status : str
+        One of ``cached``, ``downloaded``, ``adopted``, ``kept_old``, ``not_found``, ``private``,
+        ``broken_on_server``, ``corrupt_on_server``, ``failed``, ``missing_offline``.
+    reason : str or None
+        Why, in words, where the status does not say it all.
+    """
+
+    kind: Kind
+    id: int | None
+    status: Status
+    reason: str | None = None
+
+    @property
+    def here(self) -> bool:
+        """Whether what was asked for is part of the answer."""
+        return self.status in HERE
+
+    @property
+    def missing(self) -> bool:
+        """Whether the answer is incomplete for this id.
+
+        Terms that Neurosynth lastingly has not are no gap in the answer: there is nothing to wait for.
+        """
+        if self.kind == "words" and self.status == "not_found":
+            return False
+        return not self.here or self.status == "kept_old"
+
+
+def outcome_of(kind: Kind, id_: int, error: Exception) -> Outcome:
+    """Return what trouble with an id, the server's or the disk's, means for it."""
+    return Outcome(kind, id_, error.status if isinstance(error, RefusedError) else "failed", str(error))
+
+
+class Report(Sequence[Outcome]):
+    """The outcomes of a call, in request order.
+
+    Examples
+    --------
+    >>> report = Report([Outcome("image", 10426, "cached"), Outcome("image", 3, "not_found", "HTTP 404")])
+    >>> report.counts
+    {'cached': 1, 'not_found': 1}
+    >>> report.missing
+    (Outcome(kind='image', id=3, status='not_found', reason='HTTP 404'),)
+    """
+
+    def __init__(self, outcomes: Iterable[Outcome] = ()) -> None:
+        self._outcomes = tuple(outcomes)
+
+    @overload
+    def __getitem__(self, index: int) -> Outcome: ...
+    @overload
+    def __getitem__(self, index: slice) -> Report: ...
+    def __getitem__(self, index: int | slice) -> Outcome | Report:
+        """Return one outcome, or a report over some."""
+        return Report(self._outcomes[index]) if isinstance(index, slice) else self._outcomes[index]
+
+    def __len__(self) -> int:
+        """Return how many ids are accounted for."""
+        return len(self._outcomes)
+
+    def __eq__(self, other: object) -> bool:
+        """Compare the outcomes, in order."""
+        return self._outcomes == other._outcomes if isinstance(other, Report) else NotImplemented
+
+    def __hash__(self) -> int:
+        """Hash the outcomes."""
+        return hash(self._outcomes)
+
+    def __repr__(self) -> str:
+        """Show the counts: a report of 10,000 ids is no thing to print."""
+        counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
+        return f"<Report: {counts or 'nothing asked for'}>"
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many ids ended with each status, most frequent first."""
+        return dict(Counter(outcome.status for outcome in self._outcomes).most_common())
+
+    @property
+    def missing(self) -> tuple[Outcome, ...]:
+        """The outcomes that leave the answer incomplete."""
+        return tuple(outcome for outcome in self._outcomes if outcome.missing)
+
+    def df(self) -> pd.DataFrame:
+        """Return the outcomes as a dataframe with the columns ``kind``, ``id``, ``status``, ``reason``."""
+        import pandas as pd
+
+        frame = pd.DataFrame(self._outcomes, columns=["kind", "id", "status", "reason"])
+        return frame.astype({"id": "Int64"})

@@ -1,0 +1,76 @@
+"""The connections of one call, to NeuroVault and Neurosynth: opened by its requests, closed together."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from nvcatalog import client, neurosynth
+from nvcatalog._http import Health, Service
+
+
+class Servers:
+    """Both servers as one call uses them.
+
+    Parameters
+    ----------
+    timeout_s : float
+        How long to wait for a connection, and for the next byte; Neurosynth gets at least a minute.
+    max_workers : int or None
+        Connections for NeuroVault's files; None means the polite default.
+    log_requests : bool
+        Whether each request is logged.
+    """
+
+    def __init__(self, *, timeout_s: float, max_workers: int | None = None, log_requests: bool = False) -> None:
+        self.max_workers = max_workers or client.FILE_CONNECTIONS
+        self.neurovault_root = client.root()
+        self.neurosynth_root = neurosynth.root()
+        self.neurovault_health = Health("NeuroVault")
+        self.neurosynth_health = Health("Neurosynth", neurosynth.LIMITS)
+        # Not made when first needed: that is in several threads at once, and each would make its own.
+        self.files = Service(
+            "NeuroVault",
+            self.neurovault_root,
+            connections=self.max_workers,
+            timeout_s=timeout_s,
+            health=self.neurovault_health,
+            log_requests=log_requests,
+        )
+        self._lists = Service(
+            "NeuroVault",
+            self.neurovault_root,
+            connections=client.LIST_CONNECTIONS,
+            timeout_s=timeout_s,
+            health=self.neurovault_health,
+            log_requests=log_requests,
+        )
+        self._decoder = Service(
+            "Neurosynth",
+            self.neurosynth_root,
+            connections=neurosynth.CONNECTIONS,
+            timeout_s=max(timeout_s, neurosynth.SHORTEST_TIMEOUT_S),
+            health=self.neurosynth_health,
+            log_requests=log_requests,
+        )
+        self.neurovault = client.NeuroVault(self._lists)
+        self.neurosynth = neurosynth.Neurosynth(self._decoder)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for service in (self.files, self._lists, self._decoder):
+            service.close()
+
+    @property
+    def asked(self) -> bool:
+        """Whether any request went out."""
+        return self.neurovault_health.asked or self.neurosynth_health.asked
+
+    def stop(self) -> None:
+        """Let no further request through; those under way end with their next bytes."""
+        self.neurovault_health.interrupt()
+        self.neurosynth_health.interrupt()

@@ -1,0 +1,56 @@
+"""Write the metadata files that nilearn keeps beside its maps, and read those that it left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nvcatalog import records, storage
+from nvcatalog.records import Record
+
+# What nilearn adds to a record when it writes it down. Its paths may be another machine's: never read.
+_PATH_KEYS = frozenset(
+    prefix + kind + "_path" for prefix in ("", "resampled_", "ns_words_") for kind in ("relative", "absolute")
+)
+
+
+#: What the system answers where something else is in a file's place, or its folder belongs to somebody else.
+IN_THE_WAY = (PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
+
+
+def write_image(folder: Path, collection_id: int, image_id: int, record: Record) -> None:
+    """Write an image's record where nilearn looks for it, with the paths that nilearn's offline reads need."""
+    paths = storage.image_paths(collection_id, image_id)
+    path = folder / storage.sidecar_path(collection_id, image_id)
+    storage.write_json(path, records.null_placeholders(record) | paths)
+
+
+def write_collection(folder: Path, collection_id: int, record: Record) -> None:
+    """Write a collection's record where nilearn looks for it."""
+    paths = {"relative_path": storage.collection_folder(collection_id)}
+    path = folder / storage.collection_sidecar_path(collection_id)
+    storage.write_json(path, records.null_placeholders(record) | paths)
+
+
+def read(path: Path, id_: int) -> Record:
+    """Return a sidecar as the record it was.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is none.
+    ValueError, OSError
+        When it cannot be read, or is not the record of ``id_``.
+    """
+    record = records.parse_json(path.read_bytes())
+    if not isinstance(record, dict) or records.record_id(record) != id_:
+        raise ValueError(f"it is not the record of {id_}")
+    return {key: value for key, value in record.items() if key not in _PATH_KEYS}
+
+
+def is_good(path: Path, id_: int) -> bool:
+    """Whether a sidecar is there and can be read."""
+    try:
+        read(path, id_)
+    except (OSError, ValueError):
+        return False
+    return True

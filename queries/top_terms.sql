@@ -1,0 +1,8 @@
+-- The terms whose maps are most similar to an image, strongest first; anti-correlated ones too.
+-- $image_id: the image
+-- $limit: how many terms
+SELECT term, weight
+FROM image_words
+WHERE image_id = $image_id
+ORDER BY abs(weight) DESC, term
+LIMIT $limit

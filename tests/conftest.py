@@ -1,0 +1,100 @@
+"""What every test starts from: a local server, a folder of its own, no way to the internet."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import requests
+
+from nvcatalog.demo import DemoServer, World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+_LOOPBACK = {"127.0.0.1", "::1", "localhost", "0.0.0.0", "", None}
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Forget the developer's own settings; a home of its own keeps tests out of real caches."""
+    settings = [name for name in os.environ if name.startswith("NVCATALOG_")]
+    for name in (*settings, "NILEARN_DATA", "NILEARN_SHARED_DATA", *_PROXIES, *map(str.lower, _PROXIES)):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+
+
+@pytest.fixture(autouse=True)
+def no_internet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse every connection that leaves this machine."""
+
+    def guarded(connect: Callable[..., Any]) -> Callable[..., Any]:
+        def only_here(self: socket.socket, address: Any) -> Any:
+            if self.family != socket.AF_UNIX and address[0] not in _LOOPBACK:
+                raise AssertionError(f"a test tried to connect to {address}")
+            return connect(self, address)
+
+        return only_here
+
+    def only_local_names(host: str | bytes | None, *args: Any, **kwargs: Any) -> Any:
+        name = host.decode() if isinstance(host, bytes) else host
+        if name not in _LOOPBACK:
+            raise AssertionError(f"a test tried to look up {name}")
+        return look_up(host, *args, **kwargs)
+
+    look_up = socket.getaddrinfo
+    monkeypatch.setattr(socket.socket, "connect", guarded(socket.socket.connect))
+    monkeypatch.setattr(socket.socket, "connect_ex", guarded(socket.socket.connect_ex))
+    monkeypatch.setattr(socket, "getaddrinfo", only_local_names)
+
+
+@pytest.fixture
+def world() -> World:
+    """Return the shipped records and files; change them as the test needs."""
+    return World.demo()
+
+
+@pytest.fixture
+def server(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[DemoServer]:
+    """Serve the world, with nvcatalog pointed at it."""
+    with DemoServer(world) as running:
+        for name, value in running.environment.items():
+            monkeypatch.setenv(name, value)
+        yield running
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """Return where nilearn would keep its data; not made yet."""
+    return tmp_path / "nilearn_data"
+
+
+@pytest.fixture
+def client() -> Iterator[requests.Session]:
+    """Return a plain HTTP client, to look at the server itself."""
+    with requests.Session() as session:
+        yield session
+
+
+@pytest.fixture
+def get(server: DemoServer, client: requests.Session) -> Callable[..., requests.Response]:
+    """Return a function that gets a path of the local NeuroVault."""
+
+    def get(path: str, **options: Any) -> requests.Response:
+        return client.get(server.neurovault_url + path, timeout=20, **options)
+
+    return get
+
+
+@pytest.fixture
+def decode(server: DemoServer, client: requests.Session) -> Callable[[int], requests.Response]:
+    """Return a function that asks the local Neurosynth about an image."""
+
+    def decode(image_id: int) -> requests.Response:
+        return client.get(f"{server.neurosynth_url}/api/decode/?neurovault={image_id}", timeout=20)
+
+    return decode

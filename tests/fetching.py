@@ -1,0 +1,91 @@
+"""What the tests of a fetch have in common: few records that are quickly made, and no waiting."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import pytest
+
+from nvcatalog import fetch_neurovault_ids, snapshot
+from nvcatalog._store import Store
+from nvcatalog.demo import World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sklearn.utils import Bunch
+
+    from nvcatalog.demo import DemoServer
+
+    Fetch = Callable[..., Bunch]
+
+FOUR = [3, 4, 8718, 8719]
+SEVEN_DAYS_AGO = "UPDATE refusals SET seen_at = seen_at - INTERVAL 7 DAY"
+
+
+@pytest.fixture
+def world() -> World:
+    """Return collections of four, three, twenty, two and one image; 14227 is an atlas, no map has its size."""
+    world = World.empty()
+    world.add_collection(id=3, images=[{"id": id_} for id_ in FOUR])
+    world.add_collection(id=1058, images=[{"id": id_} for id_ in (14250, 14251, 14252)])
+    world.add_collection(id=555, images=[{"id": 9034 + n} for n in range(20)])
+    world.add_collection(id=1197, images=[{"id": 16256}, {"id": 14227, "image_type": "atlas"}])
+    world.add_collection(id=658, images=[{"id": 10426}])
+    return world
+
+
+@pytest.fixture(scope="session")
+def new_catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a catalog that has been through every migration."""
+    store = Store(tmp_path_factory.mktemp("catalog"))
+    with store.writing():
+        return store.path
+
+
+@pytest.fixture
+def no_waiting(new_catalog: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let a second try come at once, migrations run once for all, and snapshots wait, as they do after each."""
+    monkeypatch.setattr("nvcatalog._http.BACKOFF_S", 0.001)
+    monkeypatch.setattr(Store, "_create", lambda store: shutil.copy(new_catalog, store.path))
+    monkeypatch.setattr(snapshot, "_age_s", lambda folder: 0.0)
+    yield
+    snapshot._waiting.clear()
+
+
+@pytest.fixture
+def fetch(server: DemoServer, data_dir: Path) -> Fetch:
+    """Return a function that fetches from the local server into the test's folder, quietly."""
+
+    def fetch(**options: Any) -> Bunch:
+        settings: dict[str, Any] = {"data_dir": data_dir, "verbose": 0}
+        return fetch_neurovault_ids(**settings | options)
+
+    return fetch
+
+
+def ids(maps: Bunch) -> list[int]:
+    return [meta["id"] for meta in maps.images_meta]
+
+
+def outcomes_of(maps: Bunch, kind: str = "image") -> dict[int | None, str]:
+    return {outcome.id: outcome.status for outcome in maps.report if outcome.kind == kind}
+
+
+def file_of(data_dir: Path, collection_id: int, image_id: int) -> Path:
+    return data_dir / "neurovault" / f"collection_{collection_id}" / f"image_{image_id}.nii.gz"
+
+
+def traces(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """Return what tells whether anything was written in a folder: each entry's inode, size and time."""
+    stats = {str(path.relative_to(folder)): path.stat() for path in (folder, *folder.rglob("*"))}
+    return {name: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
+def write(data_dir: Path, statement: str) -> None:
+    """Change the catalog behind nvcatalog's back."""
+    with duckdb.connect(str(data_dir / "neurovault" / "catalog.duckdb")) as connection:
+        connection.execute(statement)

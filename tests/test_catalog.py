@@ -1,0 +1,227 @@
+"""The catalog as people meet it: opens nothing until asked, and where there is none it says so and makes none."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from nvcatalog import Catalog, NVCatalogError, fetch_neurovault_ids, snapshot
+from nvcatalog._batch import Batch, Words
+from nvcatalog._store import Store
+from nvcatalog.demo import DemoServer, World
+from nvcatalog.errors import (
+    CatalogCorruptError,
+    CatalogWarning,
+    DataDirError,
+    InvalidIdError,
+    InvalidIdTypeError,
+    SnapshotError,
+    SnapshotWarning,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def nothing_waits() -> Iterator[None]:
+    """Leave no snapshot for the end of the test session."""
+    yield
+    snapshot._waiting.clear()
+
+
+@pytest.fixture
+def world() -> World:
+    world = World.empty()
+    world.add_collection(id=3, images=[{"id": 31}, {"id": 32}])
+    world.add_collection(id=4, images=[{"id": 41}])
+    return world
+
+
+@pytest.fixture
+def catalog(server: DemoServer, data_dir: Path) -> Catalog:
+    """Return the catalog of three images with their terms."""
+    fetch_neurovault_ids([3, 4], data_dir=data_dir, fetch_neurosynth_words=True, verbose=0)
+    return Catalog(data_dir)
+
+
+def test_a_catalog_knows_its_folder_and_opens_nothing_until_asked(data_dir: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        catalog = Catalog(data_dir)
+
+    assert catalog.folder == data_dir / "neurovault"
+    assert repr(catalog) == f"Catalog({str(data_dir)!r})"
+    assert not data_dir.exists()
+
+
+def test_the_folder_is_found_as_nilearn_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NILEARN_DATA", str(tmp_path / "theirs"))
+    assert Catalog().folder == tmp_path / "theirs" / "neurovault"
+    monkeypatch.delenv("NILEARN_DATA")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Catalog().folder == tmp_path / "nilearn_data" / "neurovault"
+    assert Catalog("~/mine").folder == tmp_path / "mine" / "neurovault"
+
+
+def test_a_file_in_the_way_is_said_to_be_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file")
+
+    with pytest.raises(DataDirError, match="is a file"):
+        Catalog(tmp_path / "data")
+
+
+ASK: dict[str, Callable[[Catalog], object]] = {
+    "sql": lambda catalog: catalog.sql("SELECT count(*) FROM images").fetchall(),
+    "query": lambda catalog: catalog.query("images_by_term", term="pain", limit=3).fetchall(),
+    "words": lambda catalog: catalog.words([1, 2])[0].toarray().tolist(),
+}
+
+
+@pytest.mark.parametrize("way", ASK)
+@pytest.mark.parametrize("folder_exists", [True, False])
+def test_where_there_is_no_catalog_the_answer_is_empty_and_says_so(
+    data_dir: Path, way: str, *, folder_exists: bool
+) -> None:
+    catalog = Catalog(data_dir)
+    if folder_exists:
+        catalog.folder.mkdir(parents=True)
+
+    with pytest.warns(CatalogWarning, match=f"There is no catalog in {catalog.folder}") as caught:
+        answer = ASK[way](catalog)
+
+    assert answer == {"sql": [(0,)], "query": [], "words": [[], []]}[way]
+    assert [warning.filename for warning in caught] == [__file__], "it does not point at who asked"
+    assert data_dir.exists() == folder_exists
+    assert not folder_exists or not list(catalog.folder.iterdir())
+
+
+def test_there_is_nothing_to_publish_where_there_is_no_catalog(data_dir: Path) -> None:
+    with pytest.raises(SnapshotError, match="has no catalog yet: fetch something, or adopt"):
+        Catalog(data_dir).snapshot()
+
+    assert not data_dir.exists()
+
+
+def test_there_is_nothing_to_adopt_where_there_is_nothing(data_dir: Path) -> None:
+    assert list(Catalog(data_dir).adopt(verbose=0)) == []
+    assert not data_dir.exists()
+
+
+def test_one_catalog_sees_what_was_fetched_after_it_was_made(server: DemoServer, data_dir: Path) -> None:
+    catalog = Catalog(data_dir)
+    fetch_neurovault_ids([3], data_dir=data_dir, verbose=0)
+    assert catalog.sql("SELECT image_id FROM local_images ORDER BY 1").fetchall() == [(31,), (32,)]
+
+    fetch_neurovault_ids([4], data_dir=data_dir, verbose=0)
+
+    assert catalog.sql("SELECT image_id FROM local_images ORDER BY 1").fetchall() == [(31,), (32,), (41,)]
+
+
+def test_another_process_may_write_between_two_questions(catalog: Catalog) -> None:
+    catalog.sql("SELECT 1")
+
+    script = "import sys, duckdb; duckdb.connect(sys.argv[1]).execute(\"UPDATE images SET name = 'theirs'\")"
+    subprocess.run([sys.executable, "-c", script, str(catalog.folder / "catalog.duckdb")], check=True, timeout=60)
+
+    assert catalog.sql("SELECT DISTINCT name FROM images").fetchall() == [("theirs",)]
+
+
+def test_words_are_those_of_the_fetch_in_the_order_asked_for(
+    catalog: Catalog, data_dir: Path, world: World
+) -> None:
+    maps = fetch_neurovault_ids([3, 4], data_dir=data_dir, fetch_neurosynth_words=True, verbose=0)
+
+    frequencies, vocabulary = catalog.words([31, 32, 41])
+    np.testing.assert_array_equal(frequencies.toarray(), maps.word_frequencies)
+    assert vocabulary.tolist() == maps.vocabulary.tolist()
+
+    turned, same_vocabulary = catalog.words(["41", "https://neurovault.org/images/31/"])
+    np.testing.assert_array_equal(turned.toarray(), maps.word_frequencies[[2, 0]])
+    assert same_vocabulary.tolist() == maps.vocabulary.tolist()
+
+
+def test_an_image_without_terms_is_a_row_of_zeros(catalog: Catalog) -> None:
+    frequencies, vocabulary = catalog.words([99, 31])
+
+    assert frequencies.shape == (2, len(vocabulary))
+    assert frequencies[0].nnz == 0
+    assert frequencies[1].nnz == len(vocabulary)
+
+
+@pytest.mark.parametrize(
+    ("ids", "error"), [([0], InvalidIdError), (["x"], InvalidIdError), ([1.5], InvalidIdTypeError)]
+)
+def test_words_of_what_is_no_id_are_refused(
+    data_dir: Path, ids: list[object], error: type[NVCatalogError]
+) -> None:
+    with pytest.raises(error):
+        Catalog(data_dir).words(ids)  # type: ignore[arg-type]  # what people type
+
+
+def test_queries_by_name_take_their_parameters_either_way(catalog: Catalog) -> None:
+    by_keyword = catalog.query("top_terms", image_id=31, limit=3)
+    by_mapping = catalog.query("top_terms", {"image_id": 31, "limit": 3})
+
+    assert by_keyword.fetchall() == by_mapping.fetchall()
+    assert len(by_keyword) == 3
+
+
+def test_a_snapshot_is_written_when_asked_for(catalog: Catalog) -> None:
+    first, second = catalog.snapshot(), catalog.snapshot()
+
+    assert first != second
+    assert (second / "images").is_dir()
+    assert (catalog.folder / "snapshots" / "CURRENT").read_text() == f"{second.name}\n"
+
+
+def test_adopting_publishes_what_was_taken_over(catalog: Catalog, tmp_path: Path) -> None:
+    folder = tmp_path / "copy" / "neurovault"
+    for name in ("collection_3", "collection_4"):
+        (folder / name).mkdir(parents=True)
+        for file in (catalog.folder / name).iterdir():
+            os.link(file, folder / name / file.name)
+
+    report = Catalog(tmp_path / "copy").adopt(verbose=0)
+
+    assert [(outcome.id, outcome.status) for outcome in report] == [(n, "adopted") for n in (31, 32, 41)]
+    assert Catalog(tmp_path / "copy").sql("SELECT count(*) FROM files").fetchall() == [(3,)]
+    assert (folder / "snapshots" / "CURRENT").is_file()
+
+
+def test_what_cannot_be_published_after_adopting_is_a_warning_at_the_line_that_adopted(catalog: Catalog) -> None:
+    shutil.rmtree(catalog.folder / "snapshots")
+    (catalog.folder / "snapshots").write_text("a file in the way")
+
+    with pytest.warns(SnapshotWarning, match="The Parquet snapshot was not published") as caught:
+        catalog.adopt(verbose=0)
+
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_a_broken_catalog_is_put_right_as_the_error_advises(catalog: Catalog) -> None:
+    path = catalog.folder / "catalog.duckdb"
+    path.write_bytes(os.urandom(100_000))
+    with pytest.raises(CatalogCorruptError, match=r"Move it aside .*nvcatalog adopt --data-dir"):
+        catalog.sql("SELECT 1")
+
+    path.rename(f"{path}.broken")
+    catalog.adopt(verbose=0)
+
+    assert catalog.sql("SELECT image_id FROM files ORDER BY 1").fetchall() == [(31,), (32,), (41,)]
+
+
+def test_a_catalog_in_a_folder_that_is_reached_through_a_link_is_the_same(tmp_path: Path) -> None:
+    (tmp_path / "real" / "neurovault").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    Store(tmp_path / "real" / "neurovault").land(Batch(words={1: Words({"pain": 0.5}, None)}))
+
+    assert Catalog(tmp_path / "link").sql("SELECT term FROM image_words").fetchall() == [("pain",)]

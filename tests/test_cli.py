@@ -1,0 +1,271 @@
+"""The command line, run as people run it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import duckdb
+import pytest
+from pyarrow import parquet
+
+from nvcatalog.cli import main
+
+if TYPE_CHECKING:
+    from nvcatalog.demo import DemoServer
+
+
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+
+
+class Run(Protocol):
+    def __call__(self, *arguments: str | Path) -> Done: ...
+
+
+@pytest.fixture
+def nvcatalog(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
+    """Run the command in this process: starting Python for each would take most of the time."""
+
+    def run(*arguments: str | Path) -> Done:
+        monkeypatch.setattr(sys, "argv", ["nvcatalog", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capfdbinary.readouterr()
+        return Done(int(ended.value.code or 0), said.out, said.err)
+
+    return run
+
+
+@pytest.fixture
+def filled(server: DemoServer, data_dir: Path, nvcatalog: Run) -> Path:
+    done = nvcatalog("fetch", "--collections", "1058", "--images", "10426", "--words", "--data-dir", data_dir)
+    assert done.returncode == 0, done.stderr
+    return data_dir
+
+
+def test_fetch_writes_a_row_for_each_id(nvcatalog: Run, server: DemoServer, data_dir: Path) -> None:
+    done = nvcatalog("fetch", "--images", "10426,9034", "--data-dir", data_dir)
+    lines = done.stdout.decode().splitlines()
+    assert lines[0] == "kind,id,status,reason,path"
+    assert [line.split(",")[1] for line in lines[1:]] == ["10426", "9034"]
+    assert all(Path(line.split(",")[4]).is_file() for line in lines[1:])
+    assert b"2 downloaded" in done.stderr
+    assert done.returncode == 0
+
+
+def test_quiet_says_nothing_when_all_is_well(nvcatalog: Run, server: DemoServer, data_dir: Path) -> None:
+    done = nvcatalog("fetch", "--images", "10426", "--quiet", "--data-dir", data_dir)
+    assert done.stderr == b""
+
+
+def test_something_missing_ends_with_status_1_and_a_warning(
+    nvcatalog: Run, server: DemoServer, data_dir: Path
+) -> None:
+    done = nvcatalog("fetch", "--images", "10426", "--images", "999999", "--quiet", "--data-dir", data_dir)
+    assert done.returncode == 1
+    assert b"999999 not_found" in done.stderr
+    assert b"999999,not_found" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["fetch"], "give --collections or --images"),
+        (["fetch", "--images", "0"], "cannot be an id; give a number from 1 to"),
+        (["fetch", "555"], "say --collections 555 or --images 555"),
+        (["fetch", "--images", "12.5"], "is no id"),
+        (["fetch", "--images", "1", "--mode", "later"], "later"),
+        (["fetch", "--images", "1", "--timeout", "-1"], "seconds above 0"),
+        (["sql", "SELECT nothing FROM images"], "nothing"),
+        (["sql", "SELECT 1", "--param", "n"], "NAME=VALUE"),
+        (["sql", "SELECT $a, $b", "--param", "a=1"], "give --param b=…"),
+        (["query", "no_such_query"], "images_by_term"),
+        (["query", "images_by_term", "--param", "term=motor"], "give --param limit=…"),
+    ],
+)
+def test_wrong_use_ends_with_status_2_and_says_what_is_wrong(
+    nvcatalog: Run, data_dir: Path, arguments: list[str], told: str
+) -> None:
+    done = nvcatalog(*arguments, "--data-dir", data_dir)
+    assert done.returncode == 2, done.stderr
+    assert told in " ".join(done.stderr.decode().split())
+    assert b"Traceback" not in done.stderr
+
+
+def test_sql_answers_in_every_format(nvcatalog: Run, filled: Path) -> None:
+    query = "SELECT image_id, name FROM images WHERE image_id = $id"
+    ask = ("sql", query, "--param", "id=10426", "--data-dir", filled)
+    assert nvcatalog(*ask).stdout.decode().splitlines()[0] == "image_id,name"
+    assert json.loads(nvcatalog(*ask, "--format", "json").stdout)[0]["image_id"] == 10426
+    table = parquet.read_table(io.BytesIO(nvcatalog(*ask, "--format", "parquet").stdout))
+    assert table.column("image_id").to_pylist() == [10426]
+    assert b"10426" in nvcatalog(*ask, "--format", "table").stdout
+
+
+def test_a_named_query_takes_its_parameters(nvcatalog: Run, filled: Path) -> None:
+    done = nvcatalog("query", "top_terms", "-p", "image_id=10426", "-p", "limit=3", "--data-dir", filled)
+    assert len(done.stdout.splitlines()) == 4
+
+
+def test_query_without_a_name_lists_what_there_is(nvcatalog: Run) -> None:
+    done = nvcatalog("query", "--format", "json")
+    listed = {row["query"]: row for row in json.loads(done.stdout)}
+    assert {"images_by_term", "images_per_collection", "top_terms"} <= set(listed)
+    assert listed["top_terms"]["about"].startswith("The terms whose maps are most similar")
+    assert listed["top_terms"]["parameters"] == "image_id: the image; limit: how many terms"
+
+
+def test_parameters_are_text_so_that_no_term_becomes_a_number(nvcatalog: Run, filled: Path) -> None:
+    with duckdb.connect(filled / "neurovault" / "catalog.duckdb") as connection:
+        connection.execute("UPDATE terms SET term = '001' WHERE term = 'motor'")
+    done = nvcatalog("query", "images_by_term", "-p", "term=001", "-p", "limit=2", "--data-dir", filled)
+    assert len(done.stdout.splitlines()) == 3, done.stderr
+
+
+EVERY_KIND = """
+SELECT * FROM (VALUES
+    (9007199254740993, 1.1::DECIMAL(38, 1), 'nan'::DOUBLE, [1, 2], {'a': 'ü'},
+     '2020-01-02 03:04:05'::TIMESTAMP, true),
+    (NULL, 12345678901234567890.1::DECIMAL(38, 1), 0.1, NULL, NULL, NULL, NULL)
+) AS t(big, exact, weight, items, pair, moment, flag)
+"""
+
+
+def test_csv_loses_nothing(nvcatalog: Run, data_dir: Path) -> None:
+    done = nvcatalog("sql", EVERY_KIND, "--format", "csv", "--data-dir", data_dir)
+    header, *rows = csv.reader(io.StringIO(done.stdout.decode()))
+    assert header == ["big", "exact", "weight", "items", "pair", "moment", "flag"]
+    assert rows == [
+        ["9007199254740993", "1.1", "nan", "[1, 2]", '{"a": "ü"}', "2020-01-02T03:04:05", "true"],
+        ["", "12345678901234567890.1", "0.1", "", "", "", ""],
+    ]
+
+
+def test_json_loses_nothing_and_is_json(nvcatalog: Run, data_dir: Path) -> None:
+    done = nvcatalog("sql", EVERY_KIND, "--format", "json", "--data-dir", data_dir)
+    first, second = json.loads(done.stdout, parse_constant=pytest.fail)
+    assert list(first.values()) == [9007199254740993, 1.1, None, [1, 2], {"a": "ü"}, "2020-01-02T03:04:05", True]
+    assert list(second.values()) == [None, "12345678901234567890.1", 0.1, None, None, None, None]
+
+
+def test_a_table_too_wide_for_the_terminal_is_shown_a_line_a_column(nvcatalog: Run, filled: Path) -> None:
+    ask = ("--format", "table", "--data-dir", filled)
+    wide = nvcatalog("sql", "SELECT * FROM images ORDER BY image_id", *ask).stdout.decode()
+    assert any(line.split() == ["image_id:", "10426"] for line in wide.splitlines())
+    assert len(wide.split("\n\n")) == 4
+    narrow = nvcatalog("sql", "SELECT image_id, name FROM images", *ask).stdout.decode()
+    assert narrow.splitlines()[0].split() == ["image_id", "name"]
+
+
+def test_a_query_comes_from_stdin_too(nvcatalog: Run, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("SELECT 1 AS one"))
+    assert nvcatalog("sql", "-", "--data-dir", data_dir).stdout == b"one\n1\n"
+
+
+def test_a_data_dir_that_is_a_file_is_wrong_use(nvcatalog: Run, server: DemoServer, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = nvcatalog("fetch", "--images", "10426", "--data-dir", tmp_path / "file")
+    assert done.returncode == 2, done.stderr
+    assert b"is a file" in done.stderr
+
+
+def test_ctrl_c_in_a_fetch_says_that_what_arrived_is_kept(
+    nvcatalog: Run, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nvcatalog.fetch.fetch_neurovault_ids", interrupted)
+    done = nvcatalog("fetch", "--images", "10426", "--data-dir", data_dir)
+    assert done.returncode == 130
+    assert done.stderr == b"Interrupted. What arrived is kept; run the same again for the rest.\n"
+
+
+def test_h_helps_and_flags_have_no_type(nvcatalog: Run) -> None:
+    said = nvcatalog("fetch", "-h").stdout.decode()
+    assert "--words" in said
+    assert "bool" not in said
+
+
+def test_asking_a_folder_without_a_catalog_warns_and_creates_nothing(nvcatalog: Run, tmp_path: Path) -> None:
+    done = nvcatalog("sql", "SELECT count(*) AS n FROM images", "--data-dir", tmp_path)
+    assert (done.returncode, done.stdout) == (1, b"n\n0\n")
+    assert b"There is no catalog" in done.stderr
+    assert not any(tmp_path.iterdir())
+
+
+def test_snapshot_says_where_it_is(nvcatalog: Run, filled: Path) -> None:
+    done = nvcatalog("snapshot", "--data-dir", filled)
+    assert (Path(done.stdout.decode().strip()) / "manifest.json").is_file()
+
+
+def test_adopt_registers_what_is_there(nvcatalog: Run, filled: Path) -> None:
+    (filled / "neurovault" / "catalog.duckdb").unlink()
+    done = nvcatalog("adopt", "--data-dir", filled)
+    assert done.returncode == 0, done.stderr
+    assert b"took over 4 images" in done.stderr
+
+
+def test_an_unreachable_server_is_an_answer_not_a_traceback(
+    nvcatalog: Run, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NVCATALOG_NEUROVAULT_URL", "http://127.0.0.1:9")
+    done = nvcatalog("fetch", "--images", "10426", "--data-dir", data_dir)
+    assert done.returncode == 1
+    assert b"no connection" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_the_demo_runs_the_whole_way_in_a_folder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("NVCATALOG_OFFLINE", "1")  # a demo is a demo wherever it runs
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    command = [sys.executable, "-m", "nvcatalog", "demo"]
+    done = subprocess.run(command, capture_output=True, check=False, text=True)
+    said = done.stdout
+    assert done.returncode == 0, done.stderr
+    assert "21 maps" in said
+    assert "premotor" in said
+    assert "nvcatalog fetch --collections 555 --images 10426 --words" in said
+    assert str(tmp_path / "nvcatalog-demo-") in said
+    assert not home.exists()
+
+
+def test_the_demo_runs_again_in_the_same_folder(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "nvcatalog", "demo", "--data-dir", str(tmp_path)]
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, check=False, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "21 maps" in done.stdout
+
+
+def test_demo_serve_prints_what_a_shell_can_evaluate_and_ends_with_ctrl_c(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "nvcatalog", "demo", "--serve"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "COLUMNS": "20"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(5)]
+        exports = dict(line.removeprefix("export ").strip().split("=") for line in lines[1:4])
+        assert list(exports) == ["NVCATALOG_NEUROVAULT_URL", "NVCATALOG_NEUROSYNTH_URL", "NILEARN_DATA"]
+        assert Path(exports["NILEARN_DATA"]).parent == tmp_path
+        assert all(line.startswith("# ") for line in (lines[0], lines[4]))
+        os.kill(process.pid, signal.SIGINT)
+        assert process.wait(timeout=20) == 0
