@@ -345,7 +345,7 @@ def test_a_lasting_failure_of_one_file_costs_only_that_file_until_it_passes(
 def test_no_more_connections_than_max_workers(
     world: World, monkeypatch: pytest.MonkeyPatch, data_dir: Path
 ) -> None:
-    with DemoServer(world, latency_s=0.02) as server:
+    with DemoServer(world, latency_s=0.1) as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
         fetch_neurovault_ids(collection_ids=[555], data_dir=data_dir, verbose=0)

@@ -81,7 +81,7 @@ def ours(world: World) -> list[int]:
 
 
 def test_six_connections_for_files_and_two_for_lists(server: DemoServer, data_dir: Path) -> None:
-    server.latency_s = 0.05
+    server.latency_s = 0.3
     maps = fetch(data_dir, collection_ids=[555], image_ids=[10426])
     assert server.peak_connections["media"] == 6
     assert server.peak_connections["api"] == 2
@@ -91,7 +91,7 @@ def test_six_connections_for_files_and_two_for_lists(server: DemoServer, data_di
 
 @pytest.mark.parametrize("workers", [1, 10])
 def test_max_workers_replaces_the_six(server: DemoServer, data_dir: Path, workers: int) -> None:
-    server.latency_s = 0.02 * workers
+    server.latency_s = 0.05 * workers
     fetch(data_dir, collection_ids=[555], max_workers=workers)
     assert server.peak_connections["media"] == workers
     assert server.peak_connections["api"] == 2

@@ -135,7 +135,7 @@ def test_an_answer_nobody_wanted_does_not_cost_the_connection(
 
 
 def test_no_more_connections_than_asked_for(server: DemoServer) -> None:
-    server.latency_s = 0.02
+    server.latency_s = 0.1
     with (
         closing(Service("NeuroVault", server.neurovault_url, connections=3, timeout_s=5)) as service,
         ThreadPoolExecutor(10) as pool,

@@ -85,7 +85,7 @@ def test_record_and_list_may_come_in_either_order(server: DemoServer, world: Wor
 
 
 def test_two_connections_are_enough(server: DemoServer, bench: Bench) -> None:
-    server.latency_s = 0.01
+    server.latency_s = 0.05
     bench.run(tuple(bench_id for bench_id in server.world.collection_ids()), (10426,))
     assert server.peak_connections["api"] == 2
     assert server.connections_opened == 2

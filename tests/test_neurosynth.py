@@ -259,7 +259,7 @@ def test_what_it_would_refuse_is_not_asked_for(server: DemoServer, world: World,
 
 
 def test_it_is_asked_over_two_connections_only(server: DemoServer, data_dir: Path) -> None:
-    server.latency_s = 0.02
+    server.latency_s = 0.1
     fetch(data_dir, list(range(9034, 9054)))
     assert server.peak_connections["neurosynth"] == 2
     assert len(server.hits(DECODE)) == 20
