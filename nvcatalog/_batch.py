@@ -48,7 +48,8 @@ class Listing:
     """That a collection's images were listed: how many the server counted, and whether all were seen.
 
     Where some records are broken on the server, the list does not name all images (``names_all``): one that it
-    lacks may be one of those, and is not gone.
+    lacks may be one of those, and is not gone. ``modify_date`` is the collection's as it was known before the
+    list was begun: while it stays, the list need not be read again.
     """
 
     collection_id: int
@@ -57,6 +58,7 @@ class Listing:
     complete: bool
     image_ids: frozenset[int]
     names_all: bool = True
+    modify_date: datetime | None = None
 
 
 @dataclass
@@ -289,18 +291,18 @@ def _keep_listings(connection: duckdb.DuckDBPyConnection) -> None:
     """Set aside what is known of the collections' lists: a fresh record says nothing about them."""
     connection.execute("""
         CREATE OR REPLACE TEMP TABLE kept_listings AS
-        SELECT collection_id, listed_at, listed_count, complete
+        SELECT collection_id, listed_at, listed_count, listed_modify_date, complete
         FROM collections
         WHERE collection_id IN (SELECT collection_id FROM incoming)
     """)
 
 
 def _land_listing(connection: duckdb.DuckDBPyConnection, listing: Listing) -> None:
-    values = {name: getattr(listing, name) for name in ("collection_id", "listed_at", "listed_count", "complete")}
+    names = ("collection_id", "listed_at", "listed_count", "complete", "modify_date")
     connection.execute(
-        "UPDATE collections SET listed_at = $listed_at, listed_count = $listed_count, complete = $complete "
-        "WHERE collection_id = $collection_id",
-        values,
+        "UPDATE collections SET listed_at = $listed_at, listed_count = $listed_count, complete = $complete, "
+        "listed_modify_date = $modify_date WHERE collection_id = $collection_id",
+        {name: getattr(listing, name) for name in names},
     )
     if listing.complete and listing.names_all:
         # What was read after the list, by its own address, is not gone.

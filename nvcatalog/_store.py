@@ -399,16 +399,19 @@ def _read_images(connection: duckdb.DuckDBPyConnection, known: Known) -> None:
 
 def _read_collections(connection: duckdb.DuckDBPyConnection, known: Known) -> None:
     rows = connection.execute("""
-        SELECT c.collection_id, r.raw, coalesce(c.complete, false), c.listed_count
+        SELECT c.collection_id, r.raw, coalesce(c.complete, false), c.listed_count,
+               epoch_us(c.listed_at), epoch_us(c.listed_modify_date)
         FROM collections AS c
         LEFT JOIN raw_records AS r ON r.kind = 'collection' AND r.id = c.collection_id
         WHERE c.collection_id IN (SELECT id FROM wanted WHERE kind = 'collection')
            OR c.collection_id IN (
                SELECT collection_id FROM images WHERE image_id IN (SELECT id FROM wanted WHERE kind = 'image'))
     """).fetchall()
-    for collection_id, raw, complete, count in rows:
+    for collection_id, raw, complete, count, listed, modified in rows:
         record = None if raw is None else records.parse_json(raw)
-        known.collections[collection_id] = KnownCollection(collection_id, record, complete, count)
+        known.collections[collection_id] = KnownCollection(
+            collection_id, record, complete, count, _time(listed), _time(modified)
+        )
 
 
 def _read_refusals(connection: duckdb.DuckDBPyConnection, known: Known) -> None:

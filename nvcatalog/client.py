@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -21,6 +21,7 @@ LIST_CONNECTIONS = 2
 FIRST_PAGE, LARGEST_PAGE = 100, 1000
 _PAGE_PATIENCE_S = 5.0
 _PASSES = 3
+_COLLECTION_PASSES = 6
 # An offset behind every list: the answer is a page without records, and so needs none to be rendered.
 _BEHIND_THE_LAST = 1_000_000_000
 _LARGEST_COUNT = 2**31 - 1
@@ -29,6 +30,8 @@ _PROBES = (0, 1, 10)
 _PROBE_VALID_S = 5.0
 
 _Kind = Literal["collections", "images"]
+#: What the list of collections may be asked for; a server may ignore each of them.
+FILTERS = ("DOI", "name", "owner")
 
 
 def root() -> str:
@@ -73,6 +76,15 @@ class ImageList:
         return self.steady and len(self.records) + len(self.broken) == self.count
 
 
+class CollectionList(ImageList):
+    """What several readings of the list of collections gave together."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether distinct ids and broken records make up the last count; one deleted meanwhile is one more."""
+        return bool(self.counts) and len(self.records) + len(self.broken) >= self.count
+
+
 class NeuroVault:
     """NeuroVault's API over one :class:`~nvcatalog._http.Service`."""
 
@@ -113,8 +125,34 @@ class NeuroVault:
         """
         for _ in range(_PASSES):
             listing = ImageList()
-            yield from self._one_pass(f"api/collections/{collection_id}/images/", listing)
+            yield from self._one_pass("images", f"api/collections/{collection_id}/images/", listing)
             if listing.complete:
+                return
+
+    def collections(
+        self, filters: Mapping[str, str | int] | None = None
+    ) -> Iterator[tuple[list[Record], CollectionList]]:
+        """Yield the public collections page by page, those not seen before, each with the list so far.
+
+        The server keeps no order here, so that pages repeat some and skip others: the list is read again until
+        the distinct ids make up its count.
+
+        Parameters
+        ----------
+        filters : mapping, optional
+            Some of :data:`FILTERS` with the value asked for. The server may ignore them: look at what comes.
+        """
+        whole = CollectionList()
+        for _ in range(_COLLECTION_PASSES):
+            listing = ImageList()
+            for page, _ in self._one_pass("collections", "api/collections/", listing, filters):
+                new = {records.record_id(record): record for record in page}
+                fresh = [record for id_, record in new.items() if id_ not in whole.records]
+                whole.records |= new
+                whole.broken = listing.broken
+                whole.counted(listing.count)
+                yield fresh, whole
+            if whole.complete:
                 return
 
     def file_url(self, record: Record) -> str:
@@ -171,24 +209,26 @@ class NeuroVault:
 
     # Lists
 
-    def _one_pass(self, path: str, listing: ImageList) -> Iterator[tuple[list[Record], ImageList]]:
+    def _one_pass(
+        self, kind: _Kind, path: str, listing: ImageList, filters: Mapping[str, str | int] | None = None
+    ) -> Iterator[tuple[list[Record], ImageList]]:
         place = _Place()
         former: list[Any] = []
         while True:
             started = time.monotonic()
             try:
-                page = self._page(path, place.offset, place.limit)
+                page = self._page(path, place.offset, place.limit, filters)
             except TransientError as error:
                 if place.try_again(error):
                     self._service.health.pause(place.pause_s(error))
                     continue
-                if error.status != 500 or not place.is_suspect or not self._renders_others_of(path, listing):
+                if error.status != 500 or not place.is_suspect or not self._renders_others_of(kind, path, listing):
                     raise
                 new = []
                 listing.broken.append(place.offset + 1)
                 place.skip_one()
             else:
-                self._well_at["images"] = time.monotonic()
+                self._well_at[kind] = time.monotonic()
                 known, broken = len(listing.records), len(listing.broken)
                 new = _read_page(page, place.offset, listing)
                 # A server that ignores the offset repeats a page for ever, places without an id included.
@@ -201,22 +241,24 @@ class NeuroVault:
             if place.offset >= listing.count or place.stands_still:
                 return
 
-    def _renders_others_of(self, path: str, listing: ImageList) -> bool:
+    def _renders_others_of(self, kind: _Kind, path: str, listing: ImageList) -> bool:
         """Whether the list is there and other records are rendered, so that a 500 is about the one asked for."""
         if not listing.counts:
             listing.counted(self._page(path, _BEHIND_THE_LAST, 1)["count"])
-        return self._renders_others("images")
+        return self._renders_others(kind)
 
-    def _page(self, path: str, offset: int, limit: int) -> dict[str, Any]:
+    def _page(
+        self, path: str, offset: int, limit: int, filters: Mapping[str, str | int] | None = None
+    ) -> dict[str, Any]:
         # Asked once: what to try next after a failure, most likely a smaller page, is the caller's to decide.
-        page = self._json(path, {"limit": limit, "offset": offset}, tries=1)
+        page = self._json(path, {**(filters or {}), "limit": limit, "offset": offset}, tries=1)
         results = page.get("results") if isinstance(page, dict) else None
         count = page.get("count") if isinstance(page, dict) else None
         if not isinstance(results, list) or type(count) is not int or not 0 <= count <= _LARGEST_COUNT:
             raise TransientError(f"{path} answered with something that is not a page of records")
         return {"count": count, "results": results}
 
-    def _json(self, path: str, params: dict[str, int] | None = None, *, tries: int | None = None) -> Any:
+    def _json(self, path: str, params: Mapping[str, str | int] | None = None, *, tries: int | None = None) -> Any:
         """Return an answer's JSON, asked for again while the trouble looks passing."""
         for attempt in self._service.attempts(tries):
             with attempt, self._service.get(path, params=params) as response:

@@ -28,6 +28,8 @@ class KnownCollection:
     record: Record | None
     complete: bool = False
     listed_count: int | None = None
+    listed_at: datetime | None = None
+    listed_modify_date: datetime | None = None  # the record's when the list was begun
     fresh: bool = False  # the record was read from the server in this call
 
 

@@ -44,7 +44,8 @@ class Lister:
         self._known = known
         self._lander = lander
         self._verbose = verbose
-        self._read: dict[int, ImageList] = {}  # lists that wait for their collection's record
+        # Lists that wait for their collection's record, and what its modify_date was known to be before.
+        self._read: dict[int, tuple[ImageList, datetime | None]] = {}
 
     def run(self, to_list: ToList, *, refresh_parents: bool = False) -> dict[tuple[str, int], Outcome]:
         """List, and return an outcome for each id that gave nothing.
@@ -93,11 +94,12 @@ class Lister:
             yield partial(self._put_trouble, what, id_, error)
 
     def _ask_for_list(self, collection_id: int) -> Iterator[partial[None]]:
+        modified = self._modify_date("collection", collection_id)  # as known now: what comes later may be newer
         last = ImageList()
         for page, listing in self._vault.images_of(collection_id):
             yield partial(self._put_page, collection_id, page)
             last = listing
-        yield partial(self._put_list, collection_id, last)
+        yield partial(self._put_list, collection_id, last, modified)
 
     # In the main thread
 
@@ -110,7 +112,7 @@ class Lister:
         self._forget_refusal("collection", id_)
         self._lander.batch.add_record("collection", record)
         if id_ in self._read:
-            self._put_list(id_, self._read.pop(id_))
+            self._put_list(id_, *self._read.pop(id_))
 
     def _put_page(self, collection_id: int, page: Iterable[Record]) -> None:
         for record in page:
@@ -126,19 +128,20 @@ class Lister:
             self._forget_refusal("image", id_)  # it was about the record, which is here now
         self._lander.batch.add_record("image", record)
 
-    def _put_list(self, collection_id: int, listing: ImageList) -> None:
+    def _put_list(self, collection_id: int, listing: ImageList, modified: datetime | None) -> None:
         """Note that a list was read to the end, once the collection's own record is there to note it in."""
         collection = self._known.collections.get(collection_id)
         if collection is None or collection.record is None:
-            self._read[collection_id] = listing
+            self._read[collection_id] = listing, modified
             return
-        collection.complete, collection.listed_count = listing.complete, listing.count
         now = datetime.now(UTC)
+        collection.complete, collection.listed_count = listing.complete, listing.count
+        collection.listed_at, collection.listed_modify_date = now, modified
         # An image that the server cannot render is in the list by its place only: any missing one may be it.
         names_all = not listing.broken
         ids = frozenset(listing.records)
         self._lander.batch.listings.append(
-            Listing(collection_id, now, listing.count, listing.complete, ids, names_all=names_all)
+            Listing(collection_id, now, listing.count, listing.complete, ids, names_all, modified)
         )
         self._put_broken(collection, listing, now)
         if listing.complete and names_all:

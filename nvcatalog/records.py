@@ -85,7 +85,9 @@ IMAGE_FIELDS = _fields(
 # Table -> column -> kind, so that rows of any table can be landed by its name.
 TABLES: dict[str, dict[str, str]] = {
     "collections": COLLECTION_FIELDS
-    | _fields(json="extra", time="fetched_at listed_at gone_at", int="listed_count", bool="complete"),
+    | _fields(
+        json="extra", time="fetched_at listed_at listed_modify_date gone_at", int="listed_count", bool="complete"
+    ),
     "images": IMAGE_FIELDS | _fields(json="extra", time="fetched_at gone_at"),
     "files": {
         **_fields(int="image_id", bigint="size", time="downloaded_at"),
