@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Literal
@@ -105,10 +106,8 @@ class Lister:
 
     def _put_collection(self, record: Record) -> None:
         id_ = records.record_id(record)
-        former = self._known.collections.get(id_)
-        self._known.collections[id_] = KnownCollection(
-            id_, record, complete=former is not None and former.complete, fresh=True
-        )
+        former = self._known.collections.get(id_) or KnownCollection(id_, None)
+        self._known.collections[id_] = replace(former, record=record, fresh=True)
         self._forget_refusal("collection", id_)
         self._lander.batch.add_record("collection", record)
         if id_ in self._read:
