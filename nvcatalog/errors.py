@@ -50,6 +50,10 @@ class NoSpaceError(NVCatalogError, OSError):
     """Raised when the disk is full; everything proven until then is kept."""
 
 
+class ResampleError(NVCatalogError):
+    """Raised when a map cannot be brought to the 3 mm grid: an odd shape, an affine that leads nowhere."""
+
+
 # The catalog
 
 

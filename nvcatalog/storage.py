@@ -169,10 +169,13 @@ def why_not_here(path: Path, size: int) -> str | None:
 # Writing
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it appears whole or not at all."""
+def write_whole(path: Path, content: bytes, *, lasting: bool = False) -> None:
+    """Write a file so that it appears whole or not at all; a lasting one outlives a power cut once it is there."""
     with _beside(path) as (temporary, file):
         file.write(content)
+        if lasting:
+            file.flush()
+            os.fsync(file.fileno())
         file.close()
         temporary.replace(path)
 

@@ -1,0 +1,207 @@
+"""Bring maps to nilearn's 3 mm grid with nilearn's own code, which is needed for nothing else."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import itertools
+import re
+import threading
+import warnings
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import nibabel
+import numpy as np
+from nibabel import imageglobals
+
+from nvcatalog import storage
+from nvcatalog.errors import InvalidOptionError, MissingExtraError, ResampleError
+
+#: The grid: voxels of 3 mm, and where the first of them is.
+STD_AFFINE = np.array([[3.0, 0, 0, -90], [0, 3, 0, -126], [0, 0, 3, -72], [0, 0, 0, 1]])
+INTERPOLATIONS = ("continuous", "linear", "nearest")
+
+# Maps whose values are numbers of regions; older records name the kind of map by a code.
+_LABEL_MAPS = ("parcellation", "Pa", "ROI/mask", "R")
+_OLDEST_NILEARN = (0, 14, 1)  # older ones do not always give the same voxels
+# As nibabel writes a .nii.gz, so that the file is nilearn's to the last byte.
+_GZIP_LEVEL = 1
+# The grid reaches from its origin to the far end of a map: an affine in wrong units would fill the memory.
+_MOST_VOXELS = 1 << 29
+
+
+def parse_interpolation(value: object) -> str | None:
+    """Return what was given for ``interpolation``, None for the default of each map.
+
+    Raises
+    ------
+    InvalidOptionError
+        When it is none of 'continuous', 'linear' and 'nearest'.
+
+    Examples
+    --------
+    >>> parse_interpolation("linear")
+    'linear'
+    """
+    if value is None or (isinstance(value, str) and value in INTERPOLATIONS):
+        return value
+    raise InvalidOptionError(f"interpolation is {value!r}; give 'continuous', 'linear', 'nearest' or None")
+
+
+def interpolation_of(record: Mapping[str, Any], chosen: str | None) -> str:
+    """Return how an image is resampled: as chosen, else 'nearest' for labels and 'continuous' for the rest.
+
+    Between two numbered regions lies no third one, so atlases, parcellations and masks keep their numbers.
+    nilearn smooths them too.
+
+    Parameters
+    ----------
+    record : mapping
+        The image's record.
+    chosen : str or None
+        What the caller gave.
+
+    Examples
+    --------
+    >>> interpolation_of({"map_type": "T map"}, None), interpolation_of({"map_type": "parcellation"}, None)
+    ('continuous', 'nearest')
+    """
+    if chosen is not None:
+        return chosen
+    labels = record.get("image_type") == "atlas" or record.get("map_type") in _LABEL_MAPS
+    return "nearest" if labels else "continuous"
+
+
+def require() -> None:
+    """Make sure that maps can be resampled, before anything is fetched for it.
+
+    Raises
+    ------
+    MissingExtraError
+        When nilearn is not installed, or too old.
+    """
+    try:
+        from nilearn import __version__ as version
+    except ImportError as error:
+        raise MissingExtraError("nilearn is not installed; pip install 'nvcatalog[resample]'") from error
+    numbers = re.match(r"(\d+)\.(\d+)\.(\d+)", version)  # a checkout without tags has none
+    if numbers and tuple(map(int, numbers.groups())) < _OLDEST_NILEARN:
+        raise MissingExtraError(
+            f"nilearn {version} is too old to resample with; pip install --upgrade 'nvcatalog[resample]'"
+        )
+
+
+def resample_map(source: Path, target: Path, *, interpolation: str) -> storage.Proof:
+    """Resample a map to the 3 mm grid as nilearn's fetchers do; the file appears whole or not at all.
+
+    Safe to call from several threads at once.
+
+    Parameters
+    ----------
+    source : Path
+        The map, a ``.nii.gz``.
+    target : Path
+        Where the resampled map belongs.
+    interpolation : {'continuous', 'linear', 'nearest'}
+        How values between voxels are made: by splines of third order, linearly, or taken from the nearest.
+
+    Returns
+    -------
+    Proof
+        What the new file is.
+
+    Raises
+    ------
+    ResampleError
+        When the map cannot be resampled; the message names it and says why.
+    MissingExtraError
+        When nilearn is not installed, or too old.
+    NoSpaceError
+        When the disk is full.
+    """
+    require()
+    try:
+        with _quiet:
+            content = _resampled(source, interpolation)
+    except ResampleError:
+        raise
+    except Exception as error:
+        # An odd map makes nibabel, nilearn and SciPy raise whatever they come across: it costs that map alone.
+        found = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise ResampleError(f"{source} cannot be resampled ({found}); fetch it without resample") from error
+    prover = storage.Prover()
+    prover.feed(content)
+    proof = prover.finish()
+    storage.write_whole(target, content, lasting=True)
+    return proof
+
+
+def _resampled(source: Path, interpolation: str) -> bytes:
+    """Return the resampled map as the bytes of a ``.nii.gz``."""
+    from nilearn.image import resample_img
+
+    # Opened here: nilearn would take brackets in a path for a pattern. Nobody else holds the voxels, so that
+    # they need no copying, and that is what nilearn does with a path.
+    image: Any = nibabel.load(source)
+    _check(source, image)
+    resampled = resample_img(image, target_affine=STD_AFFINE, interpolation=interpolation, copy=False)
+    packed = io.BytesIO()
+    with gzip.GzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=packed, mtime=0) as file:
+        resampled.to_stream(file)
+    return packed.getvalue()
+
+
+def _check(source: Path, image: Any) -> None:
+    """Raise where there is no volume, or the new one would be beyond all measure."""
+    if len(image.shape) < 3:
+        raise ResampleError(f"{source} cannot be resampled: its shape is {image.shape}, not that of a volume")
+    corners = itertools.product(*((0, length - 1) for length in image.shape[:3]), [1])
+    far = (np.linalg.inv(STD_AFFINE) @ image.affine @ np.array(list(corners)).T)[:3].max(axis=1)
+    shape = (*np.maximum(np.ceil(far) + 1, 1), *image.shape[3:])
+    if not np.prod(shape, dtype=float) <= _MOST_VOXELS:  # nor is what is not a number
+        reach = " x ".join(f"{length:.0f}" for length in shape)
+        raise ResampleError(
+            f"{source} cannot be resampled: by its affine it would take {reach} voxels; fetch it without resample"
+        )
+
+
+class _Quiet:
+    """Keeps back what nilearn and nibabel say about odd maps, as long as any thread is inside.
+
+    The filters of warnings belong to the whole process: the first thread sets them, the last one restores.
+    """
+
+    _modules = r"(nvcatalog\.resample|nilearn|nibabel|scipy|numpy)(\.|$)"
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._restore = ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._restore.enter_context(warnings.catch_warnings())
+                warnings.filterwarnings("ignore", module=self._modules)
+                imageglobals.logger.addFilter(_drop)
+                self._restore.callback(imageglobals.logger.removeFilter, _drop)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._restore.close()
+
+
+def _drop(record: object) -> bool:
+    return False
+
+
+_quiet = _Quiet()
