@@ -63,7 +63,7 @@ class Listing:
 
 @dataclass
 class Batch:
-    """Rows that land together, by table, beside words, listings, and refusals that no longer hold.
+    """Rows that land together, by table; words, listings; refusals that no longer hold, and files that are gone.
 
     What was merely found in the folder is kept apart in ``found``: sidecars' records, which never replace the
     server's, and files nobody has proven, which replace none.
@@ -74,6 +74,7 @@ class Batch:
     words: dict[int, Words] = field(default_factory=dict)
     listings: list[Listing] = field(default_factory=list)
     healed: set[tuple[str, int]] = field(default_factory=set)
+    dropped: set[tuple[int, str]] = field(default_factory=set)
 
     def add(self, table: str, row: Row) -> None:
         """Add a row; of several with one key the last wins."""
@@ -89,11 +90,11 @@ class Batch:
         tables.setdefault(f"{kind}s", []).append(row | {"fetched_at": now})
         tables.setdefault("raw_records", []).append(raw | {"fetched_at": now})
 
-    def add_file(self, image_id: int, path: str, proof: Proof, *, origin: str) -> None:
+    def add_file(self, image_id: int, path: str, proof: Proof, *, origin: str, kind: str = "original") -> None:
         """Add a file that has been proven."""
         row = {
             "image_id": image_id,
-            "kind": "original",
+            "kind": kind,
             "path": path,
             "size": proof.size,
             "sha256": proof.sha256,
@@ -107,6 +108,10 @@ class Batch:
             "state": "present",
         }
         self.add("files", row)
+
+    def drop_file(self, image_id: int, kind: str) -> None:
+        """Forget a file that has been removed."""
+        self.dropped.add((image_id, kind))
 
     def add_refusal(self, refusal: Refusal) -> None:
         """Add what a server answered for good."""
@@ -126,6 +131,7 @@ class Batch:
         merged = Batch(words=self.words | later.words, listings=self.listings + later.listings)
         merged.tables = {table: list(rows) for table, rows in self.tables.items()}
         merged.healed = set(self.healed)
+        merged.dropped = self.dropped | later.dropped
         for kind, id_ in later.healed:
             merged.heal(kind, id_)
         for table, rows in later.tables.items():
@@ -136,7 +142,7 @@ class Batch:
 
     def __len__(self) -> int:
         rows = sum(map(len, (*self.tables.values(), *self.found.values())))
-        return rows + len(self.words) + len(self.listings) + len(self.healed)
+        return rows + sum(map(len, (self.words, self.listings, self.healed, self.dropped)))
 
 
 def land(connection: duckdb.DuckDBPyConnection, batch: Batch) -> list[str]:
@@ -173,6 +179,10 @@ def _land_whole(connection: duckdb.DuckDBPyConnection, batch: Batch) -> None:
     connection.execute("BEGIN")
     try:
         _heal(connection, batch.healed)
+        for image_id, kind in batch.dropped:
+            connection.execute(
+                "DELETE FROM files WHERE image_id = $id AND kind = $kind", {"id": image_id, "kind": kind}
+            )
         for table, rows in batch.found.items():
             upsert(connection, table, _not_better_known(connection, table, rows))
         for table, rows in batch.tables.items():
@@ -190,7 +200,7 @@ def _land_whole(connection: duckdb.DuckDBPyConnection, batch: Batch) -> None:
 def _land_what_fits(connection: duckdb.DuckDBPyConnection, batch: Batch) -> list[str]:
     """Land table by table, and return a line for each row that does not fit."""
     # Refusals are healed first, as in a whole batch: the same batch may hold the ones that follow them.
-    _land_whole(connection, Batch(healed=batch.healed))
+    _land_whole(connection, Batch(healed=batch.healed, dropped=batch.dropped))
     culprits: list[str] = []
     for table, rows in batch.found.items():
         culprits += _land_rows(connection, table, rows, found=True)

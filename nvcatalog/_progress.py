@@ -47,6 +47,11 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
+    def expect(self, total: int) -> None:
+        """Expect another number of things than before."""
+        if self._bar is not None:
+            self._bar.total = total
+
     def step(self, count: int = 1) -> None:
         """Count ``count`` more as done."""
         if self._bar is not None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import duckdb
 from filelock import FileLock, Timeout
@@ -31,7 +31,8 @@ from nvcatalog.errors import (
     NVCatalogError,
     QueryError,
 )
-from nvcatalog.known import Known, KnownCollection, KnownImage, LocalFile, Refusal
+from nvcatalog.filter_sql import TermsInSQL
+from nvcatalog.known import Known, KnownCollection, KnownImage, LocalFile, MapKind, Refusal
 from nvcatalog.migrate import migrate, pending
 
 if TYPE_CHECKING:
@@ -68,6 +69,15 @@ def lock_timeout_s() -> float:
     if not 0 <= seconds < 1e6:
         raise InvalidOptionError(f"NVCATALOG_LOCK_TIMEOUT is {text!r}; give seconds, such as 60")
     return seconds
+
+
+class CollectionState(NamedTuple):
+    """How a collection's list was read: whether to the end, when, and of which state of the collection."""
+
+    complete: bool
+    modify_date: datetime | None
+    listed_at: datetime | None
+    listed_modify_date: datetime | None
 
 
 class Store:
@@ -252,6 +262,70 @@ class Store:
             _read_refusals(connection, known)
         return known
 
+    def collection_states(self) -> dict[int, CollectionState]:
+        """Return, for each collection that has a record here, how its list was read."""
+        if not self.exists:
+            return {}
+        with self.reading() as connection:
+            rows = connection.execute("""
+                SELECT collection_id, coalesce(complete, false), epoch_us(modify_date), epoch_us(listed_at),
+                       epoch_us(listed_modify_date)
+                FROM collections
+            """).fetchall()
+        return {
+            id_: CollectionState(complete, _time(modified), _time(listed), _time(listed_modified))
+            for id_, complete, modified, listed, listed_modified in rows
+        }
+
+    def images_that(
+        self, images: TermsInSQL, collections: TermsInSQL, *, kind: MapKind, only_here: bool
+    ) -> list[tuple[int, int, bool]]:
+        """Return the images that terms may keep: ``image_id``, ``collection_id``, and whether they do for certain.
+
+        Those come first whose file of that kind is here, or can be made of one that is, then by collection and id.
+        What is gone from the server is left out unless it is here.
+        """
+        if not self.exists:
+            return []
+        here = "f.here" if only_here else "(f.here OR i.gone_at IS NULL)"
+        with self.reading() as connection:
+            return connection.execute(
+                f"""
+                WITH f AS (SELECT image_id, true AS here, bool_or(kind = $kind) AS as_wanted FROM files
+                           WHERE kind IN ('original', $kind) GROUP BY ALL),
+                i AS (SELECT image_id, collection_id, gone_at, {images.certain} AS certain FROM images
+                      WHERE {images.where}),
+                c AS (SELECT collection_id, {collections.certain} AS certain FROM collections
+                      WHERE {collections.where})
+                SELECT i.image_id, i.collection_id, coalesce(i.certain AND c.certain, false)
+                FROM i JOIN c USING (collection_id) LEFT JOIN f USING (image_id)
+                WHERE {here}
+                ORDER BY coalesce(f.as_wanted, false) DESC, coalesce(f.here, false) DESC, collection_id, image_id
+                """,  # noqa: S608 - expressions of our own, values as parameters
+                {"kind": kind, **images.params, **collections.params},
+            ).fetchall()
+
+    def has_extra_field(self, name: str) -> bool:
+        """Whether any image's record here has a free-form field of that name."""
+        if not self.exists:
+            return False
+        with self.reading() as connection:
+            query = "SELECT count(*) FROM images WHERE list_contains(json_keys(extra), $name)"
+            return bool(connection.execute(query, {"name": name}).fetchall()[0][0])
+
+    def collection_ids(self) -> set[int]:
+        """Return the ids of all collections that have a record here."""
+        return set(self.collection_states())
+
+    def bytes_per_s(self) -> float | None:
+        """Return the speed of the last fetches that brought files, None when there were none."""
+        with self.reading() as connection:
+            rows = connection.execute("""
+                SELECT median(bytes / greatest(epoch(finished_at - started_at), 0.001))
+                FROM (SELECT * FROM fetches WHERE downloaded > 0 AND bytes > 0 ORDER BY finished_at DESC LIMIT 20)
+            """).fetchall()
+            return cast("float | None", rows[0][0])
+
     def long_words(self, image_ids: Iterable[int]) -> pa.Table:
         """Return ``image_id``, ``term``, ``weight`` of these images, zeros included."""
         with self.reading() as connection:
@@ -383,18 +457,32 @@ def _read_images(connection: duckdb.DuckDBPyConnection, known: Known) -> None:
             WHERE collection_id IN (SELECT id FROM wanted WHERE kind = 'collection')
                OR image_id IN (SELECT id FROM wanted WHERE kind = 'image')
         )
-        SELECT i.image_id, i.collection_id, i.gone, r.raw, f.path, f.size, f.state, f.sha256,
+        SELECT i.image_id, i.collection_id, i.gone, r.raw, epoch_us(r.fetched_at),
+               {'path': f.path, 'size': f.size, 'state': f.state, 'sha256': f.sha256, 'origin': f.origin},
+               {'path': s.path, 'size': s.size, 'state': s.state, 'sha256': s.sha256, 'origin': s.origin},
                w.image_id IS NOT NULL
         FROM asked AS i
         JOIN raw_records AS r ON r.kind = 'image' AND r.id = i.image_id
         LEFT JOIN files AS f ON f.image_id = i.image_id AND f.kind = 'original'
+        LEFT JOIN files AS s ON s.image_id = i.image_id AND s.kind = 'resampled'
         LEFT JOIN words_status AS w ON w.image_id = i.image_id AND w.status = 'present'
     """).fetchall()
-    for image_id, collection_id, gone, raw, path, size, state, sha256, has_words in rows:
-        file = None if path is None else LocalFile(path, size, state, sha256)
-        known.images[image_id] = KnownImage(image_id, collection_id, raw, gone, file)
+    for image_id, collection_id, gone, raw, fetched, original, resampled, has_words in rows:
+        known.images[image_id] = KnownImage(
+            image_id,
+            collection_id,
+            raw,
+            gone,
+            _local_file(original),
+            resampled=_local_file(resampled),
+            fetched_at=_time(fetched),
+        )
         if has_words:
             known.with_words.add(image_id)
+
+
+def _local_file(columns: dict[str, Any]) -> LocalFile | None:
+    return None if columns["path"] is None else LocalFile(**columns)
 
 
 def _read_collections(connection: duckdb.DuckDBPyConnection, known: Known) -> None:

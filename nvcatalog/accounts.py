@@ -84,7 +84,7 @@ class _Accounts:
         """Say how an image came to be here, or why it is not."""
         outcome = self._notes.outcomes.get(("image", id_)) or self._plan.settled.get(("image", id_))
         image = self._known.images.get(id_)
-        is_here = image is not None and image.file is not None and id_ in self._plan.here
+        is_here = image is not None and image.map(self._request.kind) is not None and id_ in self._plan.here
         if is_here and outcome is None:
             return Outcome("image", id_, "adopted" if id_ in self._notes.taken_over else "cached")
         if is_here and outcome is not None and not outcome.here:

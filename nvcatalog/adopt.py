@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
 from urllib.parse import urlsplit
 
 from nvcatalog import neurosynth, sidecars, storage
@@ -18,7 +19,7 @@ from nvcatalog._store import Store
 from nvcatalog.client import DEFAULT_ROOT
 from nvcatalog.errors import CatalogWarning
 from nvcatalog.ids import LARGEST
-from nvcatalog.known import Known, KnownCollection, KnownImage, LocalFile
+from nvcatalog.known import Known, KnownCollection, KnownImage, LocalFile, MapKind
 from nvcatalog.landing import Lander
 from nvcatalog.records import Record
 from nvcatalog.report import Kind, Outcome, Report
@@ -30,6 +31,8 @@ _PROVERS = min(4, os.cpu_count() or 1)
 _FEW = 10
 # A large cache holds thousands of collections: to ask the catalog about each by itself would take minutes.
 _COLLECTIONS_AT_ONCE = 500
+
+MAP_KINDS: tuple[MapKind, ...] = get_args(MapKind)
 
 _NAMED_FOR_ID = re.compile(r"(?:collection_|image_)([1-9][0-9]{0,9})(?:_metadata\.json)?")
 
@@ -56,6 +59,10 @@ class Adopter:
         self._known = known
         self._lander = lander
         self._land_as_it_goes = land_as_it_goes
+
+    def collections_here(self) -> list[int]:
+        """Return the ids that collections' folders here are named for."""
+        return [id_ for _, id_ in collection_folders(self._folder)] if self._folder.is_dir() else []
 
     def take_collection(self, collection_id: int) -> None:
         """Take over a collection's folder: its record, and each image that has a sidecar."""
@@ -113,14 +120,13 @@ class Adopter:
 
     def _take_files(self, image: KnownImage) -> None:
         """Register an image's files by their size; they are proven when they are first part of an answer."""
-        path = storage.image_path(image.collection_id, image.image_id)
-        for kind, name in (("original", path), ("resampled", path.replace(".nii.gz", "_resampled.nii.gz"))):
+        for kind in MAP_KINDS:
+            name = storage.map_path(image.collection_id, image.image_id, kind)
             size = _size(self._folder / name)
             if size is None:
                 continue
-            if kind == "original":
-                image.file = LocalFile(name, size, "unverified")
-                self.adopted.add(image.image_id)
+            image.put_map(kind, LocalFile(name, size, "unverified", origin="nilearn"))
+            self.adopted.add(image.image_id)
             row = {
                 "image_id": image.image_id,
                 "kind": kind,
@@ -166,7 +172,13 @@ class Adopter:
 
 
 def prove_files(
-    folder: Path, known: Known, image_ids: Iterable[int], lander: Lander, *, verbose: int
+    folder: Path,
+    known: Known,
+    image_ids: Iterable[int],
+    lander: Lander,
+    *,
+    kind: MapKind = "original",
+    verbose: int,
 ) -> tuple[set[int], dict[int, str]]:
     """Prove the files of an answer that nothing has proven yet, and those that are there without a row.
 
@@ -180,6 +192,8 @@ def prove_files(
         The images of the answer.
     lander : Lander
         Where rows go.
+    kind : {'original', 'resampled'}
+        Which of their maps.
     verbose : int
         The call's verbosity.
 
@@ -191,41 +205,48 @@ def prove_files(
         Images whose file is no whole map, and why.
     """
     image_ids = tuple(image_ids)
-    unproven = [id_ for id_ in image_ids if id_ in known.images and _needs_proof(folder, known.images[id_])]
+    unproven = [id_ for id_ in image_ids if id_ in known.images and _needs_proof(folder, known.images[id_], kind)]
     found, bad = set(), {}
-    lane = Lane(lambda id_: [(id_, *_prove(folder, known.images[id_]))], unproven, min(_PROVERS, len(unproven)))
+
+    def proven(id_: int) -> list[tuple[int, storage.Proof | None, str]]:
+        return [(id_, *_prove(folder, known.images[id_], kind))]
+
+    lane = Lane(proven, unproven, min(_PROVERS, len(unproven)))
     with Progress("Checking", total=len(unproven), verbose=verbose) as progress:
         for image_id, proof, trouble in in_parallel([lane]):
             image = known.images[image_id]
-            path = storage.image_path(image.collection_id, image_id)
             progress.step()
             if proof is None:
-                bad[image_id], image.file = trouble, None
+                bad[image_id] = trouble
+                image.put_map(kind, None)
                 continue
-            if image.file is None or image.file.state == "present":
+            file = image.map(kind)
+            if file is None or file.state == "present":
                 found.add(image_id)
-            image.file = LocalFile(path, proof.size, "present", proof.sha256)
-            lander.batch.add_file(image_id, path, proof, origin="nilearn" if image_id not in found else "found")
+            origin = "found" if image_id in found else "nilearn"
+            path = storage.map_path(image.collection_id, image_id, kind)
+            image.put_map(kind, LocalFile(path, proof.size, "present", proof.sha256, origin))
+            lander.batch.add_file(image_id, path, proof, origin=origin, kind=kind)
             lander.land_if_due()
     _mend_sidecars(folder, known, image_ids)
     return found, bad
 
 
-def _needs_proof(folder: Path, image: KnownImage) -> bool:
-    file = image.file
+def _needs_proof(folder: Path, image: KnownImage, kind: MapKind) -> bool:
+    file = image.map(kind)
     if file is None:
-        return (folder / storage.image_path(image.collection_id, image.image_id)).is_file()
+        return (folder / storage.map_path(image.collection_id, image.image_id, kind)).is_file()
     why_not = storage.why_not_here(folder / file.path, file.size)
     return file.state != "present" if why_not is None else (folder / file.path).is_file()
 
 
-def _prove(folder: Path, image: KnownImage) -> tuple[storage.Proof | None, str]:
-    path = folder / storage.image_path(image.collection_id, image.image_id)
+def _prove(folder: Path, image: KnownImage, kind: MapKind) -> tuple[storage.Proof | None, str]:
+    path = folder / storage.map_path(image.collection_id, image.image_id, kind)
     try:
         proof = storage.prove(path)
     except (storage.NotAMapError, OSError) as error:
         return None, f"{path} is no whole map: {error}"
-    trouble = _why_not_the_servers(image, proof)
+    trouble = _why_not_the_servers(image, proof) if kind == "original" else None
     return (None, f"{path} {trouble}") if trouble else (proof, "")
 
 

@@ -344,7 +344,8 @@ def _believable_json(service: _http.Service, response: requests.Response) -> Any
     if status == 403:
         raise RefusedError(f"HTTP 403 for {where}", status="private")
     if status != 200:
-        raise RefusedError(f"HTTP {status} for {where}: {body[:200]!r}", status="failed", lasting=False)
+        message = f"HTTP {status} for {where}: {body[:200]!r}"
+        raise RefusedError(message, status="failed", lasting=False, http_status=status)
     try:
         return records.parse_json(body)
     except ValueError as error:

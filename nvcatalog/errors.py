@@ -104,10 +104,13 @@ class TransientError(ServerError):
 class RefusedError(ServerError):
     """Raised when the server has answered for good about one id: ``status`` is the outcome's."""
 
-    def __init__(self, message: str, *, status: RefusedStatus, lasting: bool = True) -> None:
+    def __init__(
+        self, message: str, *, status: RefusedStatus, lasting: bool = True, http_status: int | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.lasting = lasting
+        self.http_status = http_status
 
 
 class NotTheAPIError(TransientError):
@@ -143,6 +146,10 @@ class CatalogWarning(NVCatalogWarning):
 
 class SnapshotWarning(NVCatalogWarning):
     """Warns that the Parquet snapshot could not be published; the catalog itself is fine."""
+
+
+class FilterWarning(NVCatalogWarning):
+    """Warns that filters may not mean what was meant: default terms that still apply, a field no record has."""
 
 
 class FolderWarning(NVCatalogWarning):

@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Literal
 
 from nvcatalog.records import Record
 from nvcatalog.report import Status
 
+#: Which of an image's maps: as the server has it, or on nilearn's 3 mm grid.
+MapKind = Literal["original", "resampled"]
+
 
 @dataclass
 class LocalFile:
-    """A file's row: where it is and how it was proven."""
+    """A file's row: where it is, how it was proven, and where it came from."""
 
     path: str
     size: int
     state: str
     sha256: str | None = None
+    origin: str | None = None
 
 
 @dataclass
@@ -35,7 +40,7 @@ class KnownCollection:
 
 @dataclass
 class KnownImage:
-    """An image's record and its file, if it has one here."""
+    """An image's record and its files, if it has any here."""
 
     image_id: int
     collection_id: int
@@ -43,6 +48,19 @@ class KnownImage:
     gone: bool = False
     file: LocalFile | None = None
     fresh: bool = False  # the record was read from the server in this call
+    resampled: LocalFile | None = None
+    fetched_at: datetime | None = None
+
+    def map(self, kind: MapKind) -> LocalFile | None:
+        """Return the file of that kind."""
+        return self.resampled if kind == "resampled" else self.file
+
+    def put_map(self, kind: MapKind, file: LocalFile | None) -> None:
+        """Note a file of that kind, or that there is none."""
+        if kind == "resampled":
+            self.resampled = file
+        else:
+            self.file = file
 
     @property
     def record(self) -> Record:
@@ -93,4 +111,4 @@ class Known:
 
 
 def _held(image: KnownImage) -> bool:
-    return not image.gone or image.file is not None
+    return not image.gone or image.file is not None or image.resampled is not None

@@ -36,6 +36,8 @@ class Lander:
         Folders with renames that must last before the rows do.
     server_root : str or None
         Noted with the first record: a server that never answered gives no catalog its name.
+    writable : bool
+        As given.
     troubles : list of str
         What could not land, and why: for the caller to warn of, at the line of who called it.
     """
@@ -47,7 +49,7 @@ class Lander:
         self.troubles: list[str] = []
         self.landed = False
         self._store = store
-        self._writable = writable
+        self.writable = writable
         self._due_at = time.monotonic()  # the first at once: it may have to make the catalog
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="nvcatalog-lander")
         self._landing: Future[list[str]] | None = None
@@ -74,7 +76,7 @@ class Lander:
 
     def _begin(self) -> None:
         self._end()
-        if not self.batch or not self._writable:
+        if not self.batch or not self.writable:
             return
         self._due_at = time.monotonic() + _EVERY_S
         if self.server_root and "raw_records" in self.batch.tables:

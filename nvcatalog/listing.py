@@ -59,7 +59,7 @@ class Lister:
             Whether to read the collections of single images again where their records are known.
         """
         # A collection's record and its list are independent requests: asking for both at once halves the wait.
-        steps: list[_Step] = []
+        steps: list[_Step] = [("images", id_) for id_ in to_list.list_ids]
         for id_ in to_list.collection_ids:
             steps += [("collection", id_), ("images", id_)]
         self._take([*steps, *(("image", id_) for id_ in to_list.image_ids)])
@@ -119,9 +119,9 @@ class Lister:
 
     def _put_image(self, record: Record) -> None:
         id_, collection_id = records.record_id(record), records.collection_id_of(record)
-        former = self._known.images.get(id_)
-        file = former.file if former else None
-        self._known.images[id_] = KnownImage(id_, collection_id, record, file=file, fresh=True)
+        image = self._known.images.setdefault(id_, KnownImage(id_, collection_id, record))
+        image.collection_id, image.source, image.fetched_at = collection_id, record, datetime.now(UTC)
+        image.gone, image.fresh = False, True
         refusal = self._known.refusals.get(("image", id_))
         if refusal is not None and refusal.modify_date is None:
             self._forget_refusal("image", id_)  # it was about the record, which is here now

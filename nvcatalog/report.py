@@ -71,6 +71,21 @@ def outcome_of(kind: Kind, id_: int, error: Exception) -> Outcome:
     return Outcome(kind, id_, error.status if isinstance(error, RefusedError) else "failed", str(error))
 
 
+def counts_text(outcomes: Iterable[Outcome], kind: str) -> str:
+    """Say how many of a kind ended with each status; nothing for none."""
+    counts = Counter(outcome.status for outcome in outcomes if outcome.kind == kind)
+    named = {"image": "images", "words": "terms", "collection": "collections"}[kind]
+    return f"{named}: " + ", ".join(f"{n} {status}" for status, n in counts.most_common()) if counts else ""
+
+
+def missing_text(missing: Sequence[Outcome]) -> str:
+    """Say how much is missing, and name the first few."""
+    counts = ", ".join(f"{n} {status}" for status, n in Counter(o.status for o in missing).most_common())
+    named = [f"{o.kind}{'' if o.id is None else f' {o.id}'} {o.status} ({o.reason})" for o in missing[:3]]
+    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    return f"Not all that was asked for is here: {counts}. {'; '.join(named)}{more}; .report has them all."
+
+
 class Report(Sequence[Outcome]):
     """The outcomes of a call, in request order.
 

@@ -2,11 +2,44 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from nvcatalog import client, neurosynth
-from nvcatalog._http import Health, Service
+from nvcatalog._http import Health, Service, root_from_environment, same_host
+from nvcatalog.errors import WrongServerError
+
+
+def check_server(root: str, ours: str | None, folder: Path) -> str:
+    """Return the root that a folder's records belong to, unless they are another server's.
+
+    Parameters
+    ----------
+    root : str
+        The server that is about to be asked.
+    ours : str or None
+        The root that the folder's catalog remembers.
+    folder : Path
+        The data folder.
+
+    Raises
+    ------
+    WrongServerError
+        When the two differ, and neither is declared a mirror of the other (``NVCATALOG_MIRROR_OF``).
+    """
+    mirrored = os.environ.get("NVCATALOG_MIRROR_OF", "").strip()
+    if mirrored:
+        mirrored = root_from_environment("NVCATALOG_MIRROR_OF", client.DEFAULT_ROOT)
+    if ours is None:
+        return mirrored or root
+    if not same_host(root, ours) and not (mirrored and same_host(mirrored, ours)):
+        raise WrongServerError(
+            f"{folder} was filled from {ours}, and this call would fetch from {root}. "
+            f"Give another data_dir, or, if {root} is a mirror of {ours}, set NVCATALOG_MIRROR_OF={ours}"
+        )
+    return ours
 
 
 class Servers:

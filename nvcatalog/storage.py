@@ -151,10 +151,18 @@ def words_path(collection_id: int, image_id: int) -> str:
     return f"{collection_folder(collection_id)}/neurosynth_words_for_image_{image_id}.json"
 
 
+def map_path(collection_id: int, image_id: int, kind: str) -> str:
+    """Return where an image's map of that kind belongs, relative to the data folder."""
+    path = image_path(collection_id, image_id)
+    return path if kind == "original" else path.replace(".nii.gz", f"_{kind}.nii.gz")
+
+
 def image_paths(collection_id: int, image_id: int) -> dict[str, str]:
     """Return the path entries of an image's metadata, as nilearn names them."""
-    path = image_path(collection_id, image_id)
-    return {"relative_path": path, "resampled_relative_path": path.replace(".nii.gz", "_resampled.nii.gz")}
+    return {
+        "relative_path": map_path(collection_id, image_id, "original"),
+        "resampled_relative_path": map_path(collection_id, image_id, "resampled"),
+    }
 
 
 def why_not_here(path: Path, size: int) -> str | None:
@@ -222,6 +230,17 @@ def _old_parts(folder: Path) -> tuple[Path, ...]:
                 if _PART.fullmatch(entry.name) and entry.stat().st_mtime < latest:
                     found.append(entry)
     return tuple(found)
+
+
+@contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """Name a place beside a file for something that is needed for a moment only, and clear it afterwards."""
+    place = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part"
+    try:
+        yield place
+    finally:
+        with suppress(OSError):  # as in _beside
+            place.unlink(missing_ok=True)
 
 
 def sync_folders(folders: set[Path]) -> None:

@@ -1,0 +1,342 @@
+"""Choose images by filters: first those that are here, then those the catalog knows, then the server's."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from nvcatalog import records
+from nvcatalog._progress import Progress
+from nvcatalog._store import CollectionState, Store
+from nvcatalog.client import FILTERS, CollectionList, NeuroVault
+from nvcatalog.errors import HostGivenUpError, RefusedError, TransientError
+from nvcatalog.filter_sql import TermsInSQL, to_sql
+from nvcatalog.filters import Filter, ResultFilter, keep_all, keeps
+from nvcatalog.known import Known, KnownCollection, KnownImage
+from nvcatalog.landing import Lander
+from nvcatalog.listing import Lister
+from nvcatalog.plan import Request, ToList, is_old, refusal_holds, what_to_list
+from nvcatalog.records import Record
+from nvcatalog.report import Outcome
+
+# Records read from the catalog at once, where functions must see them.
+_AT_ONCE = 500
+# Collections listed at once: few at first, since the first may hold all that is wanted.
+_FIRST_GROUP, _LARGEST_GROUP = 2, 64
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked for: terms and a function for collections, terms and a function for images."""
+
+    collection_terms: Mapping[str, Any]
+    collection_filter: Filter
+    image_terms: Mapping[str, Any]
+    image_filter: Filter
+
+    @cached_property
+    def collections(self) -> ResultFilter:
+        """The filter of collections."""
+        return ResultFilter(self.collection_terms, self.collection_filter)
+
+    @cached_property
+    def images(self) -> ResultFilter:
+        """The filter of images."""
+        return ResultFilter(self.image_terms, self.image_filter)
+
+    @property
+    def collection_id(self) -> int | None:
+        """The one collection that is asked for by its id, if it is."""
+        id_ = self.collection_terms.get("id")
+        return id_ if type(id_) is int and 0 < id_ < 2**31 else None
+
+    @property
+    def server_filters(self) -> dict[str, str | int]:
+        """What the server can be asked to look for: plain values, under names that it may know."""
+        terms: dict[str, Any] = {name: self.collection_terms.get(name) for name in FILTERS}
+        return {name: value for name, value in terms.items() if type(value) in (str, int) and value != ""}
+
+    def described(self) -> dict[str, Any]:
+        """Return it in words, for the catalog's own record."""
+        terms = {"collection_terms": self.collection_terms, "image_terms": self.image_terms}
+        texts: dict[str, Any] = {
+            name: {str(key): repr(value) for key, value in given.items()} for name, given in terms.items()
+        }
+        functions = {"collection_filter": self.collection_filter, "image_filter": self.image_filter}
+        return texts | {name: repr(each) for name, each in functions.items() if each is not keep_all}
+
+
+class _Row(NamedTuple):
+    """An image of the catalog that the filters may keep, and whether they do for certain."""
+
+    image_id: int
+    collection_id: int
+    certain: bool
+
+
+class Chooser:
+    """Chooses images for one call.
+
+    Parameters
+    ----------
+    wanted : Wanted
+        What is asked for.
+    request : Request
+        How: its mode, and which maps count as here.
+    store : Store
+        The catalog.
+    known : Known
+        What the call knows; the images chosen are entered.
+    lander : Lander
+        Where records go that the server gives.
+    vault : NeuroVault
+        Whom to ask.
+
+    Attributes
+    ----------
+    outcomes : dict
+        What listing says of collections, as :class:`~nvcatalog.listing.Lister` gives it.
+    troubled : tuple of int
+        Collections that could not be looked through to the end.
+    lost : list of Outcome
+        What could not be looked at: records that a filter fails on, places in the list of collections.
+    """
+
+    def __init__(
+        self, wanted: Wanted, request: Request, store: Store, known: Known, lander: Lander, vault: NeuroVault
+    ) -> None:
+        self.outcomes: dict[tuple[str, int], Outcome] = {}
+        self.troubled: tuple[int, ...] = ()
+        self.lost: list[Outcome] = []
+        self._wanted = wanted
+        self._request = request
+        self._store = store
+        self._known = known
+        self._lander = lander
+        self._vault = vault
+        self._now = datetime.now(UTC)
+        self._tried: set[int] = set()
+        self._collections: dict[int, bool] = {}  # whether the filter keeps it
+
+    def choose(self, *, verbose: int) -> Generator[int]:
+        """Yield the ids of images that the filters keep, none twice; what is yielded is in ``known``."""
+        overwrite = self._request.mode == "overwrite"
+        if not overwrite:
+            yield from self._from_catalog()
+        if self._request.mode != "offline":
+            yield from self._from_server(verbose)
+        if overwrite and (self.troubled or self.lost):
+            yield from self._from_catalog()  # what cannot be renewed is returned as it was
+
+    def warnings(self) -> list[str]:
+        """Return a line for each field asked for that no image has."""
+        documented = {*records.IMAGE_FIELDS, "id", "gender"} - {"image_id"}
+        unknown = [name for name in self._wanted.image_terms if name not in documented]
+        lines = []
+        for name in unknown:
+            if not self._store.has_extra_field(name) and not any(
+                name in i.record for i in self._known.images.values()
+            ):
+                near = difflib.get_close_matches(name, documented, n=1)
+                lines.append(f"No image here has a field {name!r}{f'; did you mean {near[0]!r}?' if near else ''}")
+        return lines
+
+    # From the catalog
+
+    def _from_catalog(self) -> Iterator[int]:
+        """Yield what the catalog knows, images here first; a read-only folder's only lie in ``known``."""
+        for id_ in sorted(self._known.images, key=lambda id_: (self._known.images[id_].collection_id, id_)):
+            image = self._known.images[id_]
+            if image.map("original") or image.map(self._request.kind):
+                yield from self._kept([image], self._known)
+        rows = self._rows()
+        for batch in (rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE)):
+            known = self._store.known([], [row.image_id for row in batch])
+            yield from self._from_old_collections(known)
+            certain = {row.image_id for row in batch if row.certain}
+            found = [known.images[row.image_id] for row in batch if row.image_id in known.images]
+            yield from self._kept(found, known, certain)
+
+    def _rows(self) -> list[_Row]:
+        wanted = self._wanted
+        images = to_sql(wanted.image_terms, records.IMAGE_FIELDS, prefix="i")
+        collections = to_sql(wanted.collection_terms, records.COLLECTION_FIELDS, prefix="c")
+        rows = self._store.images_that(
+            _as_far_as_known(images, wanted.image_filter),
+            _as_far_as_known(collections, wanted.collection_filter),
+            kind=self._request.kind,
+            only_here=self._request.mode != "download_new",
+        )
+        return [_Row(*row) for row in rows]
+
+    def _from_old_collections(self, known: Known) -> Iterator[int]:
+        """List again the collections that were listed longer ago than the caller allows."""
+        if self._request.mode == "offline" or self._request.max_age is None:
+            return
+        collections = known.collections.values()
+        old = [c.collection_id for c in collections if is_old(c, self._request, self._now)]
+        if old:
+            yield from self._listed(ToList(collection_ids=tuple(old)), old)
+
+    # From the server
+
+    def _from_server(self, verbose: int) -> Iterator[int]:
+        if self._wanted.collection_id is not None:
+            yield from self._from_one_collection(self._wanted.collection_id)
+            return
+        states = self._store.collection_states()
+        with Progress("Looking through", total=1, verbose=verbose, unit="collection") as progress:
+            group: list[Record] = []
+            size = _FIRST_GROUP
+            for record in self._collections_wanted(states, progress):
+                if self._must_list(record, states):
+                    group.append(record)
+                if len(group) >= size:
+                    yield from self._from_group(group)
+                    group, size = [], min(2 * size, _LARGEST_GROUP)
+            yield from self._from_group(group)
+
+    def _from_one_collection(self, id_: int) -> Iterator[int]:
+        request = replace(self._request, collection_ids=(id_,), image_ids=())
+        to_list = what_to_list(request, self._store.known([id_], []), now=self._now)
+        if to_list:
+            yield from self._listed(to_list, [id_])
+
+    def _collections_wanted(self, states: Mapping[int, CollectionState], progress: Progress) -> Iterator[Record]:
+        """Yield the records of collections that the filter keeps, page by page as they come."""
+        whole = CollectionList()
+        try:
+            for page, whole in self._vault.collections(self._wanted.server_filters):
+                progress.expect(whole.count)
+                for record in page:
+                    self._land(record, states)
+                    progress.step()
+                    if self._keeps_collection(records.record_id(record), record):
+                        yield record
+                self._lander.land_if_due()
+        except RefusedError as error:
+            if error.http_status != 400:  # that is how the server says that it knows no such owner
+                self._lose_list(str(error))
+        except (TransientError, HostGivenUpError) as error:
+            self._lose_list(str(error))
+        for place in whole.broken:
+            reason = f"record {place} of the list of collections"
+            self.lost.append(Outcome("collection", None, "broken_on_server", reason))
+        if whole.counts and not whole.complete:
+            seen = len(whole.records) + len(whole.broken)
+            self._lose_list(f"the server counts {whole.count} and listed {seen}; call again")
+
+    def _lose_list(self, reason: str) -> None:
+        self.lost.append(Outcome("collection", None, "failed", f"the list of collections: {reason}"))
+
+    def _land(self, record: Record, states: Mapping[int, CollectionState]) -> None:
+        state = states.get(records.record_id(record))
+        if (
+            state is None
+            or state.modify_date != records.modify_date_of(record)
+            or self._request.mode == "overwrite"
+        ):
+            self._lander.batch.add_record("collection", record)
+
+    def _must_list(self, record: Record, states: Mapping[int, CollectionState]) -> bool:
+        """Whether the catalog cannot answer for a collection's images as the server has them now."""
+        if record.get("number_of_images") == 0:
+            return False
+        state = states.get(records.record_id(record))
+        if self._request.mode == "overwrite" or state is None or not state.complete:
+            return True
+        max_age = self._request.max_age
+        too_old = max_age is not None and (state.listed_at is None or state.listed_at < self._now - max_age)
+        return too_old or state.listed_modify_date != records.modify_date_of(record)
+
+    def _from_group(self, group: Iterable[Record]) -> Iterator[int]:
+        ids = [records.record_id(record) for record in group]
+        if ids:
+            yield from self._listed(ToList(list_ids=tuple(ids)), ids, {records.record_id(r): r for r in group})
+
+    def _listed(
+        self, to_list: ToList, collection_ids: list[int], fresh: Mapping[int, Record] | None = None
+    ) -> Iterator[int]:
+        """List collections, and yield the images in them that the filters keep."""
+        known = self._store.known(collection_ids, [])
+        for id_, new in (fresh or {}).items():
+            former = known.collections.get(id_) or KnownCollection(id_, None)
+            known.collections[id_] = replace(former, record=new, fresh=True)
+        refused = [id_ for id_ in collection_ids if self._is_refused(known, id_)]
+        asked = replace(to_list, list_ids=tuple(id_ for id_ in to_list.list_ids if id_ not in refused))
+        outcomes = Lister(self._vault, known, self._lander, verbose=0).run(asked)
+        self.outcomes |= outcomes
+        self._note_troubles(known, [*refused, *(id_ for _, id_ in outcomes), *known.positions])
+        for id_ in collection_ids:
+            collection = known.collections.get(id_)
+            record = collection.record if collection else None
+            if record is not None and self._keeps_collection(id_, record, again=not fresh):
+                yield from self._kept([known.images[image_id] for image_id in known.images_of(id_)], known)
+
+    def _is_refused(self, known: Known, collection_id: int) -> bool:
+        refusal = known.refusals.get(("collection", collection_id))
+        return refusal_holds(refusal, None, mode=self._request.mode, now=self._now)
+
+    def _note_troubles(self, known: Known, ids: Iterable[int]) -> None:
+        self.troubled = tuple(dict.fromkeys((*self.troubled, *ids)))
+        for id_ in ids:
+            self._take_collection(known, id_)
+
+    # Judging
+
+    def _kept(self, images: Iterable[KnownImage], known: Known, certain: Iterable[int] = ()) -> Iterator[int]:
+        for image in images:
+            if image.image_id in self._tried:
+                continue
+            self._tried.add(image.image_id)
+            if image.image_id in certain or self._keeps(image, known):
+                self._take(image, known)
+                yield image.image_id
+
+    def _keeps(self, image: KnownImage, known: Known) -> bool:
+        collection = known.collections.get(image.collection_id)
+        if collection is None or collection.record is None:
+            return False
+        if not self._keeps_collection(image.collection_id, collection.record):
+            return False
+        return self._judge(self._wanted.images, "image", image.image_id, image.record)
+
+    def _keeps_collection(self, id_: int, record: Record, *, again: bool = False) -> bool:
+        if again or id_ not in self._collections:
+            self._collections[id_] = self._judge(self._wanted.collections, "collection", id_, record)
+        return self._collections[id_]
+
+    def _judge(self, wanted: ResultFilter, kind: Any, id_: int, record: Record) -> bool:
+        try:
+            return keeps(wanted, record)
+        except Exception as error:  # noqa: BLE001 - a function of the caller's may raise anything; the rest goes on
+            self.lost.append(Outcome(kind, id_, "failed", f"the filter raised {error!r} for its record"))
+            return False
+
+    def _take(self, image: KnownImage, known: Known) -> None:
+        """Enter a chosen image, and what is known about it, into what the call knows."""
+        id_ = image.image_id
+        self._known.images[id_] = image
+        if id_ in known.with_words:
+            self._known.with_words.add(id_)
+        for kind in ("image", "words"):
+            if refusal := known.refusals.get((kind, id_)):
+                self._known.refusals[kind, id_] = refusal
+        self._take_collection(known, image.collection_id)
+
+    def _take_collection(self, known: Known, id_: int) -> None:
+        if id_ in known.collections:
+            self._known.collections[id_] = known.collections[id_]
+        if id_ in known.positions:
+            self._known.positions[id_] = known.positions[id_]
+        if refusal := known.refusals.get(("collection", id_)):
+            self._known.refusals["collection", id_] = refusal
+
+
+def _as_far_as_known(terms: TermsInSQL, function: Filter) -> TermsInSQL:
+    """Return terms of which SQL knows no row for certain where a function, too, must be asked."""
+    return terms if function is keep_all else terms._replace(certain="FALSE")
