@@ -190,6 +190,16 @@ def test_a_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
     assert source.with_name("resampled.nii.gz").exists()
 
 
+def test_a_map_may_have_the_name_of_a_temporary_file(tmp_path: Path) -> None:
+    source = tmp_path / ".image_10426.nii.gz.4711-0123abcd.part"
+    source.write_bytes(small_map(10426))
+
+    named = resample_map(source, tmp_path / "resampled.nii.gz", interpolation="linear")
+
+    source = source.rename(tmp_path / "image_10426.nii.gz")
+    assert resample_map(source, tmp_path / "resampled.nii.gz", interpolation="linear") == named
+
+
 # Labels
 
 
@@ -244,8 +254,8 @@ def test_any_other_interpolation_is_refused(value: object) -> None:
 def test_what_is_no_volume_is_named(tmp_path: Path, values: Any) -> None:
     source = saved(tmp_path / "image_7.nii.gz", values)
 
-    with pytest.raises(ResampleError, match=r"image_7\.nii\.gz cannot be resampled: its shape is \(5,.*volume"):
-        resample_map(source, tmp_path / "target.nii.gz", interpolation="linear")
+    with pytest.raises(ResampleError, match=r"image_7_resampled\.nii\.gz cannot be made: .* shape is \(5,"):
+        resample_map(source, tmp_path / "image_7_resampled.nii.gz", interpolation="linear")
 
 
 @pytest.mark.parametrize(
@@ -259,12 +269,12 @@ def test_what_is_no_volume_is_named(tmp_path: Path, values: Any) -> None:
     ],
     ids=["flat", "not a number", "infinite", "in other units", "elsewhere"],
 )
-def test_an_affine_that_leads_nowhere_is_an_error_that_names_the_file(
+def test_an_affine_that_leads_nowhere_is_an_error_that_names_the_new_file(
     tmp_path: Path, affine: Any, found: str
 ) -> None:
     source = with_affine(tmp_path / "image_7.nii.gz", affine)
 
-    with pytest.raises(ResampleError, match=rf"image_7\.nii\.gz cannot be resampled.*{found}") as caught:
+    with pytest.raises(ResampleError, match=rf"target\.nii\.gz cannot be made: .*{found}") as caught:
         resample_map(source, tmp_path / "target.nii.gz", interpolation="continuous")
 
     assert isinstance(caught.value, NVCatalogError)
@@ -276,23 +286,23 @@ def test_an_affine_that_leads_nowhere_is_an_error_that_names_the_file(
     [b"", b"<html>", small_map(10426)[:1000], gzip.compress(b"no map" * 100)],
     ids=["empty", "page", "cut off", "no NIfTI"],
 )
-def test_what_is_no_map_is_an_error_that_names_the_file(tmp_path: Path, content: bytes) -> None:
+def test_what_is_no_map_is_an_error_that_names_the_new_file(tmp_path: Path, content: bytes) -> None:
     source = tmp_path / "image_7.nii.gz"
     source.write_bytes(content)
 
-    with pytest.raises(ResampleError, match=r"image_7\.nii\.gz cannot be resampled"):
+    with pytest.raises(ResampleError, match=r"target\.nii\.gz cannot be made: .*Fetch the map without"):
         resample_map(source, tmp_path / "target.nii.gz", interpolation="linear")
 
 
-def test_a_map_that_is_gone_is_an_error_that_names_the_file(tmp_path: Path) -> None:
-    with pytest.raises(ResampleError, match=r"image_7\.nii\.gz cannot be resampled \(FileNotFoundError"):
+def test_a_map_that_is_gone_is_an_error_that_names_the_new_file(tmp_path: Path) -> None:
+    with pytest.raises(ResampleError, match=r"target\.nii\.gz cannot be made: FileNotFoundError"):
         resample_map(tmp_path / "image_7.nii.gz", tmp_path / "target.nii.gz", interpolation="linear")
 
 
 def test_colours_cannot_be_resampled(tmp_path: Path) -> None:
     colours = np.zeros((4, 4, 4), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
 
-    with pytest.raises(ResampleError, match=r"rgb\.nii\.gz cannot be resampled \(TypeError"):
+    with pytest.raises(ResampleError, match=r"target\.nii\.gz cannot be made: TypeError"):
         resample_map(saved(tmp_path / "rgb.nii.gz", colours), tmp_path / "target.nii.gz", interpolation="linear")
 
 
