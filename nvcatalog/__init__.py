@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from nvcatalog.catalog import Catalog as Catalog
     from nvcatalog.errors import NVCatalogError as NVCatalogError
     from nvcatalog.fetch import fetch_neurovault_ids as fetch_neurovault_ids
+    from nvcatalog.neurovault import (
+        fetch_neurovault_auditory_computation_task as fetch_neurovault_auditory_computation_task,
+    )
     from nvcatalog.report import Outcome as Outcome
     from nvcatalog.report import Report as Report
 
@@ -20,10 +23,19 @@ _HOMES = {
     "NVCatalogError": "nvcatalog.errors",
     "Outcome": "nvcatalog.report",
     "Report": "nvcatalog.report",
+    "fetch_neurovault_auditory_computation_task": "nvcatalog.neurovault",
     "fetch_neurovault_ids": "nvcatalog.fetch",
 }
 
-__all__ = ["Catalog", "NVCatalogError", "Outcome", "Report", "__version__", "fetch_neurovault_ids"]
+__all__ = [
+    "Catalog",
+    "NVCatalogError",
+    "Outcome",
+    "Report",
+    "__version__",
+    "fetch_neurovault_auditory_computation_task",
+    "fetch_neurovault_ids",
+]
 
 
 def __getattr__(name: str) -> Any:

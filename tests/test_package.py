@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import nvcatalog
-from nvcatalog import errors, snapshot
+from nvcatalog import errors, neurovault, snapshot
 from nvcatalog._resources import sql_folder
 from nvcatalog.errors import NVCatalogWarning
 
@@ -254,7 +254,12 @@ def test_every_public_name_and_method_is_documented() -> None:
 def test_parameters_that_are_documented_are_those_there_are() -> None:
     catalog = nvcatalog.Catalog
     methods = [value for key, value in inspect.getmembers(catalog, inspect.isfunction) if not key.startswith("_")]
-    functions: list[Callable[..., object]] = [nvcatalog.fetch_neurovault_ids, *methods]
+    functions: list[Callable[..., object]] = [
+        nvcatalog.fetch_neurovault_ids,
+        nvcatalog.fetch_neurovault_auditory_computation_task,
+        neurovault.neurosynth_words_vectorized,
+        *methods,
+    ]
     for function in functions:
         text = inspect.getdoc(function) or ""
         section = re.search(r"Parameters\n-+\n(.*?)(?:\n\n[A-Z]\w+\n-+\n|\Z)", text, re.DOTALL)
