@@ -276,6 +276,9 @@ class Call:
             request = replace(request, collection_ids=self._chooser.troubled, image_ids=self.plan.images)
         outcomes = settle(request, self.plan, self.known, self._notes)
         outcomes += self._chooser.lost if self._chooser else []
+        if self.options.dry_run:
+            moving = {*self.plan.to_fetch, *self.plan.to_resample}
+            outcomes = [outcome for outcome in outcomes if outcome.id not in moving and outcome.kind != "words"]
         if self.options.asked_mode == "overwrite" and request.mode == "offline":
             outcomes = [_not_renewed(outcome) for outcome in outcomes]
         self.report = Report(outcomes)

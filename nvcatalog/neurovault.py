@@ -12,9 +12,7 @@ import numpy as np
 
 from nvcatalog import neurosynth
 from nvcatalog.errors import WordsWarning
-
-# MERGE: import fetch_neurovault here too, and add it to __all__, once nvcatalog.fetch has it.
-from nvcatalog.fetch import fetch_neurovault_ids
+from nvcatalog.fetch import fetch_neurovault, fetch_neurovault_ids
 from nvcatalog.filters import (
     Contains,
     GreaterOrEqual,
@@ -54,6 +52,7 @@ __all__ = [
     "ResultFilter",
     "basic_collection_terms",
     "basic_image_terms",
+    "fetch_neurovault",
     "fetch_neurovault_auditory_computation_task",
     "fetch_neurovault_ids",
     "neurosynth_words_vectorized",

@@ -21,6 +21,7 @@ from nvcatalog.errors import (
     BlockedWarning,
     IncompleteWarning,
     InvalidModeError,
+    InvalidOptionError,
 )
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def test_offline_opens_no_socket(fetch: Fetch, no_sockets: Callable[[], None]) -
     assert outcomes_of(maps) == {10426: "missing_offline", 3: "cached"}
 
 
-@pytest.mark.parametrize("value", ["1", "true", "yes"])
+@pytest.mark.parametrize("value", ["1", "true", "on"])
 @pytest.mark.parametrize("mode", ["download_new", "overwrite"])
 def test_a_variable_makes_every_call_offline(
     fetch: Fetch, no_sockets: Callable[[], None], monkeypatch: pytest.MonkeyPatch, mode: str, value: str
@@ -70,13 +71,28 @@ def test_a_variable_makes_every_call_offline(
     fetch(image_ids=[3])
     monkeypatch.setenv("NVCATALOG_OFFLINE", value)
     no_sockets()
-    assert ids(fetch(image_ids=[3], mode=mode)) == [3]
+    if mode == "overwrite":
+        with pytest.warns(
+            IncompleteWarning, match="image 3 kept_old .to be overwritten, but this call works offline"
+        ):
+            assert ids(fetch(image_ids=[3], mode=mode)) == [3]
+    else:
+        assert ids(fetch(image_ids=[3], mode=mode)) == [3]
 
 
-@pytest.mark.parametrize("value", ["", "0", "false"])
+@pytest.mark.parametrize("value", ["", "0", "false", "off"])
 def test_the_variable_can_say_no_too(fetch: Fetch, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("NVCATALOG_OFFLINE", value)
     assert fetch(image_ids=[3]).report.counts == {"downloaded": 1}
+
+
+def test_a_word_that_says_neither_opens_no_socket(
+    fetch: Fetch, no_sockets: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NVCATALOG_OFFLINE", "banana")
+    no_sockets()
+    with pytest.raises(InvalidOptionError, match="NVCATALOG_OFFLINE is 'banana'; give 1"):
+        fetch(image_ids=[3])
 
 
 def test_a_bad_mode_is_an_error_even_when_a_variable_makes_the_call_offline(

@@ -36,11 +36,7 @@ def public_names() -> set[str]:
 
 
 def test_every_public_name_of_nilearns_module_is_offered() -> None:
-    missing = public_names() - set(ours.__all__)
-
-    # MERGE: once fetch_neurovault is here, nothing is missing.
-    assert missing <= {"fetch_neurovault"}
-    assert set(ours.__all__) <= public_names()
+    assert set(ours.__all__) == public_names()
     assert len(ours.__all__) == len(set(ours.__all__)) > 15
     for name in ours.__all__:
         assert getattr(ours, name).__doc__

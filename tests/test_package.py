@@ -216,7 +216,7 @@ def test_every_public_name_is_there_listed_and_known_to_type_checkers() -> None:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nvcatalog.")
         for alias in node.names
     }
-    assert typed | {"__version__"} == set(nvcatalog.__all__) == set(nvcatalog._HOMES) | {"__version__"}
+    assert typed | {"__version__"} == set(nvcatalog.__all__) == set(nvcatalog._HOME_OF) | {"__version__"}
 
 
 def test_a_name_it_has_not_is_an_attribute_error() -> None:

@@ -27,10 +27,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
 SCRIPTS = Path(__file__).parent / "scripts"
-# MERGE: goes once fetch_neurovault is here.
-needs_fetch_neurovault = pytest.mark.skipif(
-    "fetch_neurovault" not in nvcatalog.__all__, reason="fetch_neurovault is on its way"
-)
 
 
 @pytest.fixture
@@ -109,7 +105,6 @@ def test_the_ica_gives_with_nilearn_terms_for_each_component(run: Run) -> None:
     assert len({term for terms in names["top_terms"] for term in terms}) > 3
 
 
-@needs_fetch_neurovault
 @pytest.mark.usefixtures("stopping")
 @pytest.mark.parametrize(
     ("script", "results"),
