@@ -101,7 +101,7 @@ def add_words(bunch: Bunch, store: Store, unlanded: Batch, image_ids: Sequence[i
         tables = []
     words = pa.concat_tables([*tables, long_table(new)], promote_options="permissive")
     if not words.num_rows:
-        warnings.warn("No term is known for any of these images", WordsWarning, stacklevel=3)
+        warnings.warn("No term is known for any of these images", WordsWarning, stacklevel=4)
         bunch["word_frequencies"] = bunch["vocabulary"] = None
         return
     frequencies, vocabulary = words_to_matrix(image_ids, words)

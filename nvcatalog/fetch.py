@@ -243,7 +243,7 @@ def fetch_neurovault(
     --------
     >>> from nvcatalog import fetch_neurovault
     >>> from nvcatalog.filters import IsIn
-    >>> maps = fetch_neurovault(max_images=3, map_type=IsIn("T map", "Z map"), collection_id=555, verbose=0)
+    >>> maps = fetch_neurovault(max_images=3, modality=IsIn("fMRI-BOLD", "MEG"), collection_id=555, verbose=0)
     >>> [meta["id"] for meta in maps.images_meta]
     [9034, 9035, 9036]
     """
