@@ -25,6 +25,7 @@ _KEYS = {
     "raw_records": ("kind", "id"),
     "files": ("image_id", "kind"),
     "refusals": ("kind", "id", "position"),
+    "access": ("collection_id",),
     "words_status": ("image_id",),
     "fetches": ("fetch_id",),
     "outcomes": (),

@@ -260,7 +260,20 @@ class Store:
             _read_images(connection, known)
             _read_collections(connection, known)
             _read_refusals(connection, known)
+            known.tokens = dict(connection.execute("SELECT collection_id, token FROM access").fetchall())
         return known
+
+    def collections_of_tokens(self, tokens: Iterable[str]) -> dict[str, int]:
+        """Return which private collections these tokens opened before."""
+        wanted = list(tokens)
+        if not wanted or not self.exists:
+            return {}
+        with self.reading() as connection:
+            rows = connection.execute(
+                "SELECT token, collection_id FROM access WHERE token IN (SELECT unnest($tokens))",
+                {"tokens": wanted},
+            ).fetchall()
+        return dict(rows)
 
     def collection_states(self) -> dict[int, CollectionState]:
         """Return, for each collection that has a record here, how its list was read."""

@@ -32,12 +32,13 @@ from nvcatalog.errors import (
     SnapshotWarning,
     WordsWarning,
 )
-from nvcatalog.known import MapKind, Refusal
+from nvcatalog.known import Known, MapKind, Refusal
 from nvcatalog.landing import Lander
 from nvcatalog.listing import Lister
 from nvcatalog.moving import Mover
 from nvcatalog.options import Options
 from nvcatalog.plan import Cost, Plan, Request, cost_of, make_plan, wanted_images, what_to_list
+from nvcatalog.private import Opener
 from nvcatalog.report import Outcome, Report, counts_text, missing_text
 from nvcatalog.servers import Servers, check_server
 
@@ -63,6 +64,8 @@ class Call:
         Who was called, for the catalog's own record.
     parameters : dict
         What it was called with, likewise.
+    opener : Opener or None
+        What is asked for by tokens of private collections, among ids.
     wanted : Wanted or None
         What is asked for by filters.
     max_images : int or None
@@ -86,6 +89,7 @@ class Call:
         *,
         function: str,
         parameters: dict[str, Any],
+        opener: Opener | None = None,
         wanted: Wanted | None = None,
         max_images: int | None = None,
     ) -> None:
@@ -108,7 +112,8 @@ class Call:
             resample.require()
         self.request = request
         self.lander = Lander(self.store, writable=obstacle is None)
-        self.known = self.store.known(request.collection_ids, request.image_ids)
+        self._opener = opener
+        self.known = self._look(request)
         self._chooser: Chooser | None = None
         self._notes = Notes()
         self._bytes = 0
@@ -136,6 +141,7 @@ class Call:
                 root = check_server(servers.neurovault_root, self.known.server_root, self.folder)
                 self.lander.server_root = None if self.known.server_root else root
                 storage.make_folder(self.folder)
+            self._open(servers)
             for request in self._rounds(servers):
                 self._one_round(request, servers)
             self._settle(asked=servers.asked)
@@ -146,6 +152,34 @@ class Call:
         if self.lander.landed or (servers.asked and snapshot.is_behind(self.store)):
             self._note(snapshot.publish(self.store), SnapshotWarning)
         self._tell(servers)
+
+    def _look(self, request: Request) -> Known:
+        """Read what the catalog knows of the ids asked for."""
+        self.request = self._opener.request(request) if self._opener else request
+        known = self.store.known(self.request.collection_ids, self.request.image_ids)
+        return self._opener.tell(known) if self._opener else known
+
+    def _open(self, servers: Servers) -> None:
+        """Use the tokens of private collections, those given and those used before."""
+        vault = servers.neurovault
+        for id_, token in self.known.tokens.items():
+            vault.open_with(id_, token)
+        opened = (
+            self._opener.open(None if self.request.mode == "offline" else vault, self.lander)
+            if self._opener
+            else set()
+        )
+        if opened:
+            former, self.known = self.known, self._look(self.request)
+            self.known.images |= former.images
+            self.known.collections |= former.collections
+            self.known.server_root = former.server_root
+        named = {("collection", id_) for id_ in opened} | {
+            ("image", i) for i, c in self.known.parents.items() if c in opened
+        }
+        for kind, id_ in named & self.known.refusals.keys():  # without the token it was refused
+            del self.known.refusals[kind, id_]
+            self.lander.batch.heal(kind, id_)
 
     def _note(self, text: str | None, category: type[Warning]) -> None:
         if text is not None:
@@ -275,7 +309,7 @@ class Call:
         if self._chooser is not None:
             request = replace(request, collection_ids=self._chooser.troubled, image_ids=self.plan.images)
         outcomes = settle(request, self.plan, self.known, self._notes)
-        outcomes += self._chooser.lost if self._chooser else []
+        outcomes += [*(self._opener.lost if self._opener else []), *(self._chooser.lost if self._chooser else [])]
         if self.options.dry_run:
             moving = {*self.plan.to_fetch, *self.plan.to_resample}
             outcomes = [outcome for outcome in outcomes if outcome.id not in moving and outcome.kind != "words"]

@@ -86,11 +86,37 @@ class CollectionList(ImageList):
 
 
 class NeuroVault:
-    """NeuroVault's API over one :class:`~nvcatalog._http.Service`."""
+    """NeuroVault's API over one :class:`~nvcatalog._http.Service`.
 
-    def __init__(self, service: _http.Service) -> None:
+    A private collection whose token is known is asked for by it; in what is returned ``{token}`` stands in its
+    place.
+    """
+
+    def __init__(self, service: _http.Service, files: _http.Service | None = None) -> None:
         self._service = service
+        self._files = files
+        self._tokens: dict[int, str] = {}
         self._well_at: dict[_Kind, float] = {}
+
+    def open_with(self, collection_id: int, token: str) -> None:
+        """Use a token for all that is asked about its collection from now on."""
+        self._tokens[collection_id] = token
+        self._keep_secret(token)
+
+    def collection_of_token(self, token: str) -> Record:
+        """Return the record of the private collection that a token opens; raises as :meth:`collection` does."""
+        self._keep_secret(token)
+        record = self._json(f"api/collections/{token}/")
+        if not isinstance(record, dict) or (id_ := _id_or_none(record)) is None:
+            raise TransientError("a token was answered with something that is no collection")
+        self._tokens[id_] = token
+        hidden: Record = _without(token, record)
+        return hidden
+
+    def _keep_secret(self, token: str) -> None:
+        for service in (self._service, self._files):
+            if service is not None:
+                service.keep_secret(token)
 
     def stop(self) -> None:
         """Let no further request through; those under way end with their next bytes."""
@@ -106,11 +132,21 @@ class NeuroVault:
         TransientError, HostGivenUpError
             When no answer could be had, for now or for this call.
         """
-        return self._record("collections", collection_id)
+        token = self._tokens.get(collection_id)
+        return self._record("collections", collection_id, token or str(collection_id), token)
 
-    def image(self, image_id: int) -> Record:
-        """Return an image's record; raises as :meth:`collection` does."""
-        record = self._record("images", image_id)
+    def image(self, image_id: int, collection_id: int | None = None) -> Record:
+        """Return an image's record; raises as :meth:`collection` does.
+
+        Parameters
+        ----------
+        image_id : int
+            The image.
+        collection_id : int or None
+            The collection it is in, where that is known: a private one's image is found only by its token.
+        """
+        token = self._tokens.get(collection_id or 0)
+        record = self._record("images", image_id, f"{token}-{image_id}" if token else str(image_id), token)
         try:
             records.collection_id_of(record)
         except ValueError as error:
@@ -123,9 +159,12 @@ class NeuroVault:
         The list is paged by offset, so an upload or a deletion meanwhile repeats or skips a record: a pass
         during which the count moved, or which came short of it, is followed by another.
         """
+        token = self._tokens.get(collection_id)
+        path = f"api/collections/{token or collection_id}/images/"
         for _ in range(_PASSES):
             listing = ImageList()
-            yield from self._one_pass("images", f"api/collections/{collection_id}/images/", listing)
+            for page, whole in self._one_pass("images", path, listing):
+                yield (page if token is None else [_without(token, record) for record in page]), whole
             if listing.complete:
                 return
 
@@ -170,6 +209,11 @@ class NeuroVault:
             raise RefusedError(
                 f"the file's link leads elsewhere and is not followed: {link}", status="failed", lasting=False
             )
+        if _http.TOKEN in link:
+            token = self._tokens.get(_collection_id_or_none(record) or 0)
+            if token is None:
+                raise RefusedError("its collection is private, and no token of it is here", status="private")
+            link = link.replace(_http.TOKEN, token)
         parts = urlsplit(link)
         # A root may have a path of its own, which our own server's links begin with and neurovault.org's do not.
         path = parts.path.removeprefix(urlsplit(root).path).lstrip("/")
@@ -177,19 +221,21 @@ class NeuroVault:
 
     # Records
 
-    def _record(self, kind: _Kind, id_: int) -> Record:
-        path = f"api/{kind}/{id_}/"
+    def _record(self, kind: _Kind, id_: int, key: str, token: str | None) -> Record:
+        path = f"api/{kind}/{key}/"
         try:
             record = self._json(path)
         except TransientError as error:
             if error.status == 500 and self._renders_others(kind):
                 raise RefusedError(
-                    f"the server cannot render this record: HTTP 500 for {path}", status="broken_on_server"
+                    f"the server cannot render this record: HTTP 500 for api/{kind}/{id_}/",
+                    status="broken_on_server",
                 ) from error
             raise
         if not isinstance(record, dict) or _id_or_none(record) != id_:
-            raise TransientError(f"{path} answered with something that is not that record")
-        return record
+            raise TransientError(f"api/{kind}/{id_}/ answered with something that is not that record")
+        hidden: Record = _without(token, record)
+        return hidden
 
     def _renders_others(self, kind: _Kind) -> bool:
         """Whether the server renders records at all: a 500 is about one record only where others come."""
@@ -326,6 +372,26 @@ def _read_page(page: dict[str, Any], offset: int, listing: ImageList) -> list[Re
             new[id_] = record
     listing.records.update(new)
     return list(new.values())
+
+
+def _without(token: str | None, value: Any) -> Any:
+    """Return what the server gave with ``{token}`` in the place of a token, however deep it is."""
+    if token is None:
+        return value
+    if isinstance(value, str):
+        return value.replace(token, _http.TOKEN)
+    if isinstance(value, list):
+        return [_without(token, item) for item in value]
+    if isinstance(value, dict):
+        return {_without(token, key): _without(token, item) for key, item in value.items()}
+    return value
+
+
+def _collection_id_or_none(record: Record) -> int | None:
+    try:
+        return records.collection_id_of(record)
+    except ValueError:
+        return None
 
 
 def _id_or_none(record: object) -> int | None:

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nvcatalog import storage
 from nvcatalog._progress import logger
+from nvcatalog._store import Store
 from nvcatalog.call import Call
 from nvcatalog.choosing import Wanted
 from nvcatalog.errors import FilterWarning, InvalidOptionError
 from nvcatalog.filters import Filter, basic_collection_terms, basic_image_terms, keep_all
-from nvcatalog.ids import parse_ids
+from nvcatalog.ids import parse_ids_and_tokens
 from nvcatalog.options import parse_max_age, parse_max_images, parse_options
 from nvcatalog.plan import Request
+from nvcatalog.private import Opener
 from nvcatalog.resample import parse_interpolation
 
 if TYPE_CHECKING:
@@ -50,9 +52,9 @@ def fetch_neurovault_ids(
     Parameters
     ----------
     collection_ids : iterable of int or str, int, str or None
-        The collections wanted whole: ids, or links to their pages.
+        The collections wanted whole: ids, links to their pages, or the eight-letter tokens of private ones.
     image_ids : iterable of int or str, int, str or None
-        The single images wanted: ids, or links to their pages.
+        The single images wanted: ids, links to their pages, or, in a private collection, ``"ABCDEFGH-243"``.
     mode : {'download_new', 'overwrite', 'offline'}
         When the servers are asked: for exactly what is missing; for everything again; never.
         ``NVCATALOG_OFFLINE=1`` makes every call offline.
@@ -150,21 +152,24 @@ def fetch_neurovault_ids(
         max_workers=max_workers,
         dry_run=dry_run,
     )
+    collections = parse_ids_and_tokens(collection_ids, kind="collection")
+    images = parse_ids_and_tokens(image_ids, kind="image")
     request = Request(
-        collection_ids=parse_ids(collection_ids, kind="collection"),
-        image_ids=parse_ids(image_ids, kind="image"),
-        mode=options.mode,
-        words=options.words,
+        (),
+        (),
+        options.mode,
+        options.words,
         kind="resampled" if resample else "original",
         max_age=parse_max_age(max_age),
     )
-    parameters = {"collection_ids": request.collection_ids, "image_ids": request.image_ids}
+    folder = storage.data_folder(data_dir)
     call = Call(
         request,
         options,
-        storage.data_folder(data_dir),
+        folder,
         function="fetch_neurovault_ids",
-        parameters=parameters,
+        parameters={"collection_ids": collections, "image_ids": images},
+        opener=Opener(collections, images, Store(folder)),
     )
     return call.answer()
 

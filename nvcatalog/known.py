@@ -93,6 +93,8 @@ class Known:
     refusals: dict[tuple[str, int], Refusal] = field(default_factory=dict)
     positions: dict[int, list[Refusal]] = field(default_factory=dict)
     with_words: set[int] = field(default_factory=set)
+    parents: dict[int, int] = field(default_factory=dict)  # of images that are named with their collection's token
+    tokens: dict[int, str] = field(default_factory=dict, repr=False)
     server_root: str | None = None
 
     def images_of(self, collection_id: int) -> list[int]:

@@ -90,7 +90,9 @@ class Lister:
             elif what == "collection":
                 yield partial(self._put_collection, self._vault.collection(id_))
             else:
-                yield partial(self._put_image, self._vault.image(id_))
+                image = self._known.images.get(id_)
+                collection_id = image.collection_id if image else self._known.parents.get(id_)
+                yield partial(self._put_image, self._vault.image(id_, collection_id))
         except (RefusedError, TransientError, HostGivenUpError) as error:
             yield partial(self._put_trouble, what, id_, error)
 

@@ -100,7 +100,7 @@ class Mover:
                 if image.fresh:
                     raise
                 # The record is of an earlier day: a replaced file has a new link, and the old one is gone.
-                record = self._servers.neurovault.image(image_id)
+                record = self._servers.neurovault.image(image_id, image.collection_id)
                 yield partial(self._put_record, image, record)
                 if not _names_another_file(record, image.record):
                     raise

@@ -86,7 +86,7 @@ class Servers:
             health=self.neurosynth_health,
             log_requests=log_requests,
         )
-        self.neurovault = client.NeuroVault(self._lists)
+        self.neurovault = client.NeuroVault(self._lists, self.files)
         self.neurosynth = neurosynth.Neurosynth(self._decoder)
 
     def __enter__(self) -> Self:

@@ -40,7 +40,7 @@ ROWS = (
     ("_batch", "sidecars", "servers", "filter_sql", "resample"),
     ("_store",),
     ("plan", "landing", "snapshot"),
-    ("adopt", "listing", "moving", "accounts", "bunch", "options"),
+    ("adopt", "listing", "moving", "accounts", "bunch", "options", "private"),
     ("choosing",),
     ("call",),
     ("fetch",),
