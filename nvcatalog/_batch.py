@@ -91,8 +91,17 @@ class Batch:
         tables.setdefault(f"{kind}s", []).append(row | {"fetched_at": now})
         tables.setdefault("raw_records", []).append(raw | {"fetched_at": now})
 
-    def add_file(self, image_id: int, path: str, proof: Proof, *, origin: str, kind: str = "original") -> None:
-        """Add a file that has been proven."""
+    def add_file(
+        self,
+        image_id: int,
+        path: str,
+        proof: Proof,
+        *,
+        origin: str,
+        kind: str = "original",
+        came_at: datetime | None = None,
+    ) -> None:
+        """Add a file that has been proven; it came now unless another time is said."""
         row = {
             "image_id": image_id,
             "kind": kind,
@@ -104,7 +113,7 @@ class Batch:
             "dtype": proof.dtype,
             "etag": proof.etag,
             "last_modified": proof.last_modified,
-            "downloaded_at": datetime.now(UTC),
+            "downloaded_at": came_at or datetime.now(UTC),
             "origin": origin,
             "state": "present",
         }
@@ -288,13 +297,20 @@ def _incoming(table: str, rows: list[Row]) -> pa.Table:
 
 
 def _keep_history(connection: duckdb.DuckDBPyConnection) -> None:
-    """Keep the former text of each record that the server changed; a sidecar's is not the server's word."""
+    """Keep the former text of each record that the server changed.
+
+    A sidecar's is the server's word of an earlier day, its placeholders nulled: it counts when its date differs.
+    """
     connection.execute("""
         INSERT INTO record_history BY NAME
         SELECT old.kind, old.id, old.raw, old.fetched_at, incoming.fetched_at AS replaced_at
         FROM raw_records AS old
         JOIN incoming ON old.kind = incoming.kind AND old.id = incoming.id
-        WHERE old.source = 'api' AND incoming.source = 'api' AND old.raw::VARCHAR <> incoming.raw::VARCHAR
+        WHERE incoming.source = 'api'
+          AND CASE old.source
+                WHEN 'api' THEN old.raw::VARCHAR <> incoming.raw::VARCHAR
+                ELSE old.raw->>'modify_date' <> incoming.raw->>'modify_date'
+              END
     """)
 
 

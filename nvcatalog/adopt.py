@@ -122,9 +122,10 @@ class Adopter:
         """Register an image's files by their size; they are proven when they are first part of an answer."""
         for kind in MAP_KINDS:
             name = storage.map_path(image.collection_id, image.image_id, kind)
-            size = _size(self._folder / name)
-            if size is None:
+            found = _stat(self._folder / name)
+            if found is None:
                 continue
+            size = found.st_size
             image.put_map(kind, LocalFile(name, size, "unverified", origin="nilearn"))
             self.adopted.add(image.image_id)
             row = {
@@ -134,7 +135,7 @@ class Adopter:
                 "size": size,
                 "state": "unverified",
             }
-            self._lander.batch.add("files", row | {"origin": "nilearn", "downloaded_at": datetime.now(UTC)})
+            self._lander.batch.add("files", row | {"origin": "nilearn", "downloaded_at": _time_of(found)})
 
     def take_words(self, image: KnownImage) -> bool:
         """Take over Neurosynth's answer for an image, if there is a good one; a bad one is as good as none."""
@@ -226,7 +227,9 @@ def prove_files(
             origin = "found" if image_id in found else "nilearn"
             path = storage.map_path(image.collection_id, image_id, kind)
             image.put_map(kind, LocalFile(path, proof.size, "present", proof.sha256, origin))
-            lander.batch.add_file(image_id, path, proof, origin=origin, kind=kind)
+            stat = _stat(folder / path)
+            came_at = _time_of(stat) if stat else None
+            lander.batch.add_file(image_id, path, proof, origin=origin, kind=kind, came_at=came_at)
             lander.land_if_due()
     _mend_sidecars(folder, known, image_ids)
     return found, bad
@@ -362,8 +365,13 @@ def _id_in(name: str) -> int | None:
     return int(match[1]) if match and int(match[1]) <= LARGEST else None
 
 
-def _size(path: Path) -> int | None:
+def _stat(path: Path) -> os.stat_result | None:
     try:
-        return path.stat().st_size
+        return path.stat()
     except OSError:
         return None
+
+
+def _time_of(stat: os.stat_result) -> datetime:
+    """Return when a file came, as far as the file itself tells."""
+    return datetime.fromtimestamp(stat.st_mtime, UTC)

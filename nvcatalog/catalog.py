@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nvcatalog import adopt, queries, snapshot, storage
+from nvcatalog import adopt, outdated, queries, snapshot, storage
 from nvcatalog._store import Store
 from nvcatalog.errors import CatalogWarning, SnapshotWarning
 from nvcatalog.ids import parse_ids
@@ -128,6 +128,29 @@ class Catalog:
         ids = parse_ids(image_ids, kind="image")
         self._warn_if_absent()
         return words_to_matrix(ids, self._store.long_words(ids))
+
+    def outdated(self) -> Answer:
+        """Return the local files whose record changed on the server since they came, and what changed.
+
+        The catalog is compared with itself: :meth:`sync` first to hear what is new. To renew a file, fetch it with
+        ``mode='overwrite'``.
+
+        Returns
+        -------
+        Answer
+            A row a file: ``image_id``, ``collection_id``, ``path``, ``downloaded_at``, ``modify_date``, ``gone``
+            (the server has it no more), ``file_changed`` (the record names another file), ``changed`` (the fields
+            that differ).
+
+        Examples
+        --------
+        >>> from nvcatalog import Catalog, fetch_neurovault_ids
+        >>> maps = fetch_neurovault_ids(image_ids=[10426], verbose=0)
+        >>> len(Catalog().outdated())
+        0
+        """
+        self._warn_if_absent()
+        return Answer(outdated.outdated(self._store))
 
     def adopt(self, *, verbose: int = 2) -> Report:
         """Register everything in the folder that the catalog does not know yet, such as what nilearn left.

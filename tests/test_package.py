@@ -39,7 +39,7 @@ ROWS = (
     ("known", "client", "neurosynth", "storage", "migrate", "queries", "words", "filters"),
     ("_batch", "sidecars", "servers", "filter_sql", "resample"),
     ("_store",),
-    ("plan", "landing", "snapshot"),
+    ("plan", "landing", "snapshot", "outdated"),
     ("adopt", "listing", "moving", "accounts", "bunch", "options", "private"),
     ("choosing",),
     ("call",),
