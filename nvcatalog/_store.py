@@ -318,6 +318,33 @@ class Store:
                 {"kind": kind, **images.params, **collections.params},
             ).fetchall()
 
+    def collections_of_doi(self, doi: str) -> dict[int, str]:
+        """Return the collections whose paper or preprint has this DOI, with their titles."""
+        if not self.exists:
+            return {}
+        with self.reading() as connection:
+            rows = connection.execute(
+                "SELECT collection_id, name FROM collections "
+                "WHERE $doi IN (doi, preprint_doi) AND gone_at IS NULL ORDER BY collection_id",
+                {"doi": doi},
+            ).fetchall()
+        return dict(rows)
+
+    def collections_listed_before(self, moment: datetime, image_ids: Iterable[int]) -> list[int]:
+        """Return the collections of these images whose lists were read before a moment, or never."""
+        with self.reading() as connection:
+            rows = connection.execute(
+                """
+                SELECT DISTINCT collection_id
+                FROM images
+                LEFT JOIN collections USING (collection_id)
+                WHERE image_id IN (SELECT unnest($ids::INTEGER[])) AND coalesce(listed_at < $moment, true)
+                ORDER BY collection_id
+                """,
+                {"ids": list(image_ids), "moment": moment},
+            ).fetchall()
+        return [id_ for (id_,) in rows]
+
     def has_extra_field(self, name: str) -> bool:
         """Whether any image's record here has a free-form field of that name."""
         if not self.exists:

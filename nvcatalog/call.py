@@ -79,6 +79,10 @@ class Call:
         The images of the answer.
     report : Report
         What happened to every id.
+    lost : list of Outcome
+        What was lost before the call began, for the report.
+    notes : list of str
+        What else the report is to say.
     """
 
     def __init__(
@@ -102,6 +106,8 @@ class Call:
         self._function, self._parameters = function, parameters
         self._wanted, self._max_images = wanted, max_images
         self._started_at = datetime.now(UTC)
+        self.lost: list[Outcome] = []
+        self.notes: list[str] = []
         self._warnings: list[tuple[str, type[Warning]]] = []  # issued last: where they are errors, rows are safe
         obstacle = self.store.what_cannot_be_written()
         if request.mode != "offline" and obstacle:
@@ -117,6 +123,11 @@ class Call:
         self._chooser: Chooser | None = None
         self._notes = Notes()
         self._bytes = 0
+
+    def warn(self, text: str | None, category: type[Warning]) -> None:
+        """Warn of something when the call is over."""
+        if text is not None:
+            self._warnings.append((text, category))
 
     def answer(self) -> Bunch | Plan:
         """Go all the way, and return what the user gets: the answer, or the plan where only that was wanted."""
@@ -150,7 +161,7 @@ class Call:
         finally:
             self.lander.finish()
         if self.lander.landed or (servers.asked and snapshot.is_behind(self.store)):
-            self._note(snapshot.publish(self.store), SnapshotWarning)
+            self.warn(snapshot.publish(self.store), SnapshotWarning)
         self._tell(servers)
 
     def _look(self, request: Request) -> Known:
@@ -180,10 +191,6 @@ class Call:
         for kind, id_ in named & self.known.refusals.keys():  # without the token it was refused
             del self.known.refusals[kind, id_]
             self.lander.batch.heal(kind, id_)
-
-    def _note(self, text: str | None, category: type[Warning]) -> None:
-        if text is not None:
-            self._warnings.append((text, category))
 
     # The steps
 
@@ -309,13 +316,14 @@ class Call:
         if self._chooser is not None:
             request = replace(request, collection_ids=self._chooser.troubled, image_ids=self.plan.images)
         outcomes = settle(request, self.plan, self.known, self._notes)
+        outcomes += self.lost
         outcomes += [*(self._opener.lost if self._opener else []), *(self._chooser.lost if self._chooser else [])]
         if self.options.dry_run:
             moving = {*self.plan.to_fetch, *self.plan.to_resample}
             outcomes = [outcome for outcome in outcomes if outcome.id not in moving and outcome.kind != "words"]
         if self.options.asked_mode == "overwrite" and request.mode == "offline":
             outcomes = [_not_renewed(outcome) for outcome in outcomes]
-        self.report = Report(outcomes)
+        self.report = Report(outcomes, self.notes)
         here = {outcome.id for outcome in self.report if outcome.kind == "image" and outcome.here}
         self.image_ids = [id_ for id_ in self.plan.images if id_ in here]
         if request.words and not self.options.dry_run:
@@ -335,7 +343,7 @@ class Call:
             )
         reasons = "; ".join(f"{n} x {reason}" for reason, n in Counter(o.reason for o in new).most_common(3))
         text = f"No terms for {len(new)} of {len(self.image_ids)} images, now or later: {reasons}. "
-        self._note(f"{text}They are rows of zeros", WordsWarning)
+        self.warn(f"{text}They are rows of zeros", WordsWarning)
 
     def _knew_refusal(self, outcome: Outcome) -> bool:
         refusal = self.known.refusals.get((outcome.kind, cast("int", outcome.id)))
@@ -387,7 +395,7 @@ class Call:
         self._warnings += [(f"Blocked: {h.given_up}", BlockedWarning) for h in healths if h.blocked]
         if missing := self.report.missing:
             given_up = "".join(f" Stopped early: {h.given_up}." for h in healths if h.given_up)
-            self._note(missing_text(missing) + given_up, IncompleteWarning)
+            self.warn(missing_text(missing) + given_up, IncompleteWarning)
         for text, category in self._warnings:
             warnings.warn(text, category, stacklevel=5)
 

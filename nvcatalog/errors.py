@@ -152,5 +152,9 @@ class FilterWarning(NVCatalogWarning):
     """Warns that filters may not mean what was meant: default terms that still apply, a field no record has."""
 
 
+class SelectionWarning(NVCatalogWarning):
+    """Warns that a condition selects no image, or more images than are fetched."""
+
+
 class FolderWarning(NVCatalogWarning):
     """Warns that the data folder cannot be written, so that the call works offline."""

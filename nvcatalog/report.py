@@ -89,6 +89,12 @@ def missing_text(missing: Sequence[Outcome]) -> str:
 class Report(Sequence[Outcome]):
     """The outcomes of a call, in request order.
 
+    Attributes
+    ----------
+    notes : tuple of str
+        What else there is to say of the call, in lines: why a condition keeps so few images, which collections a
+        DOI names.
+
     Examples
     --------
     >>> report = Report([Outcome("image", 10426, "cached"), Outcome("image", 3, "not_found", "HTTP 404")])
@@ -98,8 +104,9 @@ class Report(Sequence[Outcome]):
     (Outcome(kind='image', id=3, status='not_found', reason='HTTP 404'),)
     """
 
-    def __init__(self, outcomes: Iterable[Outcome] = ()) -> None:
+    def __init__(self, outcomes: Iterable[Outcome] = (), notes: Iterable[str] = ()) -> None:
         self._outcomes = tuple(outcomes)
+        self.notes = tuple(notes)
 
     @overload
     def __getitem__(self, index: int) -> Outcome: ...
@@ -124,7 +131,7 @@ class Report(Sequence[Outcome]):
     def __repr__(self) -> str:
         """Show the counts: a report of 10,000 ids is no thing to print."""
         counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
-        return f"<Report: {counts or 'nothing asked for'}>"
+        return "\n".join([f"<Report: {counts or 'nothing asked for'}>", *self.notes])
 
     @property
     def counts(self) -> dict[str, int]:
