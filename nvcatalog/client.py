@@ -1,4 +1,4 @@
-"""Ask NeuroVault: a collection, an image, the list of a collection's images; and check what it answers."""
+"""Ask NeuroVault: a collection, an image, the lists of what a collection holds; and check what it answers."""
 
 from __future__ import annotations
 
@@ -34,6 +34,26 @@ _Kind = Literal["collections", "images"]
 def root() -> str:
     """Return NeuroVault's root: ``NVCATALOG_NEUROVAULT_URL``, else https://neurovault.org."""
     return _http.root_from_environment("NVCATALOG_NEUROVAULT_URL", DEFAULT_ROOT)
+
+
+def below_root(link: object, root: str) -> str:
+    """Return where a record's link leads, below our root, whatever host it names.
+
+    Raises
+    ------
+    RefusedError
+        When the link is none, or leads to a host that is neither ours nor neurovault.org.
+    """
+    if not isinstance(link, str) or not link:
+        raise RefusedError("the record names no file", status="broken_on_server")
+    if not (_http.same_host(link, root) or _http.same_host(link, DEFAULT_ROOT)):
+        raise RefusedError(
+            f"the file's link leads elsewhere and is not followed: {link}", status="failed", lasting=False
+        )
+    parts = urlsplit(link)
+    # A root may have a path of its own, which our own server's links begin with and neurovault.org's do not.
+    path = parts.path.removeprefix(urlsplit(root).path).lstrip("/")
+    return path + (f"?{parts.query}" if parts.query else "")
 
 
 @dataclass
@@ -111,31 +131,18 @@ class NeuroVault:
         The list is paged by offset, so an upload or a deletion meanwhile repeats or skips a record: a pass
         during which the count moved, or which came short of it, is followed by another.
         """
-        for _ in range(_PASSES):
-            listing = ImageList()
-            yield from self._one_pass(f"api/collections/{collection_id}/images/", listing)
-            if listing.complete:
-                return
+        yield from self._passes(f"api/collections/{collection_id}/images/")
+
+    def packs_of(self, collection_id: int) -> Iterator[tuple[list[Record], ImageList]]:
+        """Yield the records of a collection's NIDM packs page by page, as :meth:`images_of` does those of images.
+
+        A pack's ``statmaps`` are the records of its images; :func:`~nvcatalog.records.pack_rows` has their ids.
+        """
+        yield from self._passes(f"api/collections/{collection_id}/nidm_results/")
 
     def file_url(self, record: Record) -> str:
-        """Return where an image's file is, below our root, whatever host the record's link names.
-
-        Raises
-        ------
-        RefusedError
-            When the link is none, or leads to a host that is neither ours nor neurovault.org.
-        """
-        link, root = record.get("file"), self._service.root
-        if not isinstance(link, str) or not link:
-            raise RefusedError("the record names no file", status="broken_on_server")
-        if not (_http.same_host(link, root) or _http.same_host(link, DEFAULT_ROOT)):
-            raise RefusedError(
-                f"the file's link leads elsewhere and is not followed: {link}", status="failed", lasting=False
-            )
-        parts = urlsplit(link)
-        # A root may have a path of its own, which our own server's links begin with and neurovault.org's do not.
-        path = parts.path.removeprefix(urlsplit(root).path).lstrip("/")
-        return path + (f"?{parts.query}" if parts.query else "")
+        """Return where an image's file is; raises as :func:`below_root` does."""
+        return below_root(record.get("file"), self._service.root)
 
     # Records
 
@@ -170,6 +177,13 @@ class NeuroVault:
         return False
 
     # Lists
+
+    def _passes(self, path: str) -> Iterator[tuple[list[Record], ImageList]]:
+        for _ in range(_PASSES):
+            listing = ImageList()
+            yield from self._one_pass(path, listing)
+            if listing.complete:
+                return
 
     def _one_pass(self, path: str, listing: ImageList) -> Iterator[tuple[list[Record], ImageList]]:
         place = _Place()
