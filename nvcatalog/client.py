@@ -1,4 +1,4 @@
-"""Ask NeuroVault: a collection, an image, the list of a collection's images; and check what it answers."""
+"""Ask NeuroVault: a collection, an image, the lists of what a collection holds; and check what it answers."""
 
 from __future__ import annotations
 
@@ -37,6 +37,26 @@ FILTERS = ("DOI", "name", "owner")
 def root() -> str:
     """Return NeuroVault's root: ``NVCATALOG_NEUROVAULT_URL``, else https://neurovault.org."""
     return _http.root_from_environment("NVCATALOG_NEUROVAULT_URL", DEFAULT_ROOT)
+
+
+def below_root(link: object, root: str) -> str:
+    """Return where a record's link leads, below our root, whatever host it names.
+
+    Raises
+    ------
+    RefusedError
+        When the link is none, or leads to a host that is neither ours nor neurovault.org.
+    """
+    if not isinstance(link, str) or not link:
+        raise RefusedError("the record names no file", status="broken_on_server")
+    if not (_http.same_host(link, root) or _http.same_host(link, DEFAULT_ROOT)):
+        raise RefusedError(
+            f"the file's link leads elsewhere and is not followed: {link}", status="failed", lasting=False
+        )
+    parts = urlsplit(link)
+    # A root may have a path of its own, which our own server's links begin with and neurovault.org's do not.
+    path = parts.path.removeprefix(urlsplit(root).path).lstrip("/")
+    return path + (f"?{parts.query}" if parts.query else "")
 
 
 @dataclass
@@ -159,14 +179,14 @@ class NeuroVault:
         The list is paged by offset, so an upload or a deletion meanwhile repeats or skips a record: a pass
         during which the count moved, or which came short of it, is followed by another.
         """
-        token = self._tokens.get(collection_id)
-        path = f"api/collections/{token or collection_id}/images/"
-        for _ in range(_PASSES):
-            listing = ImageList()
-            for page, whole in self._one_pass("images", path, listing):
-                yield (page if token is None else [_without(token, record) for record in page]), whole
-            if listing.complete:
-                return
+        yield from self._parts(collection_id, "images")
+
+    def packs_of(self, collection_id: int) -> Iterator[tuple[list[Record], ImageList]]:
+        """Yield the records of a collection's NIDM packs page by page, as :meth:`images_of` does those of images.
+
+        A pack's ``statmaps`` are the records of its images; :func:`~nvcatalog.records.pack_rows` has their ids.
+        """
+        yield from self._parts(collection_id, "nidm_results")
 
     def collections(
         self, filters: Mapping[str, str | int] | None = None
@@ -195,29 +215,25 @@ class NeuroVault:
                 return
 
     def file_url(self, record: Record) -> str:
-        """Return where an image's file is, below our root, whatever host the record's link names.
+        """Return where an image's file is; raises as :meth:`place_of` does."""
+        return self.place_of(record.get("file"), _collection_id_or_none(record))
 
-        Raises
-        ------
-        RefusedError
-            When the link is none, or leads to a host that is neither ours nor neurovault.org.
+    def place_of(self, link: object, collection_id: int | None) -> str:
+        """Return where a link leads, below our root; raises as :func:`below_root` does.
+
+        Parameters
+        ----------
+        link : object
+            What a record of the collection names.
+        collection_id : int or None
+            The collection: a private one's link needs its token.
         """
-        link, root = record.get("file"), self._service.root
-        if not isinstance(link, str) or not link:
-            raise RefusedError("the record names no file", status="broken_on_server")
-        if not (_http.same_host(link, root) or _http.same_host(link, DEFAULT_ROOT)):
-            raise RefusedError(
-                f"the file's link leads elsewhere and is not followed: {link}", status="failed", lasting=False
-            )
-        if _http.TOKEN in link:
-            token = self._tokens.get(_collection_id_or_none(record) or 0)
+        if isinstance(link, str) and _http.TOKEN in link:
+            token = self._tokens.get(collection_id or 0)
             if token is None:
                 raise RefusedError("its collection is private, and no token of it is here", status="private")
             link = link.replace(_http.TOKEN, token)
-        parts = urlsplit(link)
-        # A root may have a path of its own, which our own server's links begin with and neurovault.org's do not.
-        path = parts.path.removeprefix(urlsplit(root).path).lstrip("/")
-        return path + (f"?{parts.query}" if parts.query else "")
+        return below_root(link, self._service.root)
 
     # Records
 
@@ -254,6 +270,16 @@ class NeuroVault:
         return False
 
     # Lists
+
+    def _parts(self, collection_id: int, kind: str) -> Iterator[tuple[list[Record], ImageList]]:
+        token = self._tokens.get(collection_id)
+        path = f"api/collections/{token or collection_id}/{kind}/"
+        for _ in range(_PASSES):
+            listing = ImageList()
+            for page, whole in self._one_pass("images", path, listing):
+                yield (page if token is None else [_without(token, record) for record in page]), whole
+            if listing.complete:
+                return
 
     def _one_pass(
         self, kind: _Kind, path: str, listing: ImageList, filters: Mapping[str, str | int] | None = None

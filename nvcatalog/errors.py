@@ -42,6 +42,10 @@ class MissingExtraError(NVCatalogError, ImportError):
 # The folder
 
 
+class LabelsError(NVCatalogError, ValueError):
+    """Raised when an atlas's label file cannot be read as one."""
+
+
 class DataDirError(NVCatalogError, OSError):
     """Raised when the data folder is a file, or cannot be made."""
 

@@ -1,4 +1,4 @@
-"""Image files on disk: where they belong, how they get there, and what proves that they are whole."""
+"""Files on disk: where they belong, how they get there, and what proves that they are whole."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import re
 import secrets
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import requests
 from nibabel.nifti1 import Nifti1Header
@@ -41,19 +41,23 @@ _CACHEDIR_TAG = (
 )
 
 
-class NotAMapError(NVCatalogError):
-    """Raised when bytes are not a whole gzipped NIfTI image; the message says what they are."""
+class NotWholeError(NVCatalogError):
+    """Raised when bytes are not the whole file that they should be; the message says what they are."""
+
+
+class NotAMapError(NotWholeError):
+    """Raised when bytes are not a whole gzipped NIfTI image."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What was found while reading a file to its last byte."""
+    """What was found while reading a file to its last byte; one that is no map has no shape, voxels or dtype."""
 
     size: int
     sha256: str
-    shape: tuple[int, ...]
-    voxel_size_mm: tuple[float, ...]
-    dtype: str
+    shape: tuple[int, ...] = ()
+    voxel_size_mm: tuple[float, ...] = ()
+    dtype: str | None = None
     etag: str | None = None
     last_modified: str | None = None
 
@@ -263,8 +267,15 @@ def _no_space(path: Path, error: OSError) -> NoSpaceError:
 # Downloading
 
 
-def download(service: _http.Service, path: str, target: Path, *, announced_size: int | None) -> Proof:
-    """Download an image to ``target``; it appears there only when proven whole.
+def download(
+    service: _http.Service,
+    path: str,
+    target: Path,
+    *,
+    announced_size: int | None,
+    prover: Callable[[], FileProver] | None = None,
+) -> Proof:
+    """Download a file to ``target``; it appears there only when proven whole.
 
     Parameters
     ----------
@@ -276,18 +287,20 @@ def download(service: _http.Service, path: str, target: Path, *, announced_size:
         Where the file belongs.
     announced_size : int or None
         The record's ``file_size`` in bytes; 0 and None say nothing.
+    prover : callable, optional
+        Makes what proves the file; by default what proves an image.
 
     Raises
     ------
     RefusedError
-        When the server has no such file, or serves one as announced that is no readable NIfTI.
+        When the server has no such file, or serves one as announced that cannot be proven.
     TransientError, HostGivenUpError
         When no whole answer could be had.
     NoSpaceError
         When the disk is full.
     """
     with _beside(target) as (temporary, file):
-        transfer = _Transfer(service, path, file, announced_size)
+        transfer = _Transfer(service, path, file, announced_size, prover or Prover)
         for attempt in service.attempts():
             with attempt:
                 proof = transfer.run()
@@ -301,12 +314,20 @@ def download(service: _http.Service, path: str, target: Path, *, announced_size:
 class _Transfer:
     """One file on its way, over as many connections as it takes; proven while it streams."""
 
-    def __init__(self, service: _http.Service, path: str, file: BinaryIO, announced_size: int | None) -> None:
+    def __init__(
+        self,
+        service: _http.Service,
+        path: str,
+        file: BinaryIO,
+        announced_size: int | None,
+        new_prover: Callable[[], FileProver],
+    ) -> None:
         self._service = service
         self._path = path
         self._file = file
         self._announced = announced_size if announced_size and announced_size > 0 else None
-        self._prover = Prover()
+        self._new_prover = new_prover
+        self._prover = new_prover()
         self._etag: str | None = None
         self._last_modified: str | None = None
         self._has_length = False
@@ -327,7 +348,7 @@ class _Transfer:
         self._check_size(is_whole=True)
         try:
             return self._prover.finish(etag=self._etag, last_modified=self._last_modified)
-        except NotAMapError as error:
+        except NotWholeError as error:
             raise self._unreadable(error) from error
 
     def _headers(self) -> dict[str, str]:
@@ -341,13 +362,15 @@ class _Transfer:
         """Forget what came before: this answer begins with the first byte."""
         self._file.seek(0)
         self._file.truncate()
-        self._prover = Prover()
+        self._prover = self._new_prover()
         self._etag = response.headers.get("ETag")
         self._last_modified = response.headers.get("Last-Modified")
-        length = response.headers.get("Content-Length", "")
-        self._has_length = length.isdecimal() or "Transfer-Encoding" in response.headers
-        if self._announced and length.isdecimal() and int(length) != self._announced:
-            raise self._misfit(int(length))
+        length = _length(response)
+        self._has_length = length is not None or "Transfer-Encoding" in response.headers
+        if self._announced and length is not None and length != self._announced:
+            raise self._misfit(length)
+        self._prover.expect(length or 0)
+        self._check_size(is_whole=False)
 
     def _go_on(self, response: requests.Response) -> None:
         """Make sure that this answer is the part that was asked for; else ask for the whole next time."""
@@ -359,23 +382,29 @@ class _Transfer:
             raise TransientError(message, status=response.status_code)
 
     def _check_size(self, *, is_whole: bool) -> None:
-        """Raise where the size is not the record's, and for a file without end that is no map anyway."""
+        """Raise where the size is not the record's, and for a file without end that cannot be proven anyway."""
         size = self._prover.size
         if self._announced and (size > self._announced or (is_whole and size != self._announced)):
             raise self._misfit(size)
         if self._announced is None and self._prover.trouble:
-            raise self._unreadable(NotAMapError(self._prover.trouble))
+            raise self._unreadable(self._prover.error(self._prover.trouble))
 
     def _misfit(self, size: int) -> _http.UnfitAnswerError:
         self._etag = None
         return _http.UnfitAnswerError(f"its record says {self._announced:,} bytes, the server {size:,}")
 
-    def _unreadable(self, error: NotAMapError) -> RefusedError:
+    def _unreadable(self, error: NotWholeError) -> RefusedError:
         # Without any length, a file that the server has and one that was cut off on its way look the same.
         lasting = self._announced is not None or self._has_length
         return RefusedError(
             f"served as announced and unreadable: {error}", status="corrupt_on_server", lasting=lasting
         )
+
+
+def _length(response: requests.Response) -> int | None:
+    """Return the length an answer announces, None where it announces none that can be true."""
+    text = response.headers.get("Content-Length", "")
+    return int(text) if text.isdecimal() and len(text) < 19 else None
 
 
 def _judge(response: requests.Response, name: str, path: str) -> None:
@@ -393,17 +422,17 @@ def _judge(response: requests.Response, name: str, path: str) -> None:
 # Proving
 
 
-def prove(path: Path) -> Proof:
-    """Read a file that is here to its last byte.
+def prove(path: Path, prover: FileProver | None = None) -> Proof:
+    """Read a file that is here to its last byte; by default it must be an image.
 
     Raises
     ------
-    NotAMapError
-        When it is no whole gzipped NIfTI image.
+    NotWholeError
+        When it is not what it should be: ``NotAMapError`` when it is no whole gzipped NIfTI image.
     OSError
         When it cannot be read.
     """
-    prover = Prover()
+    prover = prover or Prover()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             prover.feed(chunk)
@@ -411,39 +440,78 @@ def prove(path: Path) -> Proof:
 
 
 @dataclass
-class Prover:
-    """Proves a gzipped NIfTI image chunk by chunk: size, sha256, gzip to the last byte, header, voxels.
-
-    Nothing is kept but the header. A file that unpacks to far more than its header declares is not unpacked
-    further, so a bomb costs little more than the map it pretends to be.
+class FileProver:
+    """Proves a file chunk by chunk: its size and sha256. What else it must be, each kind of it says.
 
     Attributes
     ----------
+    largest : int or None
+        How many bytes such a file may have.
     size : int
         The bytes so far.
     trouble : str or None
-        Why this will not be a map, whatever follows.
+        Why this will not be such a file, whatever follows.
     """
 
+    largest: int | None = None
     size: int = 0
     trouble: str | None = None
     _sha256: Any = field(default_factory=hashlib.sha256)
-    _gzip: Any = field(default_factory=lambda: zlib.decompressobj(wbits=31))
-    _head: bytearray = field(default_factory=bytearray)
-    _unpacked: int = 0
-    _facts: _Facts | None = None
+    error: ClassVar[type[NotWholeError]] = NotWholeError
+
+    def expect(self, size: int) -> None:
+        """Take note that this many bytes will come."""
+        if self.largest is not None and size > self.largest:
+            self.trouble = f"more than the {self.largest:,} bytes that are taken of such a file"
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the file."""
         self.size += len(chunk)
         self._sha256.update(chunk)
+        self.expect(self.size)
         if self.trouble is None:
             try:
-                self._unpack(chunk)
-            except zlib.error as error:
-                self.trouble = f"not a whole gzip file ({error})"
-            except NotAMapError as error:
+                self._look_at(chunk)
+            except NotWholeError as error:
                 self.trouble = str(error)
+
+    def _look_at(self, chunk: bytes) -> None:
+        """Raise when the next bytes cannot be part of such a file."""
+
+    def finish(self, *, etag: str | None = None, last_modified: str | None = None) -> Proof:
+        """Return the proof.
+
+        Raises
+        ------
+        NotWholeError
+            When the bytes are no whole file of this kind.
+        """
+        if self.trouble:
+            raise self.error(self.trouble)
+        if not self.size:
+            raise self.error("an empty file")
+        return Proof(self.size, self._sha256.hexdigest(), etag=etag, last_modified=last_modified)
+
+
+@dataclass
+class Prover(FileProver):
+    """Proves a gzipped NIfTI image: gzip to the last byte, header, voxels.
+
+    Nothing is kept but the header. A file that unpacks to far more than its header declares is not unpacked
+    further, so a bomb costs little more than the map it pretends to be.
+    """
+
+    _gzip: Any = field(default_factory=lambda: zlib.decompressobj(wbits=31))
+    _head: bytearray = field(default_factory=bytearray)
+    _unpacked: int = 0
+    _facts: _Facts | None = None
+    error: ClassVar[type[NotWholeError]] = NotAMapError
+
+    def _look_at(self, chunk: bytes) -> None:
+        try:
+            self._unpack(chunk)
+        except zlib.error as error:
+            raise NotAMapError(f"not a whole gzip file ({error})") from error
 
     def _unpack(self, chunk: bytes) -> None:
         while chunk:
@@ -466,31 +534,14 @@ class Prover:
             raise NotAMapError(f"unpacks to far more than the {self._facts.end:,} bytes that its header declares")
 
     def finish(self, *, etag: str | None = None, last_modified: str | None = None) -> Proof:
-        """Return the proof.
-
-        Raises
-        ------
-        NotAMapError
-            When the bytes are no whole gzipped NIfTI image.
-        """
-        if self.trouble:
-            raise NotAMapError(self.trouble)
-        if not self.size:
-            raise NotAMapError("an empty file")
+        """Return the proof; raises ``NotAMapError``."""
+        proof = super().finish(etag=etag, last_modified=last_modified)
         if not self._gzip.eof:
             raise NotAMapError("cut off: the gzip stream does not end")
         facts = self._facts or _read_header(bytes(self._head))
         if self._unpacked < facts.end:
             raise NotAMapError(f"cut off: {self._unpacked:,} bytes of {facts.end:,} that its header declares")
-        return Proof(
-            size=self.size,
-            sha256=self._sha256.hexdigest(),
-            shape=facts.shape,
-            voxel_size_mm=facts.voxel_size_mm,
-            dtype=facts.dtype,
-            etag=etag,
-            last_modified=last_modified,
-        )
+        return replace(proof, shape=facts.shape, voxel_size_mm=facts.voxel_size_mm, dtype=facts.dtype)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from nvcatalog._http import Service
 from nvcatalog.client import LARGEST_PAGE, ImageList, NeuroVault, root
 from nvcatalog.demo import DemoServer, World, faults
 from nvcatalog.errors import HostGivenUpError, RefusedError, TransientError
+from nvcatalog.records import pack_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -525,6 +526,60 @@ def test_a_503_in_place_of_a_500_breaks_no_record(server: DemoServer, world: Wor
     server.fail(f"/api/collections/{BIG}/images/", faults.status(500), times=1)
     with pytest.raises(TransientError, match="HTTP 500"):
         read_list(vault)
+
+
+# Packs
+
+
+def test_packs_come_as_the_server_gives_them_with_the_ids_of_their_images(
+    server: DemoServer, world: World, vault: NeuroVault
+) -> None:
+    packs = [world.add_nidm_pack(555, f"{name}.nidm", n_maps=n) for name, n in (("a", 2), ("b", 0), ("c", 1))]
+    [(records_, listing)] = vault.packs_of(555)
+    assert listing.complete
+    assert [record["id"] for record in records_] == list(listing.records) == packs
+    assert records_[0]["zip_file"] == f"{server.neurovault_url}/collections/555/a.nidm.zip"
+    assert pack_rows(records_[0], 555) == [
+        {"pack_id": packs[0], "collection_id": 555, "image_id": packs[0] + number} for number in (1, 2)
+    ]
+    assert pack_rows(records_[1], 555) == []
+    assert [hit.path for hit in server.log] == ["/api/collections/555/nidm_results/"]
+
+
+def test_a_collection_without_packs_has_a_complete_list_of_none(vault: NeuroVault) -> None:
+    [(page, listing)] = vault.packs_of(555)
+    assert (page, listing.records, listing.complete) == ([], {}, True)
+
+
+def test_packs_are_paged_as_images_are(server: DemoServer, world: World, vault: NeuroVault) -> None:
+    world.add_collection(id=BIG)
+    packs = [world.add_nidm_pack(BIG, f"{number}.nidm", n_maps=0) for number in range(130)]
+    server.fail(f"/api/collections/{BIG}/nidm_results/", faults.status(503), times=1)
+    *_, (_, listing) = vault.packs_of(BIG)
+    assert list(listing.records) == packs
+    hits = server.hits(f"/api/collections/{BIG}/nidm_results/")
+    assert [(hit.query["offset"], hit.query["limit"]) for hit in hits] == [
+        ("0", "100"),
+        ("0", "50"),
+        ("50", "100"),
+    ]
+
+
+def test_a_pack_with_an_image_that_cannot_be_rendered_is_broken_and_the_others_come(
+    world: World, vault: NeuroVault
+) -> None:
+    packs = [world.add_nidm_pack(555, f"{name}.nidm", n_maps=1) for name in "abc"]
+    world.poison_image(packs[1] + 1)
+    *_, (_, listing) = vault.packs_of(555)
+    assert (list(listing.records), listing.broken, listing.complete) == ([packs[0], packs[2]], [2], True)
+
+
+def test_packs_of_a_collection_that_is_not_there_or_private_are_refused(world: World, vault: NeuroVault) -> None:
+    world.make_private(555, "ABCDEFGH")
+    for collection_id, status in ((99_999, "not_found"), (555, "private")):
+        with pytest.raises(RefusedError) as caught:
+            list(vault.packs_of(collection_id))
+        assert caught.value.status == status
 
 
 # Links

@@ -34,10 +34,10 @@ CHECKOUT = Path(__file__).parent.parent
 
 # A row imports only from rows before it.
 ROWS = (
-    ("errors", "_resources", "_progress", "_parallel", "_gate"),
+    ("errors", "_resources", "_progress", "_parallel", "_gate", "_xml"),
     ("_http", "ids", "records", "report"),
-    ("known", "client", "neurosynth", "storage", "migrate", "queries", "words", "filters"),
-    ("_batch", "sidecars", "servers", "filter_sql", "resample"),
+    ("known", "client", "neurosynth", "storage", "migrate", "queries", "words", "filters", "labels"),
+    ("_batch", "sidecars", "servers", "filter_sql", "resample", "extras"),
     ("_store",),
     ("plan", "landing", "snapshot", "outdated"),
     ("adopt", "listing", "moving", "accounts", "bunch", "options", "private"),
