@@ -25,6 +25,7 @@ _KEYS = {
     "raw_records": ("kind", "id"),
     "files": ("image_id", "kind"),
     "refusals": ("kind", "id", "position"),
+    "nidm_packs": ("pack_id", "image_id"),
     "access": ("collection_id",),
     "words_status": ("image_id",),
     "fetches": ("fetch_id",),
@@ -91,6 +92,13 @@ class Batch:
         tables.setdefault(f"{kind}s", []).append(row | {"fetched_at": now})
         tables.setdefault("raw_records", []).append(raw | {"fetched_at": now})
 
+    def add_pack(self, record: dict[str, Any], collection_id: int) -> None:
+        """Add a NIDM pack: which images are in it, and its text."""
+        for row in records.pack_rows(record, collection_id):
+            self.add("nidm_packs", row)
+        raw = {"kind": "pack", "id": records.record_id(record), "raw": records.raw_text(record), "source": "api"}
+        self.add("raw_records", raw | {"fetched_at": datetime.now(UTC)})
+
     def add_file(
         self,
         image_id: int,
@@ -108,8 +116,8 @@ class Batch:
             "path": path,
             "size": proof.size,
             "sha256": proof.sha256,
-            "shape": list(proof.shape),
-            "voxel_size_mm": list(proof.voxel_size_mm),
+            "shape": list(proof.shape) or None,
+            "voxel_size_mm": list(proof.voxel_size_mm) or None,
             "dtype": proof.dtype,
             "etag": proof.etag,
             "last_modified": proof.last_modified,

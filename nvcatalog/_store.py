@@ -34,6 +34,7 @@ from nvcatalog.errors import (
 from nvcatalog.filter_sql import TermsInSQL
 from nvcatalog.known import Known, KnownCollection, KnownImage, LocalFile, MapKind, Refusal
 from nvcatalog.migrate import migrate, pending
+from nvcatalog.records import Record
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -344,6 +345,55 @@ class Store:
                 {"ids": list(image_ids), "moment": moment},
             ).fetchall()
         return [id_ for (id_,) in rows]
+
+    def packs(self, image_ids: Iterable[int], collection_ids: Iterable[int]) -> dict[int, tuple[int, Record]]:
+        """Return collection and record of the NIDM packs with these images, and of those in these collections."""
+        if not self.exists:
+            return {}
+        with self.reading() as connection:
+            rows = connection.execute(
+                """
+                SELECT DISTINCT pack_id, collection_id, raw
+                FROM nidm_packs
+                JOIN raw_records ON kind = 'pack' AND id = pack_id
+                WHERE image_id IN (SELECT unnest($images::INTEGER[]))
+                   OR collection_id IN (SELECT unnest($collections::INTEGER[]))
+                ORDER BY pack_id
+                """,
+                {"images": list(image_ids), "collections": list(collection_ids)},
+            ).fetchall()
+        return {pack_id: (collection_id, records.parse_json(raw)) for pack_id, collection_id, raw in rows}
+
+    def files_of(self, ids: Iterable[int]) -> dict[tuple[int, str], LocalFile]:
+        """Return all files of these images and packs, by id and kind."""
+        if not self.exists:
+            return {}
+        with self.reading() as connection:
+            rows = connection.execute(
+                "SELECT image_id, kind, path, size, state, sha256, origin FROM files "
+                "WHERE image_id IN (SELECT unnest($ids::INTEGER[]))",
+                {"ids": list(ids)},
+            ).fetchall()
+        return {(id_, kind): LocalFile(*file) for id_, kind, *file in rows}
+
+    def refused_extras(self, ids: Iterable[int]) -> dict[tuple[str, int], Refusal]:
+        """Return what was refused of the files beside these images' maps and in these packs."""
+        if not self.exists:
+            return {}
+        with self.reading() as connection:
+            rows = connection.execute(
+                """
+                SELECT kind, id, status, reason, epoch_us(modify_date), epoch_us(seen_at)
+                FROM refusals
+                WHERE id IN (SELECT unnest($ids::INTEGER[]))
+                  AND kind NOT IN ('collection', 'image', 'position', 'words')
+                """,
+                {"ids": list(ids)},
+            ).fetchall()
+        return {
+            (kind, id_): Refusal(kind, id_, status, reason, _time(modified), _time(seen) or datetime.now(UTC))
+            for kind, id_, status, reason, modified, seen in rows
+        }
 
     def has_extra_field(self, name: str) -> bool:
         """Whether any image's record here has a free-form field of that name."""

@@ -20,6 +20,7 @@ from nvcatalog._progress import summarise
 from nvcatalog._store import Store
 from nvcatalog.accounts import Notes, settle
 from nvcatalog.adopt import Adopter, prove_files, sidecar_ids
+from nvcatalog.beside import Besides
 from nvcatalog.bunch import add_words, build_bunch
 from nvcatalog.choosing import Chooser, Wanted
 from nvcatalog.errors import (
@@ -122,6 +123,7 @@ class Call:
         self.known = self._look(request)
         self._chooser: Chooser | None = None
         self._notes = Notes()
+        self._extras: list[Outcome] = []
         self._bytes = 0
 
     def warn(self, text: str | None, category: type[Warning]) -> None:
@@ -155,6 +157,7 @@ class Call:
             self._open(servers)
             for request in self._rounds(servers):
                 self._one_round(request, servers)
+            self._fetch_extras(servers)
             self._settle(asked=servers.asked)
             if servers.asked:
                 self._record_call(servers)
@@ -310,13 +313,22 @@ class Call:
             self._notes.outcomes |= mover.outcomes
             self._bytes += mover.bytes
 
+    def _fetch_extras(self, servers: Servers) -> None:
+        """Fetch what lies beside the maps; a failure of these is their own."""
+        if not self.request.extras or self.options.dry_run:
+            return
+        besides = Besides(self.request, self.store, self.known, self.lander, servers)
+        known = [id_ for id_ in self.plan.images if id_ in self.known.images]
+        self._extras = besides.run(known, verbose=self.options.verbose)
+        self._bytes += besides.bytes
+
     def _settle(self, *, asked: bool) -> None:
         """Account for every id, and learn which images have no terms."""
         request = self.request
         if self._chooser is not None:
             request = replace(request, collection_ids=self._chooser.troubled, image_ids=self.plan.images)
         outcomes = settle(request, self.plan, self.known, self._notes)
-        outcomes += self.lost
+        outcomes += [*self._extras, *self.lost]
         outcomes += [*(self._opener.lost if self._opener else []), *(self._chooser.lost if self._chooser else [])]
         if self.options.dry_run:
             moving = {*self.plan.to_fetch, *self.plan.to_resample}
@@ -385,7 +397,7 @@ class Call:
         else:
             size = f", {self._bytes / 1e6:.1f} MB fetched" if self._bytes else ""
             counts = "; ".join(
-                filter(None, (counts_text(self.report, k) for k in ("image", "words", "collection")))
+                filter(None, (counts_text(self.report, k) for k in ("image", "words", "extra", "collection")))
             )
             text = f"nvcatalog: {counts or 'nothing asked for'}{size} in {seconds:.1f} s, in {self.folder}"
         summarise(text, verbose=self.options.verbose)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from nvcatalog import adopt, outdated, queries, snapshot, storage
 from nvcatalog._store import Store
-from nvcatalog.errors import CatalogWarning, SnapshotWarning
+from nvcatalog.errors import CatalogWarning, LabelsError, SnapshotWarning
 from nvcatalog.ids import parse_ids
+from nvcatalog.labels import read_labels
 from nvcatalog.queries import Answer, Params
 from nvcatalog.words import words_to_matrix
 
@@ -128,6 +129,42 @@ class Catalog:
         ids = parse_ids(image_ids, kind="image")
         self._warn_if_absent()
         return words_to_matrix(ids, self._store.long_words(ids))
+
+    def labels(self, image_id: int | str) -> list[tuple[int, str]]:
+        """Return index and name of each region of an atlas, from the label file that came with it.
+
+        Fetch the atlas with ``extras=True`` first. In FSL's own atlases the voxels of a region hold its index + 1,
+        in most others its index: what an uploader meant only the atlas itself can tell.
+
+        Parameters
+        ----------
+        image_id : int or str
+            The atlas.
+
+        Returns
+        -------
+        list of (int, str)
+            In the order and the words of the file.
+
+        Raises
+        ------
+        LabelsError
+            When the atlas's label file is not here, or is none.
+
+        Examples
+        --------
+        >>> from nvcatalog import Catalog, fetch_neurovault_ids
+        >>> maps = fetch_neurovault_ids(image_ids=[14227], extras=True, verbose=0)
+        >>> Catalog().labels(14227)[:2]
+        [(0, 'Primary motor cortex'), (1, 'Sensory cortex')]
+        """
+        (id_,) = parse_ids(image_id, kind="image")
+        file = self._store.files_of([id_]).get((id_, "labels"))
+        if file is None:
+            raise LabelsError(
+                f"image {id_} has no label file in {self._folder}; if it is an atlas, fetch it with extras=True"
+            )
+        return read_labels(self._folder / file.path)
 
     def outdated(self) -> Answer:
         """Return the local files whose record changed on the server since they came, and what changed.

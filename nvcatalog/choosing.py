@@ -270,6 +270,7 @@ class Chooser:
         asked = replace(to_list, list_ids=tuple(id_ for id_ in to_list.list_ids if id_ not in refused))
         outcomes = Lister(self._vault, known, self._lander, verbose=0).run(asked)
         self.outcomes |= outcomes
+        self._known.packs |= known.packs
         broken = [id_ for id_, places in known.positions.items() if places]
         self._note_troubles(known, [*refused, *(id_ for _, id_ in outcomes), *broken])
         for id_ in collection_ids:

@@ -42,6 +42,7 @@ def fetch_neurovault_ids(
     resample: bool = False,
     dry_run: bool = False,
     max_age: timedelta | float | None = None,
+    extras: bool = False,
 ) -> Bunch:
     """Fetch whole collections and single images from NeuroVault, complete or plainly told otherwise.
 
@@ -85,6 +86,9 @@ def fetch_neurovault_ids(
     max_age : timedelta, float or None
         How old, in days where it is a number, what is known of a collection or image may be before its record is
         asked for again; None for any age.
+    extras : bool
+        Whether to fetch what lies beside the maps, too: an atlas's label file (read by
+        :meth:`nvcatalog.Catalog.labels`), a map's surfaces, the archives of NIDM packs, which stay packed.
 
     Returns
     -------
@@ -161,6 +165,7 @@ def fetch_neurovault_ids(
         options.words,
         kind="resampled" if resample else "original",
         max_age=parse_max_age(max_age),
+        extras=bool(extras),
     )
     folder = storage.data_folder(data_dir)
     call = Call(
@@ -193,6 +198,7 @@ def fetch_neurovault(
     interpolation: str | None = None,
     dry_run: bool = False,
     max_age: timedelta | float | None = None,
+    extras: bool = False,
     **kwarg_image_filters: Any,
 ) -> Bunch:
     """Fetch images from NeuroVault whose metadata meet some criteria, complete or plainly told otherwise.
@@ -217,7 +223,7 @@ def fetch_neurovault(
         The same for images. One that raises costs only the image it raised for, which the report names.
     mode, data_dir, fetch_neurosynth_words, vectorize_words, verbose
         As in :func:`fetch_neurovault_ids`.
-    timeout, max_workers, sparse_words, resample, dry_run, max_age
+    timeout, max_workers, sparse_words, resample, dry_run, max_age, extras
         As there.
     interpolation : {'continuous', 'linear', 'nearest'} or None
         How maps are resampled; None means 'continuous', and 'nearest' for maps of labels.
@@ -273,6 +279,7 @@ def fetch_neurovault(
         kind="resampled" if resample else "original",
         interpolation=parse_interpolation(interpolation),
         max_age=parse_max_age(max_age),
+        extras=bool(extras),
     )
     collection_terms = _terms(collection_terms, basic_collection_terms(), collection_filter, "collection")
     image_terms = _terms(image_terms, basic_image_terms(), image_filter, "image") | kwarg_image_filters

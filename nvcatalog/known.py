@@ -94,6 +94,7 @@ class Known:
     positions: dict[int, list[Refusal]] = field(default_factory=dict)
     with_words: set[int] = field(default_factory=set)
     parents: dict[int, int] = field(default_factory=dict)  # of images that are named with their collection's token
+    packs: dict[int, tuple[int, Record]] = field(default_factory=dict)  # collection and record of NIDM packs
     tokens: dict[int, str] = field(default_factory=dict, repr=False)
     server_root: str | None = None
 

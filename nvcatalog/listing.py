@@ -20,7 +20,7 @@ from nvcatalog.plan import ToList
 from nvcatalog.records import Record
 from nvcatalog.report import Kind, Outcome, outcome_of
 
-_What = Literal["collection", "images", "image"]
+_What = Literal["collection", "images", "image", "packs"]
 _Step = tuple[_What, int]
 
 
@@ -63,10 +63,21 @@ class Lister:
         for id_ in to_list.collection_ids:
             steps += [("collection", id_), ("images", id_)]
         self._take([*steps, *(("image", id_) for id_ in to_list.image_ids)])
+        self._take(
+            [("packs", id_) for id_ in (*to_list.collection_ids, *to_list.list_ids) if self._holds_packs(id_)]
+        )
         parents = {self._known.images[id_].collection_id for id_ in to_list.image_ids if id_ in self._known.images}
         unknown = [id_ for id_ in sorted(parents) if refresh_parents or not self._has_record(id_)]
         self._take([("collection", id_) for id_ in unknown])
         return self.outcomes
+
+    def _holds_packs(self, collection_id: int) -> bool:
+        """Whether a collection counts more than the images that were listed: it counts NIDM packs too."""
+        collection = self._known.collections.get(collection_id)
+        if collection is None or not collection.complete or collection.record is None:
+            return False
+        number = collection.record.get("number_of_images")
+        return isinstance(number, int) and number > (collection.listed_count or 0)
 
     def _has_record(self, collection_id: int) -> bool:
         collection = self._known.collections.get(collection_id)
@@ -87,6 +98,9 @@ class Lister:
         try:
             if what == "images":
                 yield from self._ask_for_list(id_)
+            elif what == "packs":
+                for page, _ in self._vault.packs_of(id_):
+                    yield partial(self._put_packs, id_, page)
             elif what == "collection":
                 yield partial(self._put_collection, self._vault.collection(id_))
             else:
@@ -128,6 +142,11 @@ class Lister:
         if refusal is not None and refusal.modify_date is None:
             self._forget_refusal("image", id_)  # it was about the record, which is here now
         self._lander.batch.add_record("image", record)
+
+    def _put_packs(self, collection_id: int, page: Iterable[Record]) -> None:
+        for record in page:
+            self._known.packs[records.record_id(record)] = collection_id, record
+            self._lander.batch.add_pack(record, collection_id)
 
     def _put_list(self, collection_id: int, listing: ImageList, modified: datetime | None) -> None:
         """Note that a list was read to the end, once the collection's own record is there to note it in."""
@@ -188,7 +207,8 @@ class Lister:
 
     def _put_trouble(self, what: _What, id_: int, error: ServerError) -> None:
         kind: Kind = "image" if what == "image" else "collection"
-        if what == "images" and (kind, id_) in self.outcomes:
+        if what == "packs" or (what == "images" and (kind, id_) in self.outcomes):
+            # Packs are asked for again with the next list; their maps are images like any other.
             return  # of a collection's two requests the record's own says best what is wrong, first or last
         outcome = outcome_of(kind, id_, error)
         if isinstance(error, RefusedError) and error.lasting:

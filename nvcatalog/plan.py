@@ -44,6 +44,8 @@ class Request:
         Which maps are wanted.
     interpolation : str or None
         How maps are resampled, where the caller chose.
+    extras : bool
+        Whether the files beside the maps are wanted.
     max_age : timedelta or None
         How old what is known of a collection may be before it is asked for again; None for any age.
     """
@@ -55,6 +57,7 @@ class Request:
     kind: MapKind = "original"
     interpolation: str | None = None
     max_age: timedelta | None = None
+    extras: bool = False
 
 
 @dataclass(frozen=True)

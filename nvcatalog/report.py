@@ -11,7 +11,7 @@ from nvcatalog.errors import RefusedError
 if TYPE_CHECKING:
     import pandas as pd
 
-Kind = Literal["collection", "image", "words"]
+Kind = Literal["collection", "image", "words", "extra"]
 Status = Literal[
     "cached",
     "downloaded",
@@ -34,10 +34,11 @@ class Outcome(NamedTuple):
 
     Attributes
     ----------
-    kind : {'collection', 'image', 'words'}
+    kind : {'collection', 'image', 'words', 'extra'}
         What was asked for.
     id : int or None
-        The collection's or image's id (for words, the image's); None for a record known only by its place.
+        The collection's or image's id (for words, the image's; for an extra file, the image's or the NIDM pack's);
+        None for a record known only by its place.
     status : str
         One of ``cached``, ``downloaded``, ``adopted``, ``kept_old``, ``not_found``, ``private``,
         ``broken_on_server``, ``corrupt_on_server``, ``failed``, ``missing_offline``.
@@ -74,7 +75,7 @@ def outcome_of(kind: Kind, id_: int, error: Exception) -> Outcome:
 def counts_text(outcomes: Iterable[Outcome], kind: str) -> str:
     """Say how many of a kind ended with each status; nothing for none."""
     counts = Counter(outcome.status for outcome in outcomes if outcome.kind == kind)
-    named = {"image": "images", "words": "terms", "collection": "collections"}[kind]
+    named = {"image": "images", "words": "terms", "collection": "collections", "extra": "extra files"}[kind]
     return f"{named}: " + ", ".join(f"{n} {status}" for status, n in counts.most_common()) if counts else ""
 
 

@@ -40,7 +40,7 @@ ROWS = (
     ("_batch", "sidecars", "servers", "filter_sql", "resample", "extras"),
     ("_store",),
     ("plan", "landing", "snapshot", "outdated"),
-    ("adopt", "listing", "moving", "accounts", "bunch", "options", "private"),
+    ("adopt", "listing", "moving", "accounts", "bunch", "options", "private", "beside"),
     ("choosing",),
     ("call",),
     ("fetch",),
