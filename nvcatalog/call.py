@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from nvcatalog import __version__, records, resample, snapshot, storage
+from nvcatalog import __version__, lookup, records, resample, snapshot, storage
 from nvcatalog._progress import summarise
 from nvcatalog._store import Store
 from nvcatalog.accounts import Notes, settle
@@ -201,7 +201,7 @@ class Call:
         """Look, for what the catalog does not know, where nilearn would have put it."""
         adopter = Adopter(self.folder, self.known, self.lander)
         if self._wanted is not None:
-            known = self.store.collection_ids()
+            known = lookup.collection_ids(self.store)
             incomplete = [id_ for id_ in adopter.collections_here() if id_ not in known]
         else:
             collections = self.known.collections
@@ -264,7 +264,7 @@ class Call:
         self._prove(request)
         plan = make_plan(request, self.known, self.folder)
         self.plan = self.plan.followed_by(plan)
-        speed = self.store.bytes_per_s() if self.options.dry_run else None
+        speed = lookup.bytes_per_s(self.store) if self.options.dry_run else None
         if self.options.dry_run:
             self.plan = replace(self.plan, cost=self._cost(self.plan, speed))
             return

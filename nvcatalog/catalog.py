@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nvcatalog import adopt, outdated, queries, snapshot, storage
+from nvcatalog import adopt, lookup, outdated, queries, snapshot, storage
 from nvcatalog._store import Store
 from nvcatalog.errors import CatalogWarning, LabelsError, SnapshotWarning
 from nvcatalog.ids import parse_ids
@@ -159,7 +159,7 @@ class Catalog:
         [(0, 'Primary motor cortex'), (1, 'Sensory cortex')]
         """
         (id_,) = parse_ids(image_id, kind="image")
-        file = self._store.files_of([id_]).get((id_, "labels"))
+        file = lookup.files_of(self._store, [id_]).get((id_, "labels"))
         if file is None:
             raise LabelsError(
                 f"image {id_} has no label file in {self._folder}; if it is an atlas, fetch it with extras=True"

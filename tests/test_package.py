@@ -39,7 +39,7 @@ ROWS = (
     ("known", "client", "neurosynth", "storage", "migrate", "queries", "words", "filters", "labels"),
     ("_batch", "sidecars", "servers", "filter_sql", "resample", "extras"),
     ("_store",),
-    ("plan", "landing", "snapshot", "outdated"),
+    ("plan", "landing", "snapshot", "outdated", "lookup"),
     ("adopt", "listing", "moving", "accounts", "bunch", "options", "private", "beside"),
     ("choosing",),
     ("call",),
