@@ -89,11 +89,10 @@ def test_entities_in_names_are_decoded(catalog: Catalog) -> None:
 
 @pytest.mark.parametrize("text", ["None / Other", " none ", "", "  ", "NULL", "n/a", "Na"])
 def test_a_placeholder_is_null_however_it_is_typed(catalog: Catalog, text: str) -> None:
-    fields = ("cognitive_paradigm_cogatlas", "cognitive_contrast_cogatlas")
-    add(catalog, id=1, **{field: text for field in fields}, **{f"{field}_id": text for field in fields})
-    add(
-        catalog, id=2, **{field: f"{text}s" for field in fields}, **{f"{field}_id": f"{text}s" for field in fields}
-    )
+    names = ("cognitive_paradigm_cogatlas", "cognitive_contrast_cogatlas")
+    fields = (*names, *(f"{name}_id" for name in names))
+    add(catalog, id=1, **dict.fromkeys(fields, text))
+    add(catalog, id=2, **dict.fromkeys(fields, f"{text}s"))
     found = rows(catalog, "task, task_id, contrast, contrast_id")
     assert found[1] == (None, None, None, None)
     assert found[2] == (f"{text}s".strip(), f"{text}s", f"{text}s".strip(), f"{text}s")
