@@ -450,4 +450,5 @@ def _read_refusals(connection: duckdb.DuckDBPyConnection, known: Known) -> None:
 
 
 def moment(epoch_us: int | None) -> datetime | None:
+    """Return a time that DuckDB gave in microseconds: as a time it would need another library."""
     return None if epoch_us is None else datetime.fromtimestamp(epoch_us / 1e6, UTC)

@@ -101,13 +101,27 @@ def run(
     """
     try:
         _check_is_question(connection, query)
-        for name, table in (tables or {}).items():
-            _check_is_free(connection, name)
-            connection.register(name, table)
+        register(connection, tables)
         relation = connection.sql(query, params=params) if params else connection.sql(query)
         return Answer(_distinct_names(_plain_integers(_all_rows(connection, relation), relation.types)))
     except duckdb.Error as error:
-        raise QueryError(_explain(error)) from error
+        raise QueryError(why_refused(error)) from error
+
+
+def register(connection: duckdb.DuckDBPyConnection, tables: Mapping[str, Any] | None) -> None:
+    """Lay tables of the caller's own beside the catalog's, for as long as the connection lives.
+
+    Raises
+    ------
+    QueryError
+        When the catalog uses a name itself, or something is no table.
+    """
+    try:
+        for name, table in (tables or {}).items():
+            _check_is_free(connection, name)
+            connection.register(name, table)
+    except duckdb.Error as error:
+        raise QueryError(why_refused(error)) from error
 
 
 def all_params(params: Params, named: Mapping[str, Any]) -> Params:
@@ -128,6 +142,22 @@ def all_params(params: Params, named: Mapping[str, Any]) -> Params:
     if twice := by_name.keys() & named.keys():
         raise QueryError(f"given both in params and as a keyword: {', '.join(sorted(twice))}")
     return {name: _plain_value(value) for name, value in {**by_name, **named}.items()}
+
+
+def why_refused(error: duckdb.Error) -> str:
+    """Return what DuckDB says, and what to do where it does not say so itself."""
+    text = str(error)
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return f"{text.splitlines()[0]}\nAsk for less at once, or ask a snapshot with a DuckDB of your own"
+    if "disabled by configuration" in text or "configuration has been locked" in text:
+        return f"{text}\nQueries read the catalog and nothing else: no files, no network, no settings"
+    if "read-only" in text:
+        return f"{text}\nQueries read the catalog; they do not change it"
+    if "excess parameters" in text or "Expected 0, got" in text:
+        return f"{text}\nMore parameters were given than the query has; each stands in it as $name or ?"
+    if "Values were not provided" in text:
+        return f"{text}\nGive every parameter a value: sql(query, name=value), or a list for ?"
+    return text
 
 
 def _plain_value(value: Any) -> Any:
@@ -200,18 +230,3 @@ def _plain_integers(table: pa.Table, types: Sequence[Any]) -> pa.Table:
             column = column.cast(pa.float64())
         table = table.set_column(place, table.column_names[place], column)
     return table
-
-
-def _explain(error: duckdb.Error) -> str:
-    text = str(error)
-    if isinstance(error, duckdb.OutOfMemoryException):
-        return f"{text.splitlines()[0]}\nAsk for less at once, or ask a snapshot with a DuckDB of your own"
-    if "disabled by configuration" in text or "configuration has been locked" in text:
-        return f"{text}\nQueries read the catalog and nothing else: no files, no network, no settings"
-    if "read-only" in text:
-        return f"{text}\nQueries read the catalog; they do not change it"
-    if "excess parameters" in text or "Expected 0, got" in text:
-        return f"{text}\nMore parameters were given than the query has; each stands in it as $name or ?"
-    if "Values were not provided" in text:
-        return f"{text}\nGive every parameter a value: sql(query, name=value), or a list for ?"
-    return text
