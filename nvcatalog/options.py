@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from datetime import timedelta
-from numbers import Integral, Real
+from numbers import Integral
 
 from nvcatalog._progress import REQUESTS
 from nvcatalog.errors import InvalidOptionError
 from nvcatalog.plan import Mode, parse_mode
+from nvcatalog.where import real_number
 
+# The operating system refuses to wait for longer than a few thousand years.
+_LONGEST_TIMEOUT_S = 1e9
 _YES, _NO = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
 
@@ -94,7 +97,7 @@ def parse_max_age(max_age: object) -> timedelta | None:
         return None
     if isinstance(max_age, timedelta) and max_age >= timedelta(0):
         return max_age
-    days = -1.0 if isinstance(max_age, bool) or not isinstance(max_age, Real) else float(max_age)
+    days = real_number(max_age)
     if 0 <= days < timedelta.max.days:
         return timedelta(days=days)
     raise InvalidOptionError(f"max_age is {max_age!r}; give a timedelta, or a number of days from 0 on, or None")
@@ -121,8 +124,8 @@ def _verbosity(verbose: object) -> int:
 
 
 def _timeout_s(timeout: object) -> float:
-    seconds = -1.0 if isinstance(timeout, bool) or not isinstance(timeout, Real) else float(timeout)
-    if not 0 < seconds < float("inf"):
+    seconds = real_number(timeout)
+    if not 0 < seconds < _LONGEST_TIMEOUT_S:
         raise InvalidOptionError(f"timeout is {timeout!r}; give seconds above 0, such as 10")
     return seconds
 
