@@ -218,7 +218,7 @@ class Call:
 
     def _one_round(self, request: Request, servers: Servers) -> None:
         self._prove(request)
-        plan = make_plan(request, self.known, self.folder)
+        plan = self._without_unread(make_plan(request, self.known, self.folder))
         self.plan = self.plan.followed_by(plan)
         speed = self.store.bytes_per_s() if self.options.dry_run else None
         if self.options.dry_run:
@@ -227,6 +227,18 @@ class Call:
         self._check_space(plan)
         if plan.to_fetch or plan.words_to_fetch or plan.to_resample:
             self._move(request, plan, servers)
+
+    def _without_unread(self, plan: Plan) -> Plan:
+        """Leave out images whose record was asked for in vain: nobody answers for what its old link leads to."""
+        outcomes = {id_: self._notes.outcomes.get(("image", id_)) for id_ in plan.to_fetch}
+        unread = {id_: o for id_, o in outcomes.items() if o and not o.here and not self.known.images[id_].fresh}
+        lost = unread.keys() - plan.here.keys()
+        return replace(
+            plan,
+            to_fetch=tuple(id_ for id_ in plan.to_fetch if id_ not in unread),
+            words_to_fetch=plan.words_to_fetch - lost,
+            settled={**plan.settled, **{("image", id_): unread[id_] for id_ in sorted(lost)}},
+        )
 
     def _check_space(self, plan: Plan) -> None:
         if plan.to_fetch and not (cost := self._cost(plan, None)).fits:
