@@ -115,7 +115,7 @@ class Catalog:
         Parameters
         ----------
         image_ids : iterable of int or str
-            One a row, in this order; one without terms here gives a row of zeros.
+            One a row, in this order, as often as it is given; one without terms here gives a row of zeros.
 
         Returns
         -------
@@ -125,7 +125,7 @@ class Catalog:
         vocabulary : numpy.ndarray of str, shape (terms,)
             Sorted.
         """
-        ids = parse_ids(image_ids, kind="image")
+        ids = parse_ids(image_ids, kind="image", distinct=False)
         self._warn_if_absent()
         return words_to_matrix(ids, self._store.long_words(ids))
 

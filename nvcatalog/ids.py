@@ -25,8 +25,8 @@ _TOKEN = re.compile(r"(?:.*/)?[A-Z]{8}(?:[-/].*)?")
 LARGEST = 2**31 - 1
 
 
-def parse_ids(ids: object, *, kind: Kind) -> tuple[int, ...]:
-    """Return what was given for ``collection_ids`` or ``image_ids`` as distinct integers in their order.
+def parse_ids(ids: object, *, kind: Kind, distinct: bool = True) -> tuple[int, ...]:
+    """Return what was given for ``collection_ids`` or ``image_ids`` as integers in their order.
 
     Parameters
     ----------
@@ -34,11 +34,13 @@ def parse_ids(ids: object, *, kind: Kind) -> tuple[int, ...]:
         Integers (numpy's too), digit strings or links; a single one stands for itself, None for no ids.
     kind : {'collection', 'image'}
         What the ids name, for links and messages.
+    distinct : bool
+        Whether an id that is given again is left out.
 
     Returns
     -------
     tuple of int
-        Positive, without duplicates, in the order given.
+        Positive, in the order given.
 
     Raises
     ------
@@ -55,7 +57,8 @@ def parse_ids(ids: object, *, kind: Kind) -> tuple[int, ...]:
         return (_parse_id(ids, kind),)
     if not isinstance(ids, Iterable):
         raise InvalidIdTypeError(f"{kind}_ids: {ids!r} is no id and no container of ids; give a list of integers")
-    return tuple(dict.fromkeys(_parse_id(value, kind) for value in ids))
+    parsed = [_parse_id(value, kind) for value in ids]
+    return tuple(dict.fromkeys(parsed) if distinct else parsed)
 
 
 def _parse_id(value: object, kind: Kind) -> int:
