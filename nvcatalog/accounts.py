@@ -17,7 +17,7 @@ class Notes:
     Attributes
     ----------
     outcomes : dict
-        What listing and moving say of an id, by kind and id; ``("list", id)`` is of a collection's list.
+        What listing and moving say of an id, by kind and id.
     taken_over : set of int
         Images whose file was here without a row.
     bad_files : dict of int to str
@@ -77,8 +77,6 @@ class _Accounts:
             yield Outcome("collection", id_, "cached", "it holds no images")
         for refusal in self._known.positions.get(id_, ()):
             yield Outcome("image", None, refusal.status, refusal.reason)
-        if shortfall := self._notes.outcomes.get(("list", id_)):
-            yield shortfall
 
     def image(self, id_: int) -> Outcome:
         """Say how an image came to be here, or why it is not."""

@@ -290,7 +290,9 @@ class Call:
         outcomes += self._chooser.lost if self._chooser else []
         if self.options.dry_run:
             moving = {*self.plan.to_fetch, *self.plan.to_resample}
-            outcomes = [outcome for outcome in outcomes if outcome.id not in moving and outcome.kind != "words"]
+            outcomes = [
+                o for o in outcomes if o.kind == "collection" or (o.kind == "image" and o.id not in moving)
+            ]
         if self.options.asked_mode == "overwrite" and request.mode == "offline":
             outcomes = [_not_renewed(outcome) for outcome in outcomes]
         self.report = Report(outcomes)

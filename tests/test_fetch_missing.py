@@ -472,11 +472,39 @@ def test_a_list_that_comes_short_of_its_count_is_reported_and_read_again(fetch: 
     with pytest.warns(IncompleteWarning, match="counts 5 images and listed 4"):
         maps = fetch(collection_ids=[3])
     assert ids(maps) == FOUR
+    reason = "the server counts 5 images and listed 4; call again"
+    assert list(maps.report.missing) == [Outcome("collection", 3, "failed", reason)]
     short.remove()
     server.reset_log()
     assert not fetch(collection_ids=[3]).report.missing
     assert len(server.hits("/api/collections/3/images/")) == 1
     assert not server.hits("/media/*")
+
+
+def test_a_list_that_comes_back_empty_does_not_pass_for_an_empty_collection(
+    fetch: Fetch, server: DemoServer
+) -> None:
+    empty = server.fail("/api/collections/658/images/", faults.empty_page())
+    with pytest.warns(IncompleteWarning, match="collection 658 failed"):
+        maps = fetch(collection_ids=[658])
+    reason = "the server counts 1 images and listed 0; call again"
+    assert list(maps.report) == [Outcome("collection", 658, "failed", reason)]
+    with pytest.warns(IncompleteWarning, match="never read to the end|never listed"):
+        maps = fetch(collection_ids=[658], mode="offline")
+    assert [outcome[:3] for outcome in maps.report] == [("collection", 658, "missing_offline")]
+    empty.remove()
+    assert fetch(collection_ids=[658]).report.counts == {"downloaded": 1}
+
+
+def test_a_plan_tells_of_a_short_list_whose_collection_has_an_images_number(
+    fetch: Fetch, server: DemoServer
+) -> None:
+    server.fail(
+        "/api/collections/3/images/", faults.rewrite(lambda body: body.replace(b'"count":4', b'"count":5'))
+    )
+    with pytest.warns(IncompleteWarning, match="collection 3 failed"):
+        plan = fetch(collection_ids=[3], dry_run=True)
+    assert 3 in plan.to_fetch
 
 
 def test_an_image_taken_for_deleted_is_asked_for_again_by_its_id(
