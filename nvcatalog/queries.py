@@ -23,6 +23,11 @@ Params = Mapping[str, Any] | Sequence[Any] | None
 class Answer:
     """The rows of a query, already in memory: no catalog is open any more.
 
+    What not every tool has a value for comes as one that all have. A column of INTERVALs is one of durations, and
+    text as DuckDB prints it where one has months or years, which are of no fixed length. Text are also UNIONs,
+    intervals in lists or structs, and columns with a date or time beyond Python's: infinity, or outside the years
+    1 to 9999.
+
     Examples
     --------
     >>> from nvcatalog import Catalog
@@ -105,7 +110,8 @@ def run(
             _check_is_free(connection, name)
             connection.register(name, table)
         relation = connection.sql(query, params=params) if params else connection.sql(query)
-        return Answer(_distinct_names(_plain_integers(_all_rows(connection, relation), relation.types)))
+        table = _plain_integers(_all_rows(connection, relation), relation.types)
+        return Answer(_distinct_names(_plain_times(connection, table, relation.types)))
     except duckdb.Error as error:
         raise QueryError(_explain(error)) from error
 
@@ -200,6 +206,94 @@ def _plain_integers(table: pa.Table, types: Sequence[Any]) -> pa.Table:
             column = column.cast(pa.float64())
         table = table.set_column(place, table.column_names[place], column)
     return table
+
+
+_NESTED = ("list", "array", "struct", "map", "union")
+_DAY_S = 24 * 3600
+# The first second of the year 1 and the last one of 9999, since 1970.
+_FIRST_S, _LAST_S = -62_135_596_800, 253_402_300_799
+_PER_S = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+
+
+def _plain_times(connection: duckdb.DuckDBPyConnection, table: pa.Table, types: Sequence[Any]) -> pa.Table:
+    """Turn intervals into durations; and those of no fixed length, like all that Python has not, into text."""
+    for place, kind in enumerate(types):
+        column = table.column(place)
+        if str(kind) == "INTERVAL":
+            lengths = _durations(column)
+            plain = _as_text(connection, column) if lengths is None else lengths
+        elif not _is_plain(column, kind):
+            plain = _as_text(connection, column)
+        else:
+            continue
+        table = table.set_column(place, table.column_names[place], plain)
+    return table
+
+
+def _durations(intervals: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    """Return intervals as durations; None where one is of no fixed length, or too long for one."""
+    import pyarrow as pa
+
+    values = intervals.to_pylist()
+    if any(value is not None and value.months for value in values):
+        return None
+    lengths = [None if v is None else v.days * _DAY_S * 10**6 + v.nanoseconds // 1000 for v in values]
+    try:
+        return pa.chunked_array([pa.array(lengths, pa.duration("us"))])
+    except OverflowError:
+        return None
+
+
+def _as_text(connection: duckdb.DuckDBPyConnection, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return values as DuckDB prints them."""
+    import pyarrow as pa
+
+    return connection.from_arrow(pa.table({"value": column})).project("value::VARCHAR").to_arrow_table().column(0)
+
+
+def _is_plain(column: pa.ChunkedArray, kind: Any) -> bool:
+    """Whether Python has a value for each of a column's."""
+    kinds = _kinds_in(kind)
+    if kinds & {"interval", "union"}:
+        return False
+    if (limits := _limits(column.type)) is not None:
+        return _is_within(column, *limits)
+    if kind.id in _NESTED and any(name.startswith(("date", "time")) for name in kinds):
+        try:
+            column.to_pylist()
+        except (OverflowError, ValueError):
+            return False
+    return True
+
+
+def _kinds_in(kind: Any) -> set[str]:
+    """Return the name of a type and of all those inside it."""
+    children = kind.children if kind.id in _NESTED else []
+    return {kind.id}.union(*(_kinds_in(child) for _, child in children if not isinstance(child, int)))
+
+
+def _limits(kind: pa.DataType) -> tuple[int, int] | None:
+    """Return between which numbers a date or time has a value in Python."""
+    import pyarrow as pa
+
+    if pa.types.is_date32(kind):
+        return _FIRST_S // _DAY_S, _LAST_S // _DAY_S
+    if pa.types.is_time64(kind):
+        return 0, _DAY_S * _PER_S[kind.unit] - 1
+    if pa.types.is_timestamp(kind):
+        infinity = 2**63 - 1
+        per_s = _PER_S[kind.unit]
+        return max(_FIRST_S * per_s, 1 - infinity), min((_LAST_S + 1) * per_s, infinity) - 1
+    return None
+
+
+def _is_within(column: pa.ChunkedArray, least: int, most: int) -> bool:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    numbers = column.cast(pa.int32()) if pa.types.is_date32(column.type) else column.cast(pa.int64())
+    found = pc.min_max(numbers)
+    return found["min"].as_py() is None or (least <= found["min"].as_py() and found["max"].as_py() <= most)
 
 
 def _explain(error: duckdb.Error) -> str:

@@ -160,6 +160,20 @@ def test_json_loses_nothing_and_is_json(nvcatalog: Run, data_dir: Path) -> None:
     assert list(second.values()) == [None, "12345678901234567890.1", 0.1, None, None, None, None]
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [("INTERVAL '1 day 02:00:03.5'", "1 day 2:00:03.500000"), ("INTERVAL '-1 hour'", "-1 day 23:00:00")],
+)
+def test_a_duration_is_text_that_duckdb_reads(nvcatalog: Run, data_dir: Path, value: str, text: str) -> None:
+    ask = ("sql", f"SELECT {value} AS d", "--data-dir", data_dir, "--format")
+    assert nvcatalog(*ask, "csv").stdout.decode() == f"d\n{text}\n"
+    assert json.loads(nvcatalog(*ask, "json").stdout) == [{"d": text}]
+    table = parquet.read_table(io.BytesIO(nvcatalog(*ask, "parquet").stdout))
+    assert str(table.column("d")[0].as_py()).replace(",", "") == text
+    assert b"1 day" in nvcatalog(*ask, "table").stdout
+    assert duckdb.execute(f"SELECT '{text}'::INTERVAL = {value}").fetchall() == [(True,)]
+
+
 def test_a_table_too_wide_for_the_terminal_is_shown_a_line_a_column(nvcatalog: Run, filled: Path) -> None:
     ask = ("--format", "table", "--data-dir", filled)
     wide = nvcatalog("sql", "SELECT * FROM images ORDER BY image_id", *ask).stdout.decode()
