@@ -63,7 +63,7 @@ class Catalog:
         query : str
             A SELECT; ``$name`` or ``?`` stand for parameters.
         params : mapping or sequence, optional
-            The parameters' values.
+            The parameters' values; a list may be any container, such as a set or a column of a dataframe.
         tables : mapping of str to dataframe, optional
             Tables of your own (pandas, polars, pyarrow) to ask beside the catalog's, by names it does not use.
         **kwargs

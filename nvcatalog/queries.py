@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import KeysView, Mapping, Sequence, ValuesView
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +105,10 @@ def run(
     QueryError
         When DuckDB refuses it, or when it is not one statement that asks for rows.
     """
+    if not isinstance(tables, Mapping | None):
+        raise QueryError(f'tables is a {type(tables).__name__}; give each a name: tables={{"name": df}}')
+    if unnamed := [name for name in tables or () if not isinstance(name, str)]:
+        raise QueryError(f'{unnamed[0]!r} is no name for a table; give text: tables={{"name": df}}')
     try:
         _check_is_question(connection, query)
         for name, table in (tables or {}).items():
@@ -117,7 +122,7 @@ def run(
 
 
 def all_params(params: Params, named: Mapping[str, Any]) -> Params:
-    """Merge parameters given as one object and as keywords; numpy's values become Python's.
+    """Merge parameters given as one object and as keywords; those of other libraries become Python's.
 
     Raises
     ------
@@ -137,10 +142,21 @@ def all_params(params: Params, named: Mapping[str, Any]) -> Params:
 
 
 def _plain_value(value: Any) -> Any:
-    """Return numpy's scalars and arrays as Python's: DuckDB takes no others."""
+    """Return a value as the Python one that it stands for, a container as a list: DuckDB takes few others."""
     import numpy as np
 
-    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, set | frozenset):
+        return sorted(map(_plain_value, value), key=lambda item: (type(item).__name__, item))
+    if isinstance(value, list | tuple | range | KeysView | ValuesView):
+        return [_plain_value(item) for item in value]
+    if type(value).__name__ == "NAType":  # pandas' for a value that is missing
+        return None
+    to_list = getattr(value, "to_list", None) or getattr(value, "to_pylist", None)  # a column: pandas', pyarrow's
+    return _plain_value(to_list()) if callable(to_list) else value
 
 
 # The fence keeps everything else from doing harm; this says so before it is tried. A PIVOT is several.
@@ -304,6 +320,8 @@ def _explain(error: duckdb.Error) -> str:
         return f"{text}\nQueries read the catalog and nothing else: no files, no network, no settings"
     if "read-only" in text:
         return f"{text}\nQueries read the catalog; they do not change it"
+    if "Unable to transform python value" in text:
+        return f"{text}\nGive numbers, text, dates and times, bytes, or lists or mappings of them"
     if "excess parameters" in text or "Expected 0, got" in text:
         return f"{text}\nMore parameters were given than the query has; each stands in it as $name or ?"
     if "Values were not provided" in text:

@@ -574,6 +574,41 @@ def test_numpys_values_are_as_good_as_pythons(catalog: Catalog) -> None:
 
 
 @pytest.mark.parametrize(
+    "ids",
+    [
+        pd.Series([3, 1, 99]),
+        pd.Series([3, 1, None], dtype="Int64"),
+        pd.Index([3, 1]),
+        pl.Series([3, 1, None]),
+        pa.array([3, 1]),
+        pa.chunked_array([[3], [1, None]]),
+        {3, 1},
+        frozenset({1, 3}),
+        (3, 1),
+        [np.int64(3), np.int64(1)],
+        range(1, 4, 2),
+        {1: "one", 3: "three"}.keys(),
+    ],
+    ids=lambda ids: f"{type(ids).__module__}.{type(ids).__name__}",
+)
+def test_ids_come_in_any_container(catalog: Catalog, ids: Any) -> None:
+    query = "SELECT image_id FROM images WHERE image_id IN (SELECT unnest($ids)) ORDER BY 1"
+
+    assert catalog.sql(query, ids=ids).fetchall() == [(1,), (3,)]
+    assert catalog.sql(query.replace("$ids", "?"), [ids]).fetchall() == [(1,), (3,)]
+
+
+def test_a_sets_order_does_not_depend_on_its_hashes(catalog: Catalog) -> None:
+    mixed = {"b", "a", None} | set("hgfedc")
+
+    assert catalog.sql("SELECT $v", v=mixed).fetchall() == [([None, *"abcdefgh"],)]
+
+
+def test_a_path_is_its_text(catalog: Catalog) -> None:
+    assert catalog.sql("SELECT $path", path=Path("a") / "b").fetchall() == [(str(Path("a", "b")),)]
+
+
+@pytest.mark.parametrize(
     ("query", "params", "named", "told"),
     [
         ("SELECT $a, $b", None, {"a": 1}, "b\nGive every parameter a value"),
@@ -586,7 +621,7 @@ def test_numpys_values_are_as_good_as_pythons(catalog: Catalog) -> None:
         ("SELECT ?, $a", [1], {"a": 2}, "cannot be mixed"),
         ("SELECT ?", "text", {}, "params is 'text'; give a mapping"),
         ("SELECT ?", 5, {}, "params is 5; give a mapping"),
-        ("SELECT $a", None, {"a": object()}, "Unable to transform python value"),
+        ("SELECT $a", None, {"a": object()}, "\nGive numbers, text, dates"),
         ("SELECT nope FROM images", None, {}, '"nope" not found'),
         ("SELCT 1", None, {}, "syntax error"),
         ("SELECT * FROM nowhere", None, {}, "nowhere does not exist"),
@@ -642,6 +677,19 @@ def test_a_table_cannot_stand_in_for_one_of_the_catalogs(catalog: Catalog, name:
 def test_what_is_no_table_is_refused(catalog: Catalog) -> None:
     with pytest.raises(QueryError, match=r"pandas.DataFrame"):
         catalog.sql("SELECT * FROM mine", tables={"mine": [1, 2]})
+
+
+@pytest.mark.parametrize(
+    "tables", [pd.DataFrame({"x": [1]}), pl.DataFrame({"x": [1]}), pa.table({"x": [1]}), [pd.DataFrame()], "mine"]
+)
+def test_tables_without_names_are_refused(catalog: Catalog, tables: Any) -> None:
+    with pytest.raises(QueryError, match=rf'tables is a {type(tables).__name__}; .* tables={{"name": df}}'):
+        catalog.sql("SELECT * FROM mine", tables=tables)
+
+
+def test_a_table_whose_name_is_no_text_is_refused(catalog: Catalog) -> None:
+    with pytest.raises(QueryError, match="0 is no name for a table"):
+        catalog.sql("SELECT 1", tables=dict(enumerate([pd.DataFrame()])))  # type: ignore[arg-type]
 
 
 def test_a_table_is_gone_after_its_query(catalog: Catalog) -> None:
