@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -230,6 +231,27 @@ def test_adopt_registers_what_is_there(nvcatalog: Run, filled: Path) -> None:
     done = nvcatalog("adopt", "--data-dir", filled)
     assert done.returncode == 0, done.stderr
     assert b"took over 4 images" in done.stderr
+
+
+def test_a_file_that_cannot_be_taken_over_is_said_once(
+    nvcatalog: Run, filled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (filled / "neurovault" / "catalog.duckdb").unlink()
+    (filled / "neurovault" / "collection_658" / "image_10426_metadata.json").write_text('{"id":')
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # as in a user's program: here pytest has some
+    done = nvcatalog("adopt", "--quiet", "--data-dir", filled)
+    assert done.returncode == 1
+    assert done.stderr.count(b"image_10426_metadata.json cannot be taken over") == 1
+
+
+def test_a_server_given_up_is_said_once_in_the_warning(
+    nvcatalog: Run, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NVCATALOG_NEUROVAULT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    done = nvcatalog("fetch", "--quiet", "--images", "10426", "--data-dir", data_dir)
+    assert done.stderr.startswith(b"Warning: Not all that was asked for is here")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_an_unreachable_server_is_an_answer_not_a_traceback(
