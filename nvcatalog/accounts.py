@@ -20,6 +20,8 @@ class Notes:
         What listing and moving say of an id, by kind and id.
     taken_over : set of int
         Images whose file was here without a row.
+    words_taken_over : set of int
+        Images whose terms were.
     bad_files : dict of int to str
         Images whose file here is no whole map, and why.
     unreadable : dict
@@ -28,6 +30,7 @@ class Notes:
 
     outcomes: dict[tuple[str, int], Outcome] = field(default_factory=dict)
     taken_over: set[int] = field(default_factory=set)
+    words_taken_over: set[int] = field(default_factory=set)
     bad_files: dict[int, str] = field(default_factory=dict)
     unreadable: dict[tuple[str, int | None], Outcome] = field(default_factory=dict)
 
@@ -96,7 +99,7 @@ class _Accounts:
         outcome = self._notes.outcomes.get(("words", id_)) or self._plan.settled.get(("words", id_))
         if outcome is None and id_ not in self._known.with_words:
             outcome = Outcome("words", id_, "failed", "its terms were not asked for")
-        return outcome or Outcome("words", id_, "cached")
+        return outcome or Outcome("words", id_, "adopted" if id_ in self._notes.words_taken_over else "cached")
 
     def with_its_file(self, outcome: Outcome) -> Outcome:
         """Name the metadata file that could not be read: what it cost offline, what was mended online."""

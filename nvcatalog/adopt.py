@@ -54,6 +54,7 @@ class Adopter:
 
     def __init__(self, folder: Path, known: Known, lander: Lander, *, land_as_it_goes: bool = False) -> None:
         self.adopted: set[int] = set()
+        self.adopted_words: set[int] = set()
         self.troubles: list[Outcome] = []
         self._folder = folder
         self._known = known
@@ -147,6 +148,7 @@ class Adopter:
             self._complain("words", image.image_id, path, error)
             return False
         self._known.with_words.add(image.image_id)
+        self.adopted_words.add(image.image_id)
         self._lander.batch.words[image.image_id] = Words(decoded.weights, decoded.reference)
         return True
 

@@ -170,8 +170,7 @@ class Call:
         for id_ in incomplete:
             adopter.take_collection(id_)
         adopter.take_images(id_ for id_ in self.request.image_ids if id_ not in self.known.images)
-        self._notes.taken_over |= adopter.adopted
-        self._note_unreadable(adopter)
+        self._note_adopted(adopter)
 
     def _look_up(self, image_ids: Iterable[int]) -> None:
         """Read what the catalog knows of these: a copy in the wrong folder must not pass for the image itself."""
@@ -181,7 +180,10 @@ class Call:
             self.known.images |= elsewhere.images
             self.known.with_words |= elsewhere.with_words
 
-    def _note_unreadable(self, adopter: Adopter) -> None:
+    def _note_adopted(self, adopter: Adopter) -> None:
+        """Note what was taken over, and what could not be read."""
+        self._notes.taken_over |= adopter.adopted
+        self._notes.words_taken_over |= adopter.adopted_words
         for outcome in adopter.troubles:
             if outcome.kind != "words" or self.request.words:
                 self._notes.unreadable[outcome.kind, outcome.id] = outcome
@@ -267,7 +269,7 @@ class Call:
             for id_ in wanted:
                 if id_ in self.known.images and id_ not in self.known.with_words:
                     adopter.take_words(self.known.images[id_])
-            self._note_unreadable(adopter)
+            self._note_adopted(adopter)
 
     def _has_map(self, image_id: int, kind: MapKind) -> bool:
         image = self.known.images.get(image_id)
