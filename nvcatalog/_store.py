@@ -42,8 +42,9 @@ Opened = TypeVar("Opened")
 FILE_NAME = "catalog.duckdb"
 LOCK_NAME = "catalog.lock"
 
+_OPEN_HERE = "different configuration"
 # What DuckDB says when a file is open elsewhere: in another process, or in this one with other settings.
-_REFUSALS = ("Could not set lock on file", "different configuration", "Conflicting lock is held")
+_REFUSALS = ("Could not set lock on file", _OPEN_HERE, "Conflicting lock is held")
 _HOLDER = re.compile(r"lock is held in (?P<program>.+?) \(PID (?P<pid>\d+)\)")
 
 # What it says of a file that somebody or something has damaged.
@@ -315,6 +316,8 @@ def _locked_message(path: Path, holder: str) -> str:
 
 def _holder_in(error: duckdb.Error) -> str:
     """Say who holds a file, from DuckDB's refusal to open it."""
+    if _OPEN_HERE in str(error):
+        return "this Python process itself, through a connection of its own"
     found = _HOLDER.search(str(error))
     return f"process {found['pid']} ({found['program']})" if found else f"someone ({str(error).splitlines()[0]})"
 

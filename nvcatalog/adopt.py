@@ -54,6 +54,7 @@ class Adopter:
 
     def __init__(self, folder: Path, known: Known, lander: Lander, *, land_as_it_goes: bool = False) -> None:
         self.adopted: set[int] = set()
+        self.adopted_words: set[int] = set()
         self.troubles: list[Outcome] = []
         self._folder = folder
         self._known = known
@@ -148,6 +149,7 @@ class Adopter:
             self._complain("words", image.image_id, path, error)
             return False
         self._known.with_words.add(image.image_id)
+        self.adopted_words.add(image.image_id)
         self._lander.batch.words[image.image_id] = Words(decoded.weights, decoded.reference)
         return True
 
@@ -163,7 +165,7 @@ class Adopter:
 
     def _complain(self, kind: Kind, id_: int, path: Path, error: Exception) -> None:
         self.troubles.append(Outcome(kind, id_, "failed", f"{path} cannot be taken over: {error}"))
-        logger.warning("%s", self.troubles[-1].reason)
+        logger.info("%s", self.troubles[-1].reason)
 
     def _note_root(self, record: Record) -> None:
         """Remember which server a folder came from: the one its records' links name."""
@@ -231,7 +233,7 @@ def prove_files(
             came_at = _time_of(stat) if stat else None
             lander.batch.add_file(image_id, path, proof, origin=origin, kind=kind, came_at=came_at)
             lander.land_if_due()
-    _mend_sidecars(folder, known, image_ids)
+    _mend_sidecars(folder, known, image_ids, lander)
     return found, bad
 
 
@@ -268,7 +270,7 @@ def _why_not_the_servers(image: KnownImage, proof: storage.Proof) -> str | None:
     return None if proof.size == expected else f"has {proof.size:,} bytes, {whose} {expected:,}"
 
 
-def _mend_sidecars(folder: Path, known: Known, image_ids: Iterable[int]) -> None:
+def _mend_sidecars(folder: Path, known: Known, image_ids: Iterable[int], lander: Lander) -> None:
     """Write anew what is missing or unreadable beside the files here, where the server just gave the record."""
     here = [image for id_ in image_ids if (image := known.images.get(id_)) and image.file]
     try:
@@ -282,7 +284,8 @@ def _mend_sidecars(folder: Path, known: Known, image_ids: Iterable[int]) -> None
             if collection.record and collection.fresh and not sidecars.is_good(path, id_):
                 sidecars.write_collection(folder, id_, collection.record)
     except sidecars.IN_THE_WAY as error:
-        logger.warning("%s", error)  # the answer does not depend on them
+        # The answer does not depend on them.
+        lander.troubles.append(f"nilearn will not find a record in this folder that could not be written: {error}")
 
 
 def root_of(record: Record) -> str | None:

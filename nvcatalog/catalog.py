@@ -64,7 +64,7 @@ class Catalog:
         query : str
             A SELECT; ``$name`` or ``?`` stand for parameters.
         params : mapping or sequence, optional
-            The parameters' values.
+            The parameters' values; a list may be any container, such as a set or a column of a dataframe.
         tables : mapping of str to dataframe, optional
             Tables of your own (pandas, polars, pyarrow) to ask beside the catalog's, by names it does not use.
         **kwargs
@@ -116,7 +116,7 @@ class Catalog:
         Parameters
         ----------
         image_ids : iterable of int or str
-            One a row, in this order; one without terms here gives a row of zeros.
+            One a row, in this order, as often as it is given; one without terms here gives a row of zeros.
 
         Returns
         -------
@@ -126,7 +126,7 @@ class Catalog:
         vocabulary : numpy.ndarray of str, shape (terms,)
             Sorted.
         """
-        ids = parse_ids(image_ids, kind="image")
+        ids = parse_ids(image_ids, kind="image", distinct=False)
         self._warn_if_absent()
         return words_to_matrix(ids, self._store.long_words(ids))
 

@@ -99,7 +99,7 @@ class Lander:
             return
         self._locked, self.landed = None, True
         for culprit in culprits:
-            logger.warning("%s", culprit)
+            logger.info("%s", culprit)
         self.troubles += culprits
 
 

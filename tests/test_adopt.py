@@ -7,7 +7,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fetching import FOUR, file_of, ids, traces
+from fetching import FOUR, file_of, ids, outcomes_of, traces
 from fetching import fetch as fetch
 from fetching import new_catalog as new_catalog
 from fetching import no_waiting as no_waiting
@@ -99,6 +99,15 @@ def test_what_cannot_be_read_is_reported_and_the_rest_is_taken_over(left: Path, 
         ("image", 99),
     }
     assert all("cannot be taken over" in str(outcome.reason) for outcome in report.missing)
+
+
+@pytest.mark.usefixtures("left")
+def test_terms_are_taken_over_as_maps_are(fetch: Fetch, server: DemoServer) -> None:
+    maps = fetch(image_ids=[3, 4], fetch_neurosynth_words=True)
+    assert outcomes_of(maps) == outcomes_of(maps, "words") == {3: "adopted", 4: "adopted"}
+    maps = fetch(image_ids=[3, 4], fetch_neurosynth_words=True)
+    assert outcomes_of(maps) == outcomes_of(maps, "words") == {3: "cached", 4: "cached"}
+    assert server.requests == 0
 
 
 def test_names_that_nilearn_would_not_give_are_left_alone(left: Path, data_dir: Path) -> None:

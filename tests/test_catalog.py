@@ -149,6 +149,14 @@ def test_words_are_those_of_the_fetch_in_the_order_asked_for(
     assert same_vocabulary.tolist() == maps.vocabulary.tolist()
 
 
+def test_words_of_an_image_asked_for_twice_are_two_rows(catalog: Catalog) -> None:
+    once, vocabulary = catalog.words([31, 41])
+    again, same_vocabulary = catalog.words(np.array([31, 41, 31]))
+
+    np.testing.assert_array_equal(again.toarray(), once.toarray()[[0, 1, 0]])
+    assert same_vocabulary.tolist() == vocabulary.tolist()
+
+
 def test_an_image_without_terms_is_a_row_of_zeros(catalog: Catalog) -> None:
     frequencies, vocabulary = catalog.words([99, 31])
 

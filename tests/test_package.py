@@ -138,6 +138,8 @@ def test_contributors_are_shown_the_same_rows() -> None:
         ("print", {"cli"}),
         ("sys.stdout", {"cli"}),
         ("logging.basicConfig", set()),
+        ("logger.warning", set()),  # Python writes it to stderr unasked; what a user must know is a warning
+        ("logger.error", set()),
         ("requests.Session", {"_http"}),
         ("requests.get", set()),
         ("socket.create_connection", {"_http"}),
