@@ -84,6 +84,8 @@ def test_something_missing_ends_with_status_1_and_a_warning(
     ("arguments", "told"),
     [
         (["fetch"], "give --collections or --images"),
+        (["fetch", "--collections", ""], "give --collections or --images"),
+        (["fetch", "--images", " , ", "-c", ""], "give --collections or --images"),
         (["fetch", "--images", "0"], "cannot be an id; give a number from 1 to"),
         (["fetch", "555"], "say --collections 555 or --images 555"),
         (["fetch", "--images", "12.5"], "is no id"),
