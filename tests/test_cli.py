@@ -256,6 +256,12 @@ def test_a_server_given_up_is_said_once_in_the_warning(
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_adopting_a_folder_that_does_not_exist_is_wrong_use(nvcatalog: Run, tmp_path: Path) -> None:
+    done = nvcatalog("adopt", "--data-dir", tmp_path / "typo")
+    assert done.returncode == 2
+    assert f"{tmp_path / 'typo'} does not exist".encode() in done.stderr
+
+
 def test_an_unreachable_server_is_an_answer_not_a_traceback(
     nvcatalog: Run, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
