@@ -17,7 +17,7 @@ from nvcatalog._parallel import Lane, in_parallel
 from nvcatalog._progress import Progress, logger, summarise
 from nvcatalog._store import Store
 from nvcatalog.client import DEFAULT_ROOT
-from nvcatalog.errors import CatalogWarning
+from nvcatalog.errors import CatalogWarning, DataDirError
 from nvcatalog.ids import LARGEST
 from nvcatalog.known import Known, KnownCollection, KnownImage, LocalFile, MapKind
 from nvcatalog.landing import Lander
@@ -164,7 +164,11 @@ class Adopter:
             return None
 
     def _complain(self, kind: Kind, id_: int, path: Path, error: Exception) -> None:
-        self.troubles.append(Outcome(kind, id_, "failed", f"{path} cannot be taken over: {error}"))
+        reason = f"{path} cannot be taken over: {error}"
+        if isinstance(error, ValueError):
+            whose = f"the terms of image {id_}" if kind == "words" else f"{kind} {id_}"
+            reason += f". Fetching {whose} online writes it anew"
+        self.troubles.append(Outcome(kind, id_, "failed", reason))
         logger.info("%s", self.troubles[-1].reason)
 
     def _note_root(self, record: Record) -> None:
@@ -323,8 +327,17 @@ def adopt_folder(store: Store, *, verbose: int = 2) -> Report:
     -------
     Report
         An outcome for each image taken over, and for each file that could not be.
+
+    Raises
+    ------
+    DataDirError
+        When there is no such folder.
     """
     folder = store.folder
+    if not folder.parent.is_dir():
+        raise DataDirError(
+            f"{folder.parent} does not exist: nothing to take over. Give the data_dir of what is there"
+        )
     ids = [id_ for _, id_ in collection_folders(folder)] if folder.is_dir() else []
     lander = Lander(store, writable=True)
     outcomes: list[Outcome] = []
@@ -349,10 +362,18 @@ def adopt_folder(store: Store, *, verbose: int = 2) -> Report:
     for trouble in lander.troubles:
         warnings.warn(trouble, CatalogWarning, stacklevel=3)
     report = Report(outcomes)
-    bad = f"; {len(report.missing)} files could not be read" if report.missing else ""
-    images = report.counts.get("adopted", 0)
-    summarise(f"nvcatalog: took over {images} images of {len(ids)} collections{bad}", verbose=verbose)
+    summarise(f"nvcatalog: {_adopted_text(report, folder, len(ids))}", verbose=verbose)
     return report
+
+
+def _adopted_text(report: Report, folder: Path, collections: int) -> str:
+    """Say what was taken over, and from where; or what is lacking where there was nothing to."""
+    if not folder.is_dir():
+        return f"nothing to take over: {folder.parent} has no folder {folder.name}"
+    if not collections:
+        return f"nothing to take over: {folder} has no folder of a collection, such as collection_555"
+    bad = f"; {len(report.missing)} files could not be read" if report.missing else ""
+    return f"took over {report.counts.get('adopted', 0)} images of {collections} collections in {folder}{bad}"
 
 
 def _names_in(place: Path, wanted: set[str]) -> set[str]:

@@ -203,6 +203,11 @@ class Catalog:
         -------
         Report
             An outcome for each image taken over, and each file that could not be.
+
+        Raises
+        ------
+        DataDirError
+            When there is no such folder (an OSError).
         """
         report = adopt.adopt_folder(self._store, verbose=verbose)
         trouble = snapshot.publish(self._store) if self._store.exists else None

@@ -107,12 +107,13 @@ def fetch(
     if context.args:
         ids = ",".join(context.args)
         raise typer.BadParameter(f"ids of what? say --collections {ids} or --images {ids}")
-    if not collections and not images:
+    collection_ids, image_ids = _split(collections), _split(images)
+    if not collection_ids and not image_ids:
         raise typer.BadParameter("give --collections or --images, such as: nvcatalog fetch --collections 555")
     with _leaving_politely():
         maps = fetch_neurovault_ids(
-            collection_ids=_split(collections),
-            image_ids=_split(images),
+            collection_ids=collection_ids,
+            image_ids=image_ids,
             mode=mode,
             data_dir=data_dir,
             fetch_neurosynth_words=words,

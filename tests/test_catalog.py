@@ -111,11 +111,6 @@ def test_there_is_nothing_to_publish_where_there_is_no_catalog(data_dir: Path) -
     assert not data_dir.exists()
 
 
-def test_there_is_nothing_to_adopt_where_there_is_nothing(data_dir: Path) -> None:
-    assert list(Catalog(data_dir).adopt(verbose=0)) == []
-    assert not data_dir.exists()
-
-
 def test_one_catalog_sees_what_was_fetched_after_it_was_made(server: DemoServer, data_dir: Path) -> None:
     catalog = Catalog(data_dir)
     fetch_neurovault_ids([3], data_dir=data_dir, verbose=0)

@@ -84,6 +84,8 @@ def test_something_missing_ends_with_status_1_and_a_warning(
     ("arguments", "told"),
     [
         (["fetch"], "give --collections or --images"),
+        (["fetch", "--collections", ""], "give --collections or --images"),
+        (["fetch", "--images", " , ", "-c", ""], "give --collections or --images"),
         (["fetch", "--images", "0"], "cannot be an id; give a number from 1 to"),
         (["fetch", "555"], "say --collections 555 or --images 555"),
         (["fetch", "--images", "12.5"], "is no id"),
@@ -252,6 +254,12 @@ def test_a_server_given_up_is_said_once_in_the_warning(
     done = nvcatalog("fetch", "--quiet", "--images", "10426", "--data-dir", data_dir)
     assert done.stderr.startswith(b"Warning: Not all that was asked for is here")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_adopting_a_folder_that_does_not_exist_is_wrong_use(nvcatalog: Run, tmp_path: Path) -> None:
+    done = nvcatalog("adopt", "--data-dir", tmp_path / "typo")
+    assert done.returncode == 2
+    assert f"{tmp_path / 'typo'} does not exist".encode() in done.stderr
 
 
 def test_an_unreachable_server_is_an_answer_not_a_traceback(
