@@ -475,7 +475,7 @@ class Health:
 
     def _stop(self, reason: str, *, blocked: bool = False) -> None:
         if self._give_up(reason, blocked=blocked):
-            logger.warning("Giving up %s", self.given_up)
+            logger.info("Giving up %s", self.given_up)  # what it costs is in the report, and warned of
 
     def _give_up(self, reason: str, *, blocked: bool) -> bool:
         """Give the server up for the rest of the call; the first reason stays."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import duckdb
 from filelock import FileLock, Timeout
@@ -31,10 +31,8 @@ from nvcatalog.errors import (
     NVCatalogError,
     QueryError,
 )
-from nvcatalog.filter_sql import TermsInSQL
-from nvcatalog.known import Known, KnownCollection, KnownImage, LocalFile, MapKind, Refusal
+from nvcatalog.known import Known, KnownCollection, KnownImage, LocalFile, Refusal
 from nvcatalog.migrate import migrate, pending
-from nvcatalog.records import Record
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,8 +42,9 @@ Opened = TypeVar("Opened")
 FILE_NAME = "catalog.duckdb"
 LOCK_NAME = "catalog.lock"
 
+_OPEN_HERE = "different configuration"
 # What DuckDB says when a file is open elsewhere: in another process, or in this one with other settings.
-_REFUSALS = ("Could not set lock on file", "different configuration", "Conflicting lock is held")
+_REFUSALS = ("Could not set lock on file", _OPEN_HERE, "Conflicting lock is held")
 _HOLDER = re.compile(r"lock is held in (?P<program>.+?) \(PID (?P<pid>\d+)\)")
 
 # What it says of a file that somebody or something has damaged.
@@ -70,15 +69,6 @@ def lock_timeout_s() -> float:
     if not 0 <= seconds < 1e6:
         raise InvalidOptionError(f"NVCATALOG_LOCK_TIMEOUT is {text!r}; give seconds, such as 60")
     return seconds
-
-
-class CollectionState(NamedTuple):
-    """How a collection's list was read: whether to the end, when, and of which state of the collection."""
-
-    complete: bool
-    modify_date: datetime | None
-    listed_at: datetime | None
-    listed_modify_date: datetime | None
 
 
 class Store:
@@ -264,158 +254,6 @@ class Store:
             known.tokens = dict(connection.execute("SELECT collection_id, token FROM access").fetchall())
         return known
 
-    def collections_of_tokens(self, tokens: Iterable[str]) -> dict[str, int]:
-        """Return which private collections these tokens opened before."""
-        wanted = list(tokens)
-        if not wanted or not self.exists:
-            return {}
-        with self.reading() as connection:
-            rows = connection.execute(
-                "SELECT token, collection_id FROM access WHERE token IN (SELECT unnest($tokens))",
-                {"tokens": wanted},
-            ).fetchall()
-        return dict(rows)
-
-    def collection_states(self) -> dict[int, CollectionState]:
-        """Return, for each collection that has a record here, how its list was read."""
-        if not self.exists:
-            return {}
-        with self.reading() as connection:
-            rows = connection.execute("""
-                SELECT collection_id, coalesce(complete, false), epoch_us(modify_date), epoch_us(listed_at),
-                       epoch_us(listed_modify_date)
-                FROM collections
-            """).fetchall()
-        return {
-            id_: CollectionState(complete, _time(modified), _time(listed), _time(listed_modified))
-            for id_, complete, modified, listed, listed_modified in rows
-        }
-
-    def images_that(
-        self, images: TermsInSQL, collections: TermsInSQL, *, kind: MapKind, only_here: bool
-    ) -> list[tuple[int, int, bool]]:
-        """Return the images that terms may keep: ``image_id``, ``collection_id``, and whether they do for certain.
-
-        Those come first whose file of that kind is here, or can be made of one that is, then by collection and id.
-        What is gone from the server is left out unless it is here.
-        """
-        if not self.exists:
-            return []
-        here = "f.here" if only_here else "(f.here OR i.gone_at IS NULL)"
-        with self.reading() as connection:
-            return connection.execute(
-                f"""
-                WITH f AS (SELECT image_id, true AS here, bool_or(kind = $kind) AS as_wanted FROM files
-                           WHERE kind IN ('original', $kind) GROUP BY ALL),
-                i AS (SELECT image_id, collection_id, gone_at, {images.certain} AS certain FROM images
-                      WHERE {images.where}),
-                c AS (SELECT collection_id, {collections.certain} AS certain FROM collections
-                      WHERE {collections.where})
-                SELECT i.image_id, i.collection_id, coalesce(i.certain AND c.certain, false)
-                FROM i JOIN c USING (collection_id) LEFT JOIN f USING (image_id)
-                WHERE {here}
-                ORDER BY coalesce(f.as_wanted, false) DESC, coalesce(f.here, false) DESC, collection_id, image_id
-                """,  # noqa: S608 - expressions of our own, values as parameters
-                {"kind": kind, **images.params, **collections.params},
-            ).fetchall()
-
-    def collections_of_doi(self, doi: str) -> dict[int, str]:
-        """Return the collections whose paper or preprint has this DOI, with their titles."""
-        if not self.exists:
-            return {}
-        with self.reading() as connection:
-            rows = connection.execute(
-                "SELECT collection_id, name FROM collections "
-                "WHERE $doi IN (doi, preprint_doi) AND gone_at IS NULL ORDER BY collection_id",
-                {"doi": doi},
-            ).fetchall()
-        return dict(rows)
-
-    def collections_listed_before(self, moment: datetime, image_ids: Iterable[int]) -> list[int]:
-        """Return the collections of these images whose lists were read before a moment, or never."""
-        with self.reading() as connection:
-            rows = connection.execute(
-                """
-                SELECT DISTINCT collection_id
-                FROM images
-                LEFT JOIN collections USING (collection_id)
-                WHERE image_id IN (SELECT unnest($ids::INTEGER[])) AND coalesce(listed_at < $moment, true)
-                ORDER BY collection_id
-                """,
-                {"ids": list(image_ids), "moment": moment},
-            ).fetchall()
-        return [id_ for (id_,) in rows]
-
-    def packs(self, image_ids: Iterable[int], collection_ids: Iterable[int]) -> dict[int, tuple[int, Record]]:
-        """Return collection and record of the NIDM packs with these images, and of those in these collections."""
-        if not self.exists:
-            return {}
-        with self.reading() as connection:
-            rows = connection.execute(
-                """
-                SELECT DISTINCT pack_id, collection_id, raw
-                FROM nidm_packs
-                JOIN raw_records ON kind = 'pack' AND id = pack_id
-                WHERE image_id IN (SELECT unnest($images::INTEGER[]))
-                   OR collection_id IN (SELECT unnest($collections::INTEGER[]))
-                ORDER BY pack_id
-                """,
-                {"images": list(image_ids), "collections": list(collection_ids)},
-            ).fetchall()
-        return {pack_id: (collection_id, records.parse_json(raw)) for pack_id, collection_id, raw in rows}
-
-    def files_of(self, ids: Iterable[int]) -> dict[tuple[int, str], LocalFile]:
-        """Return all files of these images and packs, by id and kind."""
-        if not self.exists:
-            return {}
-        with self.reading() as connection:
-            rows = connection.execute(
-                "SELECT image_id, kind, path, size, state, sha256, origin FROM files "
-                "WHERE image_id IN (SELECT unnest($ids::INTEGER[]))",
-                {"ids": list(ids)},
-            ).fetchall()
-        return {(id_, kind): LocalFile(*file) for id_, kind, *file in rows}
-
-    def refused_extras(self, ids: Iterable[int]) -> dict[tuple[str, int], Refusal]:
-        """Return what was refused of the files beside these images' maps and in these packs."""
-        if not self.exists:
-            return {}
-        with self.reading() as connection:
-            rows = connection.execute(
-                """
-                SELECT kind, id, status, reason, epoch_us(modify_date), epoch_us(seen_at)
-                FROM refusals
-                WHERE id IN (SELECT unnest($ids::INTEGER[]))
-                  AND kind NOT IN ('collection', 'image', 'position', 'words')
-                """,
-                {"ids": list(ids)},
-            ).fetchall()
-        return {
-            (kind, id_): Refusal(kind, id_, status, reason, _time(modified), _time(seen) or datetime.now(UTC))
-            for kind, id_, status, reason, modified, seen in rows
-        }
-
-    def has_extra_field(self, name: str) -> bool:
-        """Whether any image's record here has a free-form field of that name."""
-        if not self.exists:
-            return False
-        with self.reading() as connection:
-            query = "SELECT count(*) FROM images WHERE list_contains(json_keys(extra), $name)"
-            return bool(connection.execute(query, {"name": name}).fetchall()[0][0])
-
-    def collection_ids(self) -> set[int]:
-        """Return the ids of all collections that have a record here."""
-        return set(self.collection_states())
-
-    def bytes_per_s(self) -> float | None:
-        """Return the speed of the last fetches that brought files, None when there were none."""
-        with self.reading() as connection:
-            rows = connection.execute("""
-                SELECT median(bytes / greatest(epoch(finished_at - started_at), 0.001))
-                FROM (SELECT * FROM fetches WHERE downloaded > 0 AND bytes > 0 ORDER BY finished_at DESC LIMIT 20)
-            """).fetchall()
-            return cast("float | None", rows[0][0])
-
     def long_words(self, image_ids: Iterable[int]) -> pa.Table:
         """Return ``image_id``, ``term``, ``weight`` of these images, zeros included."""
         with self.reading() as connection:
@@ -478,6 +316,8 @@ def _locked_message(path: Path, holder: str) -> str:
 
 def _holder_in(error: duckdb.Error) -> str:
     """Say who holds a file, from DuckDB's refusal to open it."""
+    if _OPEN_HERE in str(error):
+        return "this Python process itself, through a connection of its own"
     found = _HOLDER.search(str(error))
     return f"process {found['pid']} ({found['program']})" if found else f"someone ({str(error).splitlines()[0]})"
 
@@ -565,7 +405,7 @@ def _read_images(connection: duckdb.DuckDBPyConnection, known: Known) -> None:
             gone,
             _local_file(original),
             resampled=_local_file(resampled),
-            fetched_at=_time(fetched),
+            fetched_at=moment(fetched),
         )
         if has_words:
             known.with_words.add(image_id)
@@ -588,7 +428,7 @@ def _read_collections(connection: duckdb.DuckDBPyConnection, known: Known) -> No
     for collection_id, raw, complete, count, listed, modified in rows:
         record = None if raw is None else records.parse_json(raw)
         known.collections[collection_id] = KnownCollection(
-            collection_id, record, complete, count, _time(listed), _time(modified)
+            collection_id, record, complete, count, moment(listed), moment(modified)
         )
 
 
@@ -606,12 +446,13 @@ def _read_refusals(connection: duckdb.DuckDBPyConnection, known: Known) -> None:
         {"ids": list(known.images), "parents": list({image.collection_id for image in known.images.values()})},
     ).fetchall()
     for kind, id_, position, status, reason, modified, seen in rows:
-        refusal = Refusal(kind, id_, status, reason, _time(modified), _time(seen) or datetime.now(UTC), position)
+        refusal = Refusal(kind, id_, status, reason, moment(modified), moment(seen) or datetime.now(UTC), position)
         if kind == "position":
             known.positions.setdefault(id_, []).append(refusal)
         else:
             known.refusals[kind, id_] = refusal
 
 
-def _time(epoch_us: int | None) -> datetime | None:
+def moment(epoch_us: int | None) -> datetime | None:
+    """Return a time that DuckDB gave in microseconds: as a time it would need another library."""
     return None if epoch_us is None else datetime.fromtimestamp(epoch_us / 1e6, UTC)

@@ -17,9 +17,11 @@ class Notes:
     Attributes
     ----------
     outcomes : dict
-        What listing and moving say of an id, by kind and id; ``("list", id)`` is of a collection's list.
+        What listing and moving say of an id, by kind and id.
     taken_over : set of int
         Images whose file was here without a row.
+    words_taken_over : set of int
+        Images whose terms were.
     bad_files : dict of int to str
         Images whose file here is no whole map, and why.
     unreadable : dict
@@ -28,6 +30,7 @@ class Notes:
 
     outcomes: dict[tuple[str, int], Outcome] = field(default_factory=dict)
     taken_over: set[int] = field(default_factory=set)
+    words_taken_over: set[int] = field(default_factory=set)
     bad_files: dict[int, str] = field(default_factory=dict)
     unreadable: dict[tuple[str, int | None], Outcome] = field(default_factory=dict)
 
@@ -78,8 +81,6 @@ class _Accounts:
             yield Outcome("collection", id_, "cached", "it holds no images")
         for refusal in self._known.positions.get(id_, ()):
             yield Outcome("image", None, refusal.status, refusal.reason)
-        if shortfall := self._notes.outcomes.get(("list", id_)):
-            yield shortfall
 
     def parents_of(self, images: list[Outcome]) -> list[int]:
         """Return the collections that nobody asked for and images of the answer belong to."""
@@ -117,7 +118,7 @@ class _Accounts:
         outcome = self._notes.outcomes.get(("words", id_)) or self._plan.settled.get(("words", id_))
         if outcome is None and id_ not in self._known.with_words:
             outcome = Outcome("words", id_, "failed", "its terms were not asked for")
-        return outcome or Outcome("words", id_, "cached")
+        return outcome or Outcome("words", id_, "adopted" if id_ in self._notes.words_taken_over else "cached")
 
     def with_its_file(self, outcome: Outcome) -> Outcome:
         """Name the metadata file that could not be read: what it cost offline, what was mended online."""

@@ -17,7 +17,7 @@ from nvcatalog._parallel import Lane, in_parallel
 from nvcatalog._progress import Progress, logger, summarise
 from nvcatalog._store import Store
 from nvcatalog.client import DEFAULT_ROOT
-from nvcatalog.errors import CatalogWarning
+from nvcatalog.errors import CatalogWarning, DataDirError
 from nvcatalog.ids import LARGEST
 from nvcatalog.known import Known, KnownCollection, KnownImage, LocalFile, MapKind
 from nvcatalog.landing import Lander
@@ -54,6 +54,7 @@ class Adopter:
 
     def __init__(self, folder: Path, known: Known, lander: Lander, *, land_as_it_goes: bool = False) -> None:
         self.adopted: set[int] = set()
+        self.adopted_words: set[int] = set()
         self.troubles: list[Outcome] = []
         self._folder = folder
         self._known = known
@@ -148,6 +149,7 @@ class Adopter:
             self._complain("words", image.image_id, path, error)
             return False
         self._known.with_words.add(image.image_id)
+        self.adopted_words.add(image.image_id)
         self._lander.batch.words[image.image_id] = Words(decoded.weights, decoded.reference)
         return True
 
@@ -162,8 +164,12 @@ class Adopter:
             return None
 
     def _complain(self, kind: Kind, id_: int, path: Path, error: Exception) -> None:
-        self.troubles.append(Outcome(kind, id_, "failed", f"{path} cannot be taken over: {error}"))
-        logger.warning("%s", self.troubles[-1].reason)
+        reason = f"{path} cannot be taken over: {error}"
+        if isinstance(error, ValueError):
+            whose = f"the terms of image {id_}" if kind == "words" else f"{kind} {id_}"
+            reason += f". Fetching {whose} online writes it anew"
+        self.troubles.append(Outcome(kind, id_, "failed", reason))
+        logger.info("%s", self.troubles[-1].reason)
 
     def _note_root(self, record: Record) -> None:
         """Remember which server a folder came from: the one its records' links name."""
@@ -231,7 +237,7 @@ def prove_files(
             came_at = _time_of(stat) if stat else None
             lander.batch.add_file(image_id, path, proof, origin=origin, kind=kind, came_at=came_at)
             lander.land_if_due()
-    _mend_sidecars(folder, known, image_ids)
+    _mend_sidecars(folder, known, image_ids, lander)
     return found, bad
 
 
@@ -268,7 +274,7 @@ def _why_not_the_servers(image: KnownImage, proof: storage.Proof) -> str | None:
     return None if proof.size == expected else f"has {proof.size:,} bytes, {whose} {expected:,}"
 
 
-def _mend_sidecars(folder: Path, known: Known, image_ids: Iterable[int]) -> None:
+def _mend_sidecars(folder: Path, known: Known, image_ids: Iterable[int], lander: Lander) -> None:
     """Write anew what is missing or unreadable beside the files here, where the server just gave the record."""
     here = [image for id_ in image_ids if (image := known.images.get(id_)) and image.file]
     try:
@@ -282,7 +288,8 @@ def _mend_sidecars(folder: Path, known: Known, image_ids: Iterable[int]) -> None
             if collection.record and collection.fresh and not sidecars.is_good(path, id_):
                 sidecars.write_collection(folder, id_, collection.record)
     except sidecars.IN_THE_WAY as error:
-        logger.warning("%s", error)  # the answer does not depend on them
+        # The answer does not depend on them.
+        lander.troubles.append(f"nilearn will not find a record in this folder that could not be written: {error}")
 
 
 def root_of(record: Record) -> str | None:
@@ -320,8 +327,17 @@ def adopt_folder(store: Store, *, verbose: int = 2) -> Report:
     -------
     Report
         An outcome for each image taken over, and for each file that could not be.
+
+    Raises
+    ------
+    DataDirError
+        When there is no such folder.
     """
     folder = store.folder
+    if not folder.parent.is_dir():
+        raise DataDirError(
+            f"{folder.parent} does not exist: nothing to take over. Give the data_dir of what is there"
+        )
     ids = [id_ for _, id_ in collection_folders(folder)] if folder.is_dir() else []
     lander = Lander(store, writable=True)
     outcomes: list[Outcome] = []
@@ -346,10 +362,18 @@ def adopt_folder(store: Store, *, verbose: int = 2) -> Report:
     for trouble in lander.troubles:
         warnings.warn(trouble, CatalogWarning, stacklevel=3)
     report = Report(outcomes)
-    bad = f"; {len(report.missing)} files could not be read" if report.missing else ""
-    images = report.counts.get("adopted", 0)
-    summarise(f"nvcatalog: took over {images} images of {len(ids)} collections{bad}", verbose=verbose)
+    summarise(f"nvcatalog: {_adopted_text(report, folder, len(ids))}", verbose=verbose)
     return report
+
+
+def _adopted_text(report: Report, folder: Path, collections: int) -> str:
+    """Say what was taken over, and from where; or what is lacking where there was nothing to."""
+    if not folder.is_dir():
+        return f"nothing to take over: {folder.parent} has no folder {folder.name}"
+    if not collections:
+        return f"nothing to take over: {folder} has no folder of a collection, such as collection_555"
+    bad = f"; {len(report.missing)} files could not be read" if report.missing else ""
+    return f"took over {report.counts.get('adopted', 0)} images of {collections} collections in {folder}{bad}"
 
 
 def _names_in(place: Path, wanted: set[str]) -> set[str]:

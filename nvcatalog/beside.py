@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from nvcatalog import extras, records, sidecars, storage
+from nvcatalog import extras, lookup, records, sidecars, storage
 from nvcatalog._parallel import Lane, in_parallel
 from nvcatalog._progress import Progress
 from nvcatalog._store import Store
@@ -60,8 +60,8 @@ class Besides:
     def run(self, image_ids: Iterable[int], *, verbose: int) -> list[Outcome]:
         """Fetch what the records of these images, and the packs they are in, name; return an outcome for each."""
         wanted = list(self._wanted(list(image_ids)))
-        here = self._store.files_of({extra.item_id for _, extra in wanted})
-        refused = self._store.refused_extras({extra.item_id for _, extra in wanted})
+        here = lookup.files_of(self._store, {extra.item_id for _, extra in wanted})
+        refused = lookup.refused_extras(self._store, {extra.item_id for _, extra in wanted})
         to_fetch = [each for each in wanted if not self._settled(*each, here, refused)]
         lane = Lane(self._move, to_fetch, workers=min(self._servers.max_workers, len(to_fetch)))
         with Progress("Fetching extras", total=len(to_fetch), verbose=verbose) as progress:
@@ -77,7 +77,7 @@ class Besides:
             image = self._known.images[id_]
             for extra in extras.of_image(image.record, image.collection_id):
                 yield image.collection_id, extra
-        packs = self._store.packs(image_ids, self._request.collection_ids) | self._known.packs
+        packs = lookup.packs(self._store, image_ids, self._request.collection_ids) | self._known.packs
         images = set(image_ids)
         for collection_id, record in packs.values():
             held = {row["image_id"] for row in records.pack_rows(record, collection_id)}

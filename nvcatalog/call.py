@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from nvcatalog import __version__, records, resample, snapshot, storage
+from nvcatalog import __version__, lookup, records, resample, snapshot, storage
 from nvcatalog._progress import summarise
 from nvcatalog._store import Store
 from nvcatalog.accounts import Notes, settle
@@ -201,7 +201,7 @@ class Call:
         """Look, for what the catalog does not know, where nilearn would have put it."""
         adopter = Adopter(self.folder, self.known, self.lander)
         if self._wanted is not None:
-            known = self.store.collection_ids()
+            known = lookup.collection_ids(self.store)
             incomplete = [id_ for id_ in adopter.collections_here() if id_ not in known]
         else:
             collections = self.known.collections
@@ -214,8 +214,7 @@ class Call:
         for id_ in incomplete:
             adopter.take_collection(id_)
         adopter.take_images(id_ for id_ in self.request.image_ids if id_ not in self.known.images)
-        self._notes.taken_over |= adopter.adopted
-        self._note_unreadable(adopter)
+        self._note_adopted(adopter)
 
     def _look_up(self, image_ids: Iterable[int]) -> None:
         """Read what the catalog knows of these: a copy in the wrong folder must not pass for the image itself."""
@@ -225,7 +224,10 @@ class Call:
             self.known.images |= elsewhere.images
             self.known.with_words |= elsewhere.with_words
 
-    def _note_unreadable(self, adopter: Adopter) -> None:
+    def _note_adopted(self, adopter: Adopter) -> None:
+        """Note what was taken over, and what could not be read."""
+        self._notes.taken_over |= adopter.adopted
+        self._notes.words_taken_over |= adopter.adopted_words
         for outcome in adopter.troubles:
             if outcome.kind != "words" or self.request.words:
                 self._notes.unreadable[outcome.kind, outcome.id] = outcome
@@ -262,15 +264,27 @@ class Call:
 
     def _one_round(self, request: Request, servers: Servers) -> None:
         self._prove(request)
-        plan = make_plan(request, self.known, self.folder)
+        plan = self._without_unread(make_plan(request, self.known, self.folder))
         self.plan = self.plan.followed_by(plan)
-        speed = self.store.bytes_per_s() if self.options.dry_run else None
+        speed = lookup.bytes_per_s(self.store) if self.options.dry_run else None
         if self.options.dry_run:
             self.plan = replace(self.plan, cost=self._cost(self.plan, speed))
             return
         self._check_space(plan)
         if plan.to_fetch or plan.words_to_fetch or plan.to_resample:
             self._move(request, plan, servers)
+
+    def _without_unread(self, plan: Plan) -> Plan:
+        """Leave out images whose record was asked for in vain: nobody answers for what its old link leads to."""
+        outcomes = {id_: self._notes.outcomes.get(("image", id_)) for id_ in plan.to_fetch}
+        unread = {id_: o for id_, o in outcomes.items() if o and not o.here and not self.known.images[id_].fresh}
+        lost = unread.keys() - plan.here.keys()
+        return replace(
+            plan,
+            to_fetch=tuple(id_ for id_ in plan.to_fetch if id_ not in unread),
+            words_to_fetch=plan.words_to_fetch - lost,
+            settled={**plan.settled, **{("image", id_): unread[id_] for id_ in sorted(lost)}},
+        )
 
     def _check_space(self, plan: Plan) -> None:
         if plan.to_fetch and not (cost := self._cost(plan, None)).fits:
@@ -299,7 +313,7 @@ class Call:
             for id_ in wanted:
                 if id_ in self.known.images and id_ not in self.known.with_words:
                     adopter.take_words(self.known.images[id_])
-            self._note_unreadable(adopter)
+            self._note_adopted(adopter)
 
     def _has_map(self, image_id: int, kind: MapKind) -> bool:
         image = self.known.images.get(image_id)
@@ -332,7 +346,9 @@ class Call:
         outcomes += [*(self._opener.lost if self._opener else []), *(self._chooser.lost if self._chooser else [])]
         if self.options.dry_run:
             moving = {*self.plan.to_fetch, *self.plan.to_resample}
-            outcomes = [outcome for outcome in outcomes if outcome.id not in moving and outcome.kind != "words"]
+            outcomes = [
+                o for o in outcomes if o.kind == "collection" or (o.kind == "image" and o.id not in moving)
+            ]
         if self.options.asked_mode == "overwrite" and request.mode == "offline":
             outcomes = [_not_renewed(outcome) for outcome in outcomes]
         self.report = Report(outcomes, self.notes)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nvcatalog import adopt, outdated, queries, snapshot, storage
+from nvcatalog import adopt, lookup, outdated, queries, snapshot, storage
 from nvcatalog._store import Store
 from nvcatalog.errors import CatalogWarning, LabelsError, SnapshotWarning
 from nvcatalog.ids import parse_ids
@@ -64,7 +64,7 @@ class Catalog:
         query : str
             A SELECT; ``$name`` or ``?`` stand for parameters.
         params : mapping or sequence, optional
-            The parameters' values.
+            The parameters' values; a list may be any container, such as a set or a column of a dataframe.
         tables : mapping of str to dataframe, optional
             Tables of your own (pandas, polars, pyarrow) to ask beside the catalog's, by names it does not use.
         **kwargs
@@ -116,7 +116,7 @@ class Catalog:
         Parameters
         ----------
         image_ids : iterable of int or str
-            One a row, in this order; one without terms here gives a row of zeros.
+            One a row, in this order, as often as it is given; one without terms here gives a row of zeros.
 
         Returns
         -------
@@ -126,7 +126,7 @@ class Catalog:
         vocabulary : numpy.ndarray of str, shape (terms,)
             Sorted.
         """
-        ids = parse_ids(image_ids, kind="image")
+        ids = parse_ids(image_ids, kind="image", distinct=False)
         self._warn_if_absent()
         return words_to_matrix(ids, self._store.long_words(ids))
 
@@ -159,7 +159,7 @@ class Catalog:
         [(0, 'Primary motor cortex'), (1, 'Sensory cortex')]
         """
         (id_,) = parse_ids(image_id, kind="image")
-        file = self._store.files_of([id_]).get((id_, "labels"))
+        file = lookup.files_of(self._store, [id_]).get((id_, "labels"))
         if file is None:
             raise LabelsError(
                 f"image {id_} has no label file in {self._folder}; if it is an atlas, fetch it with extras=True"
@@ -203,6 +203,11 @@ class Catalog:
         -------
         Report
             An outcome for each image taken over, and each file that could not be.
+
+        Raises
+        ------
+        DataDirError
+            When there is no such folder (an OSError).
         """
         report = adopt.adopt_folder(self._store, verbose=verbose)
         trouble = snapshot.publish(self._store) if self._store.exists else None

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from nvcatalog import records
+from nvcatalog import lookup, records
 from nvcatalog._progress import Progress
-from nvcatalog._store import CollectionState, Store
+from nvcatalog._store import Store
 from nvcatalog.client import FILTERS, CollectionList, NeuroVault
 from nvcatalog.errors import HostGivenUpError, RefusedError, TransientError
 from nvcatalog.filter_sql import TermsInSQL, to_sql
@@ -19,6 +19,7 @@ from nvcatalog.filters import Filter, ResultFilter, keep_all, keeps
 from nvcatalog.known import Known, KnownCollection, KnownImage
 from nvcatalog.landing import Lander
 from nvcatalog.listing import Lister
+from nvcatalog.lookup import CollectionState
 from nvcatalog.plan import Request, ToList, is_old, refusal_holds, what_to_list
 from nvcatalog.records import Record
 from nvcatalog.report import Outcome
@@ -138,7 +139,7 @@ class Chooser:
         unknown = [name for name in self._wanted.image_terms if name not in documented]
         lines = []
         for name in unknown:
-            if not self._store.has_extra_field(name) and not any(
+            if not lookup.has_extra_field(self._store, name) and not any(
                 name in i.record for i in self._known.images.values()
             ):
                 near = difflib.get_close_matches(name, documented, n=1)
@@ -165,7 +166,8 @@ class Chooser:
         wanted = self._wanted
         images = to_sql(wanted.image_terms, records.IMAGE_FIELDS, prefix="i")
         collections = to_sql(wanted.collection_terms, records.COLLECTION_FIELDS, prefix="c")
-        rows = self._store.images_that(
+        rows = lookup.images_that(
+            self._store,
             _as_far_as_known(images, wanted.image_filter),
             _as_far_as_known(collections, wanted.collection_filter),
             kind=self._request.kind,
@@ -188,7 +190,7 @@ class Chooser:
         if self._wanted.collection_id is not None:
             yield from self._from_one_collection(self._wanted.collection_id)
             return
-        states = self._store.collection_states()
+        states = lookup.collection_states(self._store)
         with Progress("Looking through", total=1, verbose=verbose, unit="collection") as progress:
             group: list[Record] = []
             size = _FIRST_GROUP

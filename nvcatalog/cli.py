@@ -107,12 +107,13 @@ def fetch(
     if context.args:
         ids = ",".join(context.args)
         raise typer.BadParameter(f"ids of what? say --collections {ids} or --images {ids}")
-    if not collections and not images:
+    collection_ids, image_ids = _split(collections), _split(images)
+    if not collection_ids and not image_ids:
         raise typer.BadParameter("give --collections or --images, such as: nvcatalog fetch --collections 555")
     with _leaving_politely():
         maps = fetch_neurovault_ids(
-            collection_ids=_split(collections),
-            image_ids=_split(images),
+            collection_ids=collection_ids,
+            image_ids=image_ids,
             mode=mode,
             data_dir=data_dir,
             fetch_neurosynth_words=words,
@@ -423,6 +424,8 @@ def _json_value(value: Any) -> Any:
         return [_json_value(item) for item in value]
     if isinstance(value, dt.date | dt.time):
         return value.isoformat()
+    if isinstance(value, dt.timedelta):
+        return str(value).replace(",", "")  # as DuckDB reads it: -1 day 23:00:00
     if isinstance(value, Decimal):
         return float(value) if Decimal(repr(float(value))) == value else format(value, "f")
     if isinstance(value, float):

@@ -31,6 +31,10 @@ class InvalidOptionError(NVCatalogError, ValueError):
     """Raised when an option has a value that cannot be used, such as a negative ``timeout``."""
 
 
+class InvalidOptionTypeError(InvalidOptionError, TypeError):
+    """Raised when an option is of a type that cannot be used, such as a list for ``data_dir``."""
+
+
 class QueryError(NVCatalogError, ValueError):
     """Raised when DuckDB refuses a query: bad SQL, a missing parameter, something the fence forbids."""
 

@@ -16,10 +16,11 @@ from nvcatalog.choosing import Wanted
 from nvcatalog.errors import FilterWarning, InvalidOptionError
 from nvcatalog.filters import Filter, basic_collection_terms, basic_image_terms, keep_all
 from nvcatalog.ids import parse_ids_and_tokens
-from nvcatalog.options import parse_max_age, parse_max_images, parse_options
+from nvcatalog.options import parse_max_age, parse_options
 from nvcatalog.plan import Request
 from nvcatalog.private import Opener
 from nvcatalog.resample import parse_interpolation
+from nvcatalog.where import parse_max_images
 
 if TYPE_CHECKING:
     from sklearn.utils import Bunch

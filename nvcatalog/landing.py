@@ -104,7 +104,7 @@ class Lander:
             return
         self._locked, self.landed = None, True
         for culprit in landing.result():
-            logger.warning("%s", culprit)
+            logger.info("%s", culprit)
             self.troubles.append(culprit)
 
 

@@ -171,9 +171,8 @@ class Lister:
         if listing.complete and names_all:
             self._mark_gone(collection_id, listing)
         if not listing.complete:
-            self.outcomes["list", collection_id] = Outcome(
-                "image", None, "failed", _shortfall(collection_id, listing)
-            )
+            shortfall = Outcome("collection", collection_id, "failed", _shortfall(listing))
+            self.outcomes.setdefault(("collection", collection_id), shortfall)  # the record's trouble says more
 
     def _put_broken(self, collection: KnownCollection, listing: ImageList, now: datetime) -> None:
         """Remember the places of records that the server cannot render, and forget the former ones."""
@@ -236,8 +235,8 @@ def _as_listed(record: Record, collection_id: int) -> Record:
     return record if named == collection_id else {**record, "collection_id": collection_id}
 
 
-def _shortfall(collection_id: int, listing: ImageList) -> str:
+def _shortfall(listing: ImageList) -> str:
     listed = len(listing.records) + len(listing.broken)
     if not listing.steady:
-        return f"collection {collection_id} changed while it was listed, {listed} images seen; call again"
-    return f"collection {collection_id}: the server counts {listing.count} images and listed {listed}; call again"
+        return f"it changed while it was listed, {listed} images seen; call again"
+    return f"the server counts {listing.count} images and listed {listed}; call again"

@@ -87,7 +87,7 @@ class Mover:
                 try:
                     sidecars.write_collection(self._folder, id_, collection.record)
                 except sidecars.IN_THE_WAY as error:
-                    logger.warning("%s", error)  # its images will meet the same, and have outcomes to say so
+                    logger.info("%s", error)  # its images will meet the same, and have outcomes to say so
 
     # In the workers: fetch, and yield what the main thread shall do with it.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass
 from datetime import timedelta
@@ -81,24 +80,6 @@ def parse_options(
         max_workers=_workers(max_workers),
         dry_run=bool(dry_run),
     )
-
-
-def parse_max_images(max_images: object) -> int | None:
-    """Return how many images are wanted at most; None for all: None itself, a negative number, infinity.
-
-    Raises
-    ------
-    InvalidOptionError
-        When it is no number.
-    """
-    if max_images is None:
-        return None
-    number = math.nan if isinstance(max_images, bool) or not isinstance(max_images, Real) else float(max_images)
-    if number < 0 or math.isinf(number):
-        return None
-    if not number.is_integer():
-        raise InvalidOptionError(f"max_images is {max_images!r}; give a whole number of images, or None for all")
-    return int(number)
 
 
 def parse_max_age(max_age: object) -> timedelta | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from nvcatalog import records
+from nvcatalog import lookup, records
 from nvcatalog._store import Store
 from nvcatalog.client import NeuroVault
 from nvcatalog.errors import RefusedError, ServerError
@@ -37,7 +37,7 @@ class Opener:
         self._collections = collections
         self._images = images
         self._store = store
-        self._opened = store.collections_of_tokens(self._tokens())
+        self._opened = lookup.collections_of_tokens(store, self._tokens())
 
     def request(self, request: Request) -> Request:
         """Return the request with the ids of what is open so far."""

@@ -26,7 +26,14 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from nvcatalog import _http
-from nvcatalog.errors import DataDirError, NoSpaceError, NVCatalogError, RefusedError, TransientError
+from nvcatalog.errors import (
+    DataDirError,
+    InvalidOptionTypeError,
+    NoSpaceError,
+    NVCatalogError,
+    RefusedError,
+    TransientError,
+)
 
 SUBFOLDER = "neurovault"
 _CHUNK = 1 << 18
@@ -76,6 +83,8 @@ def data_folder(data_dir: str | os.PathLike[str] | None = None) -> Path:
     ------
     DataDirError
         When a file is in the way.
+    InvalidOptionTypeError
+        When what was given is no path.
     """
     places = [Path(place).expanduser() / SUBFOLDER for place in _places(data_dir)]
     for folder in places:
@@ -92,6 +101,9 @@ def data_folder(data_dir: str | os.PathLike[str] | None = None) -> Path:
 
 def _places(data_dir: str | os.PathLike[str] | None) -> list[str]:
     if data_dir is not None:
+        # Text would be made of anything at all, and a folder of that name.
+        if not isinstance(data_dir, str | os.PathLike):
+            raise InvalidOptionTypeError(f"data_dir is {data_dir!r}, a {type(data_dir).__name__}; give a path")
         return str(data_dir).split(os.pathsep)
     variables = (os.environ.get(name) for name in ("NILEARN_SHARED_DATA", "NILEARN_DATA"))
     listed = [place for value in variables if value is not None for place in value.split(os.pathsep)]

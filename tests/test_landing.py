@@ -207,7 +207,7 @@ def test_a_row_that_does_not_fit_is_a_trouble_and_the_others_land(
     add_image(lander, 1)
     lander.batch.add("images", {"image_id": 2, "name": 5})
 
-    with caplog.at_level(logging.WARNING, logger="nvcatalog"):
+    with caplog.at_level(logging.INFO, logger="nvcatalog"):
         lander.finish()
 
     [trouble] = lander.troubles
