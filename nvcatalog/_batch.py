@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -230,8 +230,8 @@ def _land_what_fits(connection: duckdb.DuckDBPyConnection, batch: Batch) -> list
         except _MISFITS as error:
             culprits.append(_culprit("words", {"image_id": image_id}, error))
     # A list that is missing a record must be read again: only then may it count as complete.
-    if not culprits:
-        _land_whole(connection, Batch(listings=batch.listings))
+    listings = [replace(listing, complete=listing.complete and not culprits) for listing in batch.listings]
+    _land_whole(connection, Batch(listings=listings))
     return culprits
 
 
@@ -333,6 +333,8 @@ def _keep_listings(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def _land_listing(connection: duckdb.DuckDBPyConnection, listing: Listing) -> None:
+    # Pages land before the list does: one that an earlier landing had to leave out must be asked for again.
+    listing = replace(listing, complete=listing.complete and _are_here(connection, listing.image_ids))
     names = ("collection_id", "listed_at", "listed_count", "complete", "modify_date")
     connection.execute(
         "UPDATE collections SET listed_at = $listed_at, listed_count = $listed_count, complete = $complete, "
@@ -350,6 +352,18 @@ def _land_listing(connection: duckdb.DuckDBPyConnection, listing: Listing) -> No
                 "ids": list(listing.image_ids),
             },
         )
+
+
+def _are_here(connection: duckdb.DuckDBPyConnection, image_ids: frozenset[int]) -> bool:
+    """Whether the catalog has the server's record of each of these images."""
+    query = """
+        SELECT count(*)
+        FROM images
+        JOIN raw_records ON kind = 'image' AND id = image_id AND source = 'api'
+        WHERE image_id IN (SELECT unnest($ids::INTEGER[]))
+    """
+    [(found,)] = connection.execute(query, {"ids": list(image_ids)}).fetchall()
+    return bool(found == len(image_ids))
 
 
 def _heal(connection: duckdb.DuckDBPyConnection, healed: set[tuple[str, int]]) -> None:

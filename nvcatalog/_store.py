@@ -438,11 +438,12 @@ def _read_refusals(connection: duckdb.DuckDBPyConnection, known: Known) -> None:
         SELECT kind, id, position, status, reason, epoch_us(modify_date), epoch_us(seen_at)
         FROM refusals
         WHERE (kind IN ('collection', 'position') AND id IN (SELECT id FROM wanted WHERE kind = 'collection'))
+           OR (kind = 'collection' AND id IN (SELECT unnest($parents::INTEGER[])))
            OR (kind IN ('image', 'words')
                AND (id IN (SELECT id FROM wanted WHERE kind = 'image') OR id IN (SELECT unnest($ids::INTEGER[]))))
         ORDER BY kind, id, position
     """,
-        {"ids": list(known.images)},
+        {"ids": list(known.images), "parents": list({image.collection_id for image in known.images.values()})},
     ).fetchall()
     for kind, id_, position, status, reason, modified, seen in rows:
         refusal = Refusal(kind, id_, status, reason, moment(modified), moment(seen) or datetime.now(UTC), position)

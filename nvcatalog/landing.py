@@ -69,8 +69,10 @@ class Lander:
 
     def finish(self) -> None:
         """Land the rest, or note who keeps it from landing."""
-        self.land()
-        self._thread.shutdown()
+        try:
+            self.land()
+        finally:
+            self._thread.shutdown()
         if self._locked is not None:
             self.troubles.append(f"What this call fetched is on disk but not in the catalog yet: {self._locked}")
 
@@ -87,20 +89,23 @@ class Lander:
         self._landing = self._thread.submit(_land, self._store, *self._taken, patience_s)
 
     def _end(self) -> None:
-        """Wait for a landing under way; what somebody kept from landing goes with the next."""
+        """Wait for a landing under way; what could not land, whatever the reason, goes with the next."""
         if self._landing is None:
             return
+        error = self._landing.exception()  # Ctrl-C while this waits leaves the landing to be waited for again
         landing, self._landing = self._landing, None
-        try:
-            culprits = landing.result()
-        except CatalogLockedError as error:
-            self._locked = error
+        if error is not None:
+            # What did not land goes with the next or not at all: a list that lands without an earlier page of its
+            # images would pass for complete for good.
             self.batch, self.folders = self._taken[0].followed_by(self.batch), self._taken[1] | self.folders
+            if not isinstance(error, CatalogLockedError):
+                raise error
+            self._locked = error
             return
         self._locked, self.landed = None, True
-        for culprit in culprits:
+        for culprit in landing.result():
             logger.info("%s", culprit)
-        self.troubles += culprits
+            self.troubles.append(culprit)
 
 
 def _land(store: Store, batch: Batch, folders: set[Path], patience_s: float | None) -> list[str]:

@@ -16,7 +16,7 @@ from nvcatalog.client import LIST_CONNECTIONS, ImageList, NeuroVault
 from nvcatalog.errors import HostGivenUpError, RefusedError, ServerError, TransientError
 from nvcatalog.known import Known, KnownCollection, KnownImage, Refusal
 from nvcatalog.landing import Lander
-from nvcatalog.plan import ToList
+from nvcatalog.plan import ToList, refusal_holds
 from nvcatalog.records import Record
 from nvcatalog.report import Kind, Outcome, outcome_of
 
@@ -67,7 +67,7 @@ class Lister:
             [("packs", id_) for id_ in (*to_list.collection_ids, *to_list.list_ids) if self._holds_packs(id_)]
         )
         parents = {self._known.images[id_].collection_id for id_ in to_list.image_ids if id_ in self._known.images}
-        unknown = [id_ for id_ in sorted(parents) if refresh_parents or not self._has_record(id_)]
+        unknown = [id_ for id_ in sorted(parents) if refresh_parents or self._lacks_record(id_)]
         self._take([("collection", id_) for id_ in unknown])
         return self.outcomes
 
@@ -79,9 +79,13 @@ class Lister:
         number = collection.record.get("number_of_images")
         return isinstance(number, int) and number > (collection.listed_count or 0)
 
-    def _has_record(self, collection_id: int) -> bool:
+    def _lacks_record(self, collection_id: int) -> bool:
+        """Whether a collection's record is not here, and the server has not refused it lately."""
         collection = self._known.collections.get(collection_id)
-        return collection is not None and collection.record is not None
+        if collection is not None and collection.record is not None:
+            return False
+        refusal = self._known.refusals.get(("collection", collection_id))
+        return not refusal_holds(refusal, None, mode="download_new", now=datetime.now(UTC))
 
     def _take(self, steps: list[_Step]) -> None:
         lane = Lane(self._ask, steps, workers=min(LIST_CONNECTIONS, len(steps)))

@@ -220,10 +220,20 @@ def test_pages_do_not_grow_while_they_are_slow(
     assert pages(server) == [(0, 100), (100, 100), (200, 100)]
 
 
-def test_a_list_that_fits_a_page_costs_one_request(server: DemoServer, world: World, vault: NeuroVault) -> None:
-    add_images(world, 100)
+def test_a_list_that_leaves_room_on_a_page_costs_one_request(
+    server: DemoServer, world: World, vault: NeuroVault
+) -> None:
+    add_images(world, 99)
     assert read_list(vault).complete
     assert pages(server) == [(0, 100)]
+
+
+def test_behind_a_full_last_page_a_list_is_looked_for_more_since_the_count_may_be_too_low(
+    server: DemoServer, world: World, vault: NeuroVault
+) -> None:
+    add_images(world, 100)
+    assert read_list(vault).complete
+    assert pages(server) == [(0, 100), (100, 200)]
 
 
 def test_an_empty_collection_is_complete(world: World, vault: NeuroVault) -> None:
@@ -367,6 +377,42 @@ def test_an_empty_page_ends_the_list_whatever_the_count_says(
 def test_a_count_that_is_too_small_is_not_complete(server: DemoServer, vault: NeuroVault) -> None:
     server.fail("/api/collections/555/images/", edited(lambda page: page | {"count": 15}))
     assert not read_list(vault, 555).complete
+
+
+@pytest.mark.parametrize("change", [{"count": 100}, {"count": 100, "next": None}, {"count": 40}], ids=repr)
+def test_a_count_that_is_too_small_hides_no_image(
+    server: DemoServer, world: World, vault: NeuroVault, change: dict[str, Any]
+) -> None:
+    ids = add_images(world, 120)
+    server.fail(f"/api/collections/{BIG}/images/", edited(lambda page: page | change))
+    listing = read_list(vault)
+    assert sorted(listing.records) == ids
+    assert not listing.complete
+    assert pages(server)[:2] == [(0, 100), (100, 200)]
+
+
+def test_a_page_that_names_a_next_one_is_not_the_last(server: DemoServer, world: World, vault: NeuroVault) -> None:
+    # As from a server that gives no more than 50 at once, and counts too few.
+    ids = add_images(world, 70)
+
+    def at_most_50(page: Any) -> Any:
+        return page | {"count": 50, "results": page["results"][:50], "next": page["results"][50:] and "more"}
+
+    server.fail(f"/api/collections/{BIG}/images/", edited(at_most_50))
+    assert sorted(read_list(vault).records) == ids
+
+
+@pytest.mark.parametrize(
+    "refusal", [faults.api_error(404, "Invalid page."), faults.status(500)], ids=lambda f: f.name
+)
+def test_a_server_that_has_no_page_behind_the_last_ends_the_list(
+    server: DemoServer, world: World, vault: NeuroVault, refusal: faults.Fault
+) -> None:
+    add_images(world, 100)
+    server.fail(f"/api/collections/{BIG}/images/", refusal, query={"offset": 100})
+    listing = read_list(vault)
+    assert listing.complete
+    assert listing.broken == []
 
 
 def test_a_server_that_repeats_itself_does_not_page_for_ever(

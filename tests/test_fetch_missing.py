@@ -410,6 +410,51 @@ def test_the_images_of_a_collection_whose_own_record_is_broken_arrive(
     assert server.requests == 0
 
 
+def test_an_image_of_a_collection_whose_own_record_is_broken_is_fetched_once(
+    fetch: Fetch, server: DemoServer, world: World
+) -> None:
+    world.poison_collection(3)
+    with pytest.warns(IncompleteWarning, match="collection 3 broken_on_server"):
+        fetch(image_ids=[3])
+    server.reset_log()
+    with pytest.warns(IncompleteWarning, match="collection 3 broken_on_server"):
+        maps = fetch(image_ids=[3])
+    assert server.requests == 0
+    assert maps.report.counts == {"cached": 1, "broken_on_server": 1}
+
+
+def test_a_single_images_collection_whose_record_cannot_be_read_is_reported(
+    fetch: Fetch, server: DemoServer
+) -> None:
+    trouble = server.fail("/api/collections/3/", faults.status(503))
+    with pytest.warns(IncompleteWarning, match=r"collection 3 failed \(.*HTTP 503"):
+        maps = fetch(image_ids=[4, 3])
+    assert ids(maps) == [4, 3]
+    assert outcomes_of(maps, "collection") == {3: "failed"}
+    trouble.remove()
+    assert fetch(image_ids=[4, 3]).report.counts == {"cached": 2}
+
+
+def test_a_single_images_collection_whose_record_cannot_be_renewed_is_reported(
+    fetch: Fetch, server: DemoServer, world: World
+) -> None:
+    fetch(image_ids=[3])
+    world.edit_collection(3, name="renamed")
+    server.fail("/api/collections/3/", faults.status(503))
+    with pytest.warns(IncompleteWarning, match=r"collection 3 kept_old \(.*HTTP 503"):
+        maps = fetch(image_ids=[3], mode="overwrite")
+    assert maps.collections_meta[0]["name"] != "renamed"
+    assert outcomes_of(maps) == {3: "downloaded"}
+
+
+def test_offline_a_single_images_collection_without_a_record_is_reported(fetch: Fetch, server: DemoServer) -> None:
+    server.fail("/api/collections/3/", faults.status(503))
+    with pytest.warns(IncompleteWarning):
+        fetch(image_ids=[3])
+    with pytest.warns(IncompleteWarning, match="collection 3 missing_offline"):
+        assert ids(fetch(image_ids=[3], mode="offline")) == [3]
+
+
 def test_an_image_deleted_on_the_server_leaves_the_collection_whole(
     fetch: Fetch, server: DemoServer, world: World, data_dir: Path
 ) -> None:

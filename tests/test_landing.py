@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import duckdb
 import pytest
 
 from nvcatalog import Catalog, fetch_neurovault_ids, landing, snapshot, storage
@@ -295,6 +296,47 @@ def test_what_ends_the_call_is_raised_where_the_call_is(store: Store, lander: La
 
     with pytest.raises(CatalogTooNewError):
         lander.land()
+
+
+def test_what_an_error_kept_from_landing_lands_with_the_list_that_names_it_or_not_at_all(
+    store: Store, lander: Lander
+) -> None:
+    lander.batch.add_record("collection", {"id": 7})
+    lander.land()
+    add_image(lander, 1)
+    change(store, "INSERT INTO schema_migrations VALUES (9999, 'x', 'y', now())")
+    with pytest.raises(CatalogTooNewError):
+        lander.land()
+    add_image(lander, 2)
+    lander.batch.listings.append(Listing(7, MUCH_LATER, 2, complete=True, image_ids=frozenset({1, 2})))
+    with pytest.raises(CatalogTooNewError):
+        lander.land()
+    change(store, "DELETE FROM schema_migrations WHERE version = 9999")
+    assert not store.known([7], []).collections[7].complete
+
+    lander.finish()
+
+    assert ids_in(store) == [1, 2]
+    assert store.known([7], []).collections[7].complete
+
+
+def change(store: Store, statement: str) -> None:
+    with duckdb.connect(str(store.path)) as connection:
+        connection.execute(statement)
+
+
+def test_a_list_is_not_whole_while_a_record_of_an_earlier_landing_did_not_fit(
+    store: Store, lander: Lander
+) -> None:
+    lander.batch.add_record("collection", {"id": 7})
+    add_image(lander, 1)
+    lander.batch.add("images", {"image_id": 2, "collection_id": 7, "name": 5})
+    lander.land()
+    lander.batch.listings.append(Listing(7, MUCH_LATER, 2, complete=True, image_ids=frozenset({1, 2})))
+
+    lander.finish()
+
+    assert not store.known([7], []).collections[7].complete
 
 
 # Two batches as one

@@ -603,6 +603,20 @@ def test_a_list_that_lost_a_record_does_not_count_as_read_to_the_end(store: Stor
     assert not store.known([7], []).collections[7].complete
 
 
+def test_a_whole_list_that_loses_a_record_when_it_is_read_again_no_longer_counts_as_whole(store: Store) -> None:
+    batch = batch_of(collections=[{"id": 7}], records=[image(1)])
+    batch.listings.append(listing(1))
+    store.land(batch)
+    assert store.known([7], []).collections[7].complete
+    again = batch_of(records=[image(1)])
+    again.add("images", {"image_id": 2, "name": 5})
+    again.listings.append(listing(1, 2))
+
+    assert len(store.land(again)) == 1
+
+    assert not store.known([7], []).collections[7].complete
+
+
 def test_beside_a_bad_row_new_refusals_still_take_the_place_of_old_ones(store: Store) -> None:
     store.land(batch_with_refusals(refusal("position", 7, 3)))
     batch = batch_with_refusals(refusal("position", 7, 5))
