@@ -119,6 +119,7 @@ class Call:
         self._opener = opener
         self.known = self._look(request)
         self._chooser: Chooser | None = None
+        self._had: set[int] = set()  # of what was chosen, the images that the catalog had files of
         self._notes = Notes()
         self._extras: list[Outcome] = []
         self._bytes = 0
@@ -250,8 +251,10 @@ class Call:
         self._chooser = chooser
         with closing(chooser.choose(verbose=self.options.verbose)) as chosen:
             while (want := self._still_wanted()) != 0 and (ids := tuple(islice(chosen, want))):
-                if servers.neurovault_health.given_up and not any(self.known.images[id_].is_here for id_ in ids):
+                had = [id_ for id_ in ids if self.known.images[id_].can_be(self.request.kind)]
+                if servers.neurovault_health.given_up and not had:
                     break  # none that follows is here either, and nothing comes from there any more
+                self._had.update(had)
                 yield replace(self.request, image_ids=ids)
         self._notes.outcomes |= chooser.outcomes
 
@@ -295,8 +298,7 @@ class Call:
         """Put what was chosen into the order of the answer, and say what it takes where only that is wanted."""
         if self._wanted is not None:
             # What was here comes first, in an order that does not depend on how it came here.
-            overwrite = self.request.mode == "overwrite"
-            here = set() if overwrite else {*self.plan.here, *self.plan.to_resample}
+            here = set() if self.request.mode == "overwrite" else {*self.plan.here, *self._had}
             place = {id_: (id_ not in here, self.known.images[id_].collection_id, id_) for id_ in self.plan.images}
             self.plan = replace(self.plan, images=tuple(sorted(self.plan.images, key=place.__getitem__)))
         if self.options.dry_run:

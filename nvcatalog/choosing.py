@@ -329,9 +329,11 @@ class Chooser:
         for image in images:
             if image.image_id in self._tried:
                 continue
-            self._tried.add(image.image_id)
             is_certain = image.image_id in certain and self._collections.get(image.collection_id, True)
-            if is_certain or self._keeps(image, known):
+            is_kept = is_certain or self._keeps(image, known)
+            if is_kept or image.fresh:
+                self._tried.add(image.image_id)  # an older record is judged again when it is renewed
+            if is_kept:
                 self._take(image, known)
                 yield image.image_id
 
