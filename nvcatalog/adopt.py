@@ -6,6 +6,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
@@ -299,6 +300,15 @@ def root_of(record: Record) -> str | None:
         return None
     root = f"{parts.scheme}://{parts.netloc}"
     return DEFAULT_ROOT if urlsplit(DEFAULT_ROOT).netloc == parts.netloc else root
+
+
+def root_of_folder(folder: Path) -> str | None:
+    """Return the root of the server that a folder came from, by the first collection's record that names it."""
+    for _, id_ in collection_folders(folder):
+        with suppress(OSError, ValueError):  # the next one may tell
+            if root := root_of(sidecars.read(folder / storage.collection_sidecar_path(id_), id_)):
+                return root
+    return None
 
 
 def collection_folders(folder: Path) -> Iterator[tuple[Path, int]]:
