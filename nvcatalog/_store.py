@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 import duckdb
 from filelock import FileLock, Timeout
@@ -271,6 +271,31 @@ class Store:
             return []
         with self.writing(timeout_s=timeout_s) as connection:
             return _batch.land(connection, batch)
+
+
+class AbsentStore(Store):
+    """A folder's catalog for a call that has to do without it: it knows nothing, and nothing is written to it.
+
+    Parameters
+    ----------
+    folder : Path
+        The data folder.
+    error : CatalogLockedError
+        Why the catalog cannot be had.
+    """
+
+    def __init__(self, folder: Path, error: CatalogLockedError) -> None:
+        super().__init__(folder)
+        self._error = error
+
+    @property
+    def exists(self) -> bool:
+        """Not for this call."""
+        return False
+
+    def writing(self, *, timeout_s: float | None = None) -> NoReturn:
+        """Refuse: a new catalog must not take the place of the one that somebody holds."""
+        raise self._error
 
 
 # Opening, in detail

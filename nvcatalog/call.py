@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 from nvcatalog import __version__, lookup, records, resample, snapshot, storage
 from nvcatalog._progress import summarise
-from nvcatalog._store import Store
+from nvcatalog._store import AbsentStore, Store
 from nvcatalog.accounts import Notes, settle
-from nvcatalog.adopt import Adopter, prove_files, sidecar_ids
+from nvcatalog.adopt import Adopter, prove_files, root_of_folder, sidecar_ids
 from nvcatalog.beside import Besides
 from nvcatalog.bunch import add_words, build_bunch
 from nvcatalog.choosing import Chooser, Wanted
 from nvcatalog.errors import (
     BlockedWarning,
+    CatalogLockedError,
     CatalogWarning,
     FilterWarning,
     FolderWarning,
@@ -162,15 +163,26 @@ class Call:
                 self._record_call(servers)
         finally:
             self.lander.finish()
-        if self.lander.landed or (servers.asked and snapshot.is_behind(self.store)):
+        if self.lander.landed or (servers.asked and self.store.exists and snapshot.is_behind(self.store)):
             self.warn(snapshot.publish(self.store), SnapshotWarning)
         self._tell(servers)
 
     def _look(self, request: Request) -> Known:
         """Read what the catalog knows of the ids asked for."""
         self.request = self._opener.request(request) if self._opener else request
-        known = self.store.known(self.request.collection_ids, self.request.image_ids)
+        try:
+            known = self.store.known(self.request.collection_ids, self.request.image_ids)
+        except CatalogLockedError as error:
+            if self._wanted is not None:
+                raise  # filters ask the catalog
+            known = self._do_without_catalog(error)
         return self._opener.tell(known) if self._opener else known
+
+    def _do_without_catalog(self, error: CatalogLockedError) -> Known:
+        """Go on with what nilearn's layout tells while somebody keeps the catalog; the next call takes it over."""
+        self.store, self.lander.writable = AbsentStore(self.folder, error), False
+        self.warn(f"This call does without the catalog, and with the files in its folder: {error}", CatalogWarning)
+        return Known(server_root=root_of_folder(self.folder))
 
     def _open(self, servers: Servers) -> None:
         """Use the tokens of private collections, those given and those used before."""

@@ -47,6 +47,9 @@ class Lister:
         self._verbose = verbose
         # Lists that wait for their collection's record, and what its modify_date was known to be before.
         self._read: dict[int, tuple[ImageList, datetime | None]] = {}
+        # Collections whose own record is broken, and those whose list was not read to the end, with the reason.
+        self._broken: dict[int, Refusal] = {}
+        self._unlisted: dict[int, str] = {}
 
     def run(self, to_list: ToList, *, refresh_parents: bool = False) -> dict[tuple[str, int], Outcome]:
         """List, and return an outcome for each id that gave nothing.
@@ -69,6 +72,7 @@ class Lister:
         parents = {self._known.images[id_].collection_id for id_ in to_list.image_ids if id_ in self._known.images}
         unknown = [id_ for id_ in sorted(parents) if refresh_parents or self._lacks_record(id_)]
         self._take([("collection", id_) for id_ in unknown])
+        self._settle_recordless()
         return self.outcomes
 
     def _holds_packs(self, collection_id: int) -> bool:
@@ -194,6 +198,24 @@ class Lister:
         for refusal in self._known.positions[id_]:
             self._lander.batch.add_refusal(refusal)
 
+    def _settle_recordless(self) -> None:
+        """Decide about collections whose own record did not come, now that their lists have come or failed.
+
+        That a record is broken is remembered, so that the collection is left alone for a while: not before its
+        images are known.
+        """
+        for id_, (listing, _) in self._read.items():
+            self._put_broken(KnownCollection(id_, None), listing, datetime.now(UTC))
+            if not listing.complete:
+                self._unlisted[id_] = _shortfall(listing)
+        for id_, refusal in self._broken.items():
+            if id_ in self._unlisted:
+                self._forget_refusal("collection", id_)
+                reason = f"its list: {self._unlisted[id_]}; its record: {refusal.reason}"
+                self.outcomes["collection", id_] = Outcome("collection", id_, "failed", reason)
+            else:
+                self._put_refusal(refusal)
+
     def _mark_gone(self, collection_id: int, listing: ImageList) -> None:
         for image in self._known.images.values():
             if image.collection_id == collection_id and image.image_id not in listing.records:
@@ -210,16 +232,25 @@ class Lister:
 
     def _put_trouble(self, what: _What, id_: int, error: ServerError) -> None:
         kind: Kind = "image" if what == "image" else "collection"
+        lasting = isinstance(error, RefusedError) and error.lasting
+        if what == "images" and not lasting:
+            self._unlisted[id_] = str(error)
         if what == "packs" or (what == "images" and (kind, id_) in self.outcomes):
             # Packs are asked for again with the next list; their maps are images like any other.
             return  # of a collection's two requests the record's own says best what is wrong, first or last
         outcome = outcome_of(kind, id_, error)
-        if isinstance(error, RefusedError) and error.lasting:
+        if lasting:
             modified = self._modify_date(kind, id_)
             refusal = Refusal(kind, id_, outcome.status, str(error), modified, datetime.now(UTC))
-            self._known.refusals[kind, id_] = refusal
-            self._lander.batch.add_refusal(refusal)
+            if what == "collection" and outcome.status == "broken_on_server":
+                self._broken[id_] = refusal
+            else:
+                self._put_refusal(refusal)
         self.outcomes[kind, id_] = outcome
+
+    def _put_refusal(self, refusal: Refusal) -> None:
+        self._known.refusals[refusal.kind, refusal.id] = refusal
+        self._lander.batch.add_refusal(refusal)
 
     def _modify_date(self, kind: str, id_: int) -> datetime | None:
         known = self._known.images.get(id_) if kind == "image" else self._known.collections.get(id_)

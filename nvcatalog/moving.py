@@ -93,7 +93,7 @@ class Mover:
         for id_ in collection_ids:
             collection = self._known.collections.get(id_)
             path = self._folder / storage.collection_sidecar_path(id_)
-            if collection and collection.record and (collection.fresh or not path.exists()):
+            if collection and collection.record and (collection.fresh or not storage.is_file(path)):
                 try:
                     sidecars.write_collection(self._folder, id_, collection.record)
                 except sidecars.IN_THE_WAY as error:

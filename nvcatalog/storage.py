@@ -181,6 +181,14 @@ def image_paths(collection_id: int, image_id: int) -> dict[str, str]:
     }
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file is there, as far as this user may look: a folder that is closed to them holds none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def why_not_here(path: Path, size: int) -> str | None:
     """Return None when a file is there with its recorded size, else what was found instead."""
     try:

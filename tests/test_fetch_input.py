@@ -259,6 +259,25 @@ def test_a_collections_folder_that_cannot_be_written_costs_only_its_own_images(
     assert ids(fetch(**asked)) == [*FOUR, 14227, 16256, 14250, 14251, 14252]
 
 
+@needs_another_user
+@pytest.mark.parametrize("others", [0, 20], ids=["looked for one by one", "more than are looked for one by one"])
+def test_a_collections_folder_that_is_closed_to_the_user_costs_only_its_own_images(
+    fetch: Fetch, shared_dir: Path, others: int
+) -> None:
+    home = shared_dir / "neurovault"
+    home.chmod(0o777)
+    for name in ("catalog.duckdb", "catalog.lock"):
+        (home / name).chmod(0o666)
+    (home / "collection_1197").mkdir(mode=0o000)
+    asked = [3, 9034, 16256, *range(700_000, 700_000 + others)]
+    for mode, lost in (("download_new", "failed"), ("offline", "missing_offline")):
+        with nobody(), pytest.warns(IncompleteWarning):
+            maps = fetch(collection_ids=[1058], image_ids=asked, mode=mode, data_dir=shared_dir)
+        assert ids(maps) == [14250, 14251, 14252, 3, 9034]
+        assert outcomes_of(maps)[16256] == lost
+    (home / "collection_1197").chmod(0o755)
+
+
 def test_something_else_in_the_place_of_a_file_or_folder_costs_only_its_own_images(
     fetch: Fetch, data_dir: Path
 ) -> None:

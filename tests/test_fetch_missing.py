@@ -410,6 +410,18 @@ def test_the_images_of_a_collection_whose_own_record_is_broken_arrive(
     assert server.requests == 0
 
 
+def test_a_collection_whose_own_record_is_broken_is_listed_again_when_its_list_failed(
+    fetch: Fetch, server: DemoServer, world: World
+) -> None:
+    world.poison_collection(3)
+    trouble = server.fail("/api/collections/3/images/", faults.status(503))
+    with pytest.warns(IncompleteWarning, match=r"collection 3 failed \(its list: .*HTTP 503"):
+        assert ids(fetch(collection_ids=[3])) == []
+    trouble.remove()
+    with pytest.warns(IncompleteWarning, match="collection 3 broken_on_server"):
+        assert ids(fetch(collection_ids=[3])) == FOUR
+
+
 def test_an_image_of_a_collection_whose_own_record_is_broken_is_fetched_once(
     fetch: Fetch, server: DemoServer, world: World
 ) -> None:
