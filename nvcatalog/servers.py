@@ -2,11 +2,69 @@
 
 from __future__ import annotations
 
+import os
+from numbers import Real
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from nvcatalog import client, neurosynth
-from nvcatalog._http import Health, Service
+from nvcatalog._http import Health, Service, root_from_environment, same_host
+from nvcatalog.errors import InvalidOptionError, WrongServerError
+
+
+def is_offline() -> bool:
+    """Whether ``NVCATALOG_OFFLINE`` forbids every request."""
+    return os.environ.get("NVCATALOG_OFFLINE", "").strip().lower() not in ("", "0", "false", "no")
+
+
+def parse_timeout(timeout: object) -> float:
+    """Return how many seconds to wait for a server.
+
+    Raises
+    ------
+    InvalidOptionError
+        When that is no number above 0.
+    """
+    seconds = -1.0 if isinstance(timeout, bool) or not isinstance(timeout, Real) else float(timeout)
+    if not 0 < seconds < float("inf"):
+        raise InvalidOptionError(f"timeout is {timeout!r}; give seconds above 0, such as 10")
+    return seconds
+
+
+def check_server(folder: Path, root: str, ours: str | None) -> str:
+    """Refuse to mix two servers' records in one folder, unless one is declared a mirror of the other.
+
+    Parameters
+    ----------
+    folder : Path
+        The data folder, for the message.
+    root : str
+        The server that is about to be asked.
+    ours : str or None
+        The server whose records the catalog holds, None when it holds none.
+
+    Returns
+    -------
+    str
+        The server to remember with the catalog.
+
+    Raises
+    ------
+    WrongServerError
+        When they are two servers.
+    """
+    mirrored = os.environ.get("NVCATALOG_MIRROR_OF", "").strip()
+    if mirrored:
+        mirrored = root_from_environment("NVCATALOG_MIRROR_OF", mirrored)
+    if ours is None:
+        return mirrored or root
+    if not same_host(root, ours) and not (mirrored and same_host(mirrored, ours)):
+        raise WrongServerError(
+            f"{folder} was filled from {ours}, and this call would fetch from {root}. "
+            f"Give another data_dir, or, if {root} is a mirror of {ours}, set NVCATALOG_MIRROR_OF={ours}"
+        )
+    return ours
 
 
 class Servers:
