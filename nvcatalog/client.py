@@ -45,8 +45,8 @@ class ImageList:
 
     Attributes
     ----------
-    records : dict of int to Record
-        The records by image id.
+    records : set of int
+        The ids of the records; the records themselves are handed over page by page, and not kept.
     broken : list of int
         The places, from 1, of records that the server cannot render.
     count : int
@@ -55,7 +55,7 @@ class ImageList:
         What it said on the pages so far.
     """
 
-    records: dict[int, Record] = field(default_factory=dict)
+    records: set[int] = field(default_factory=set)
     broken: list[int] = field(default_factory=list)
     count: int = 0
     counts: set[int] = field(default_factory=set)
@@ -148,7 +148,7 @@ class NeuroVault:
             for page, _ in self._one_pass("collections", "api/collections/", listing, filters):
                 new = {records.record_id(record): record for record in page}
                 fresh = [record for id_, record in new.items() if id_ not in whole.records]
-                whole.records |= new
+                whole.records.update(new)
                 whole.broken = listing.broken
                 whole.counted(listing.count)
                 yield fresh, whole

@@ -228,7 +228,7 @@ def test_a_list_that_fits_a_page_costs_one_request(server: DemoServer, world: Wo
 def test_an_empty_collection_is_complete(world: World, vault: NeuroVault) -> None:
     world.add_collection(id=901)
     listing = read_list(vault, 901)
-    assert (listing.records, listing.complete) == ({}, True)
+    assert (listing.records, listing.complete) == (set(), True)
 
 
 def test_pages_say_what_is_new_as_they_come(world: World, vault: NeuroVault) -> None:
@@ -471,7 +471,7 @@ def test_a_list_of_broken_records_only_costs_two_requests_for_each(
         world.poison_image(id_)
     listing = read_list(vault)
     assert listing.broken == list(range(1, 121))
-    assert listing.records == {}
+    assert listing.records == set()
     assert listing.complete
     assert server.requests <= 2 * 120 + 20
     assert service.health.given_up is None
