@@ -115,7 +115,7 @@ class Lister:
 
     def _put_page(self, collection_id: int, page: Iterable[Record]) -> None:
         for record in page:
-            self._put_image(_as_listed(record, collection_id))
+            self._put_image(as_listed(record, collection_id))
 
     def _put_image(self, record: Record) -> None:
         id_, collection_id = records.record_id(record), records.collection_id_of(record)
@@ -147,7 +147,7 @@ class Lister:
             self._mark_gone(collection_id, listing)
         if not listing.complete:
             self.outcomes["list", collection_id] = Outcome(
-                "image", None, "failed", _shortfall(collection_id, listing)
+                "image", None, "failed", shortfall(collection_id, listing)
             )
 
     def _put_broken(self, collection: KnownCollection, listing: ImageList, now: datetime) -> None:
@@ -201,7 +201,7 @@ class Lister:
         return records.modify_date_of(known.record) if known and known.record else None
 
 
-def _as_listed(record: Record, collection_id: int) -> Record:
+def as_listed(record: Record, collection_id: int) -> Record:
     """Return a record that belongs to the collection whose list it came from, whatever it says itself."""
     try:
         named = records.collection_id_of(record)
@@ -210,7 +210,8 @@ def _as_listed(record: Record, collection_id: int) -> Record:
     return record if named == collection_id else {**record, "collection_id": collection_id}
 
 
-def _shortfall(collection_id: int, listing: ImageList) -> str:
+def shortfall(collection_id: int, listing: ImageList) -> str:
+    """Say what a list lacks that is not complete."""
     listed = len(listing.records) + len(listing.broken)
     if not listing.steady:
         return f"collection {collection_id} changed while it was listed, {listed} images seen; call again"
