@@ -136,9 +136,7 @@ def test_a_sick_server_costs_nothing_that_lasts(server: DemoServer, data_dir: Pa
     assert len(fetch(data_dir, collection_ids=[555], image_ids=[10426]).images) == 21
 
 
-def test_a_server_that_fails_now_and_then_is_borne_with(
-    server: DemoServer, world: World, data_dir: Path
-) -> None:
+def test_a_server_that_fails_now_and_then_is_borne_with(server: DemoServer, world: World, data_dir: Path) -> None:
     server.fail("/api/*", faults.status(503), times=2)
     for number, id_ in enumerate(world.image_ids(555)):
         server.fail(world.file_path(id_), faults.status(503), times=number % 4)

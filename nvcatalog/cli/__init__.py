@@ -36,6 +36,7 @@ app = typer.Typer(
     help="Fetch brain maps from NeuroVault, and ask everything that was ever fetched in SQL.",
 )
 ALL_THERE, SOMETHING_MISSING, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+MOST_NAMED = 20
 
 
 class Mode(StrEnum):
@@ -223,6 +224,44 @@ def adopt(data_dir: DataDir = None, quiet: Quiet = False) -> None:
     for outcome in report.missing:
         err.print(f"[red]{escape(str(outcome.reason))}[/]", soft_wrap=True)
     if report.missing:
+        raise typer.Exit(SOMETHING_MISSING)
+
+
+@app.command()
+def sync(
+    collections: Annotated[
+        list[str] | None,
+        typer.Option("--collections", "-c", metavar="IDS", help="Just these, read anew: 555,658."),
+    ] = None,
+    exclude_owner: Annotated[
+        list[int] | None,
+        typer.Option("--exclude-owner", metavar="N", help="Leave out a user's images, such as 5761; repeatable."),
+    ] = None,
+    seed: Annotated[
+        str | None, typer.Option("--seed", metavar="PATH", help="Start from a snapshot of another catalog.")
+    ] = None,
+    data_dir: DataDir = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to connect, and to the next byte.")] = 10.0,
+    quiet: Quiet = False,
+) -> None:
+    """Bring in the metadata of all public collections and images; no files.
+
+    Ends with status 1 when anything could not be had, and says what.
+    """
+    with _leaving_politely():
+        found = _catalog(data_dir).sync(
+            collection_ids=_split(collections) if collections else None,
+            exclude_owners=exclude_owner or (),
+            seed=seed,
+            verbose=0 if quiet else 2,
+            timeout=timeout,
+        )
+    missing = found.report.missing
+    for outcome in missing[:MOST_NAMED]:
+        err.print(f"[red]{escape(str(outcome.reason))}[/]", soft_wrap=True)
+    if len(missing) > MOST_NAMED:
+        err.print(f"… and {len(missing) - MOST_NAMED} more: nvcatalog sql 'FROM outcomes'", soft_wrap=True)
+    if found.report.missing or not found.complete:
         raise typer.Exit(SOMETHING_MISSING)
 
 
