@@ -11,7 +11,7 @@ import duckdb
 
 from nvcatalog import records
 from nvcatalog.known import Refusal
-from nvcatalog.storage import Proof
+from nvcatalog.proving import Proof
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -351,23 +351,7 @@ def _land_listings(connection: duckdb.DuckDBPyConnection, listings: list[Listing
     """Note what was read of lists, and which images a whole list lacks: they are gone."""
     if not listings:
         return
-    connection.register("listed", _as_table(listings))
-    connection.register("named", _named_in(listings))
-    # Pages land before the list does: where an earlier landing had to leave one out, the list must be read again.
-    connection.execute("""
-        CREATE OR REPLACE TEMP TABLE listings AS
-        SELECT l.* REPLACE (l.complete AND lacking.number IS NULL AS complete)
-        FROM listed AS l
-        LEFT JOIN (
-            SELECT DISTINCT n.number
-            FROM named AS n
-            WHERE NOT EXISTS (
-                FROM images AS i
-                JOIN raw_records AS r ON r.kind = 'image' AND r.id = i.image_id AND r.source = 'api'
-                WHERE i.image_id = n.image_id
-            )
-        ) AS lacking USING (number)
-    """)
+    _judge_listings(connection, listings)
     connection.execute("""
         UPDATE collections
         SET listed_at = listed.listed_at, listed_count = listed.listed_count, complete = listed.complete,
@@ -390,6 +374,27 @@ def _land_listings(connection: duckdb.DuckDBPyConnection, listings: list[Listing
             GROUP BY i.image_id
         ) AS missing
         WHERE images.image_id = missing.image_id
+    """)
+
+
+def _judge_listings(connection: duckdb.DuckDBPyConnection, listings: list[Listing]) -> None:
+    """Lay the lists beside the catalog, each complete only where all records that it names are here."""
+    connection.register("listed", _as_table(listings))
+    connection.register("named", _named_in(listings))
+    # Pages land before the list does: where an earlier landing had to leave one out, the list must be read again.
+    connection.execute("""
+        CREATE OR REPLACE TEMP TABLE listings AS
+        SELECT l.* REPLACE (l.complete AND lacking.number IS NULL AS complete)
+        FROM listed AS l
+        LEFT JOIN (
+            SELECT DISTINCT n.number
+            FROM named AS n
+            WHERE NOT EXISTS (
+                FROM images AS i
+                JOIN raw_records AS r ON r.kind = 'image' AND r.id = i.image_id AND r.source = 'api'
+                WHERE i.image_id = n.image_id
+            )
+        ) AS lacking USING (number)
     """)
 
 

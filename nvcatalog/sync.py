@@ -83,6 +83,22 @@ class SyncReport:
     seconds: float
     report: Report
 
+    def __repr__(self) -> str:
+        """Say the figures in one line."""
+        figures = "; ".join(
+            f"{kind} {new} new, {changed} changed, {gone} gone" for kind, new, changed, gone in self.counts
+        )
+        lacks = "" if self.complete else f"; incomplete, {len(self.report.missing)} could not be had"
+        return f"<SyncReport: {figures}{lacks}>"
+
+    @property
+    def counts(self) -> tuple[tuple[str, int, int, int], ...]:
+        """How many collections and images are new, changed and gone."""
+        return (
+            ("collections", self.new_collections, self.changed_collections, self.gone_collections),
+            ("images", self.new_images, self.changed_images, self.gone_images),
+        )
+
 
 def sync_catalog(
     store: Store,

@@ -35,7 +35,7 @@ CHECKOUT = Path(__file__).parent.parent
 # A row imports only from rows before it.
 ROWS = (
     ("errors", "_resources", "_progress", "_parallel", "_gate", "_xml"),
-    ("_http", "ids", "records", "report"),
+    ("_http", "ids", "records", "report", "proving"),
     ("known", "client", "neurosynth", "storage", "migrate", "queries", "words", "filters", "labels"),
     ("_batch", "sidecars", "servers", "filter_sql", "resample", "extras", "_expressions"),
     ("_store",),

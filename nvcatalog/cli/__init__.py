@@ -241,13 +241,16 @@ def sync(
         str | None, typer.Option("--seed", metavar="PATH", help="Start from a snapshot of another catalog.")
     ] = None,
     data_dir: DataDir = None,
-    timeout: Annotated[float, typer.Option(help="Seconds to connect, and to the next byte.")] = 10.0,
+    timeout: Timeout = 10.0,
+    output: OutputFormat = None,
     quiet: Quiet = False,
 ) -> None:
     """Bring in the metadata of all public collections and images; no files.
 
     Ends with status 1 when anything could not be had, and says what.
     """
+    import pyarrow as pa
+
     with _leaving_politely():
         found = _catalog(data_dir).sync(
             collection_ids=_split(collections) if collections else None,
@@ -256,6 +259,8 @@ def sync(
             verbose=0 if quiet else 2,
             timeout=timeout,
         )
+    columns = zip(*found.counts, strict=True)
+    show(pa.table(dict(zip(("what", "new", "changed", "gone"), columns, strict=True))), output)
     missing = found.report.missing
     for outcome in missing[:MOST_NAMED]:
         err.print(f"[red]{escape(str(outcome.reason))}[/]", soft_wrap=True)
