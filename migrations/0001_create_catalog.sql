@@ -409,9 +409,9 @@ CREATE TABLE refusals (
     seen_at TIMESTAMPTZ
 );
 COMMENT ON TABLE refusals IS 'One row per id the server lastingly refuses: asked for again after a change, after 7 days or with overwrite.';
-COMMENT ON COLUMN refusals.kind IS 'collection, image, words, or position: a broken record known only by its place in a list';
+COMMENT ON COLUMN refusals.kind IS 'collection, image, words, the kind of a file beside a map, or position: a broken record known only by its place in a list';
 COMMENT ON COLUMN refusals.id IS 'The id that was asked for; the collection''s where kind is position';
-COMMENT ON COLUMN refusals.position IS 'Place of the broken record in the collection''s list, from 0; NULL for other kinds';
+COMMENT ON COLUMN refusals.position IS 'Place of the broken record in the collection''s list, from 1; NULL for other kinds';
 COMMENT ON COLUMN refusals.status IS 'What became of the request, as in a report: not_found, private, broken_on_server, ...';
 COMMENT ON COLUMN refusals.reason IS 'What the server said';
 COMMENT ON COLUMN refusals.modify_date IS 'The record''s modify_date when the server refused';

@@ -1,11 +1,11 @@
 -- People select statistic maps by what a map is, not by how its uploader's form spelled it: a view with one
 -- row per statistic map, where statistic, task and contrast are normalised and flags stand for common choices.
+--
+-- Placeholders are told by a pattern and not by IN: DuckDB makes a join of such a list, for each query on the view,
+-- whether or not it asks for tasks. Entities are decoded only where there are any.
 
 CREATE VIEW stat_maps AS
-WITH placeholders AS (
-    SELECT ['', 'none', 'none / other', 'null', 'n/a', 'na'] AS words
-),
-maps AS (
+WITH maps AS (
     SELECT
         i.*,
         CASE
@@ -16,24 +16,31 @@ maps AS (
             WHEN i.map_type IN ('variance', 'V') THEN 'varcope'
             WHEN i.map_type IN ('P map (given null hypothesis)', 'P') THEN 'p'
         END AS stat,
-        CASE WHEN i.number_of_subjects > 0 THEN i.number_of_subjects END AS n_subjects,
-        -- The form stores HTML entities in names: "subject&#39;s choice". The ampersand itself comes last.
-        replace(replace(replace(replace(replace(replace(trim(i.cognitive_paradigm_cogatlas),
-            '&#39;', ''''), '&#x27;', ''''), '&quot;', '"'), '&lt;', '<'), '&gt;', '>'), '&amp;', '&') AS task_name,
-        replace(replace(replace(replace(replace(replace(trim(i.cognitive_contrast_cogatlas),
-            '&#39;', ''''), '&#x27;', ''''), '&quot;', '"'), '&lt;', '<'), '&gt;', '>'), '&amp;', '&') AS contrast_name
+        CASE WHEN i.number_of_subjects > 0 THEN i.number_of_subjects END AS n_subjects
     FROM images AS i
     WHERE i.image_type IS DISTINCT FROM 'atlas'
 )
 SELECT
-    m.* EXCLUDE (task_name, contrast_name),
-    CASE WHEN lower(trim(m.cognitive_paradigm_cogatlas_id)) NOT IN (SELECT unnest(words) FROM placeholders)
+    m.*,
+    CASE WHEN NOT regexp_full_match(m.cognitive_paradigm_cogatlas_id, ' *(none( / other)?|null|n/a|na)? *', 'i')
         THEN m.cognitive_paradigm_cogatlas_id END AS task_id,
-    CASE WHEN lower(m.task_name) NOT IN (SELECT unnest(words) FROM placeholders) THEN m.task_name END AS task,
-    CASE WHEN lower(trim(m.cognitive_contrast_cogatlas_id)) NOT IN (SELECT unnest(words) FROM placeholders)
+    -- The form stores HTML entities in names: "subject&#39;s choice". The ampersand itself comes last.
+    CASE
+        WHEN regexp_full_match(m.cognitive_paradigm_cogatlas, ' *(none( / other)?|null|n/a|na)? *', 'i') THEN NULL
+        WHEN contains(m.cognitive_paradigm_cogatlas, '&')
+            THEN replace(replace(replace(replace(replace(replace(trim(m.cognitive_paradigm_cogatlas),
+                '&#39;', ''''), '&#x27;', ''''), '&quot;', '"'), '&lt;', '<'), '&gt;', '>'), '&amp;', '&')
+        ELSE trim(m.cognitive_paradigm_cogatlas)
+    END AS task,
+    CASE WHEN NOT regexp_full_match(m.cognitive_contrast_cogatlas_id, ' *(none( / other)?|null|n/a|na)? *', 'i')
         THEN m.cognitive_contrast_cogatlas_id END AS contrast_id,
-    CASE WHEN lower(m.contrast_name) NOT IN (SELECT unnest(words) FROM placeholders)
-        THEN m.contrast_name END AS contrast,
+    CASE
+        WHEN regexp_full_match(m.cognitive_contrast_cogatlas, ' *(none( / other)?|null|n/a|na)? *', 'i') THEN NULL
+        WHEN contains(m.cognitive_contrast_cogatlas, '&')
+            THEN replace(replace(replace(replace(replace(replace(trim(m.cognitive_contrast_cogatlas),
+                '&#39;', ''''), '&#x27;', ''''), '&quot;', '"'), '&lt;', '<'), '&gt;', '>'), '&amp;', '&')
+        ELSE trim(m.cognitive_contrast_cogatlas)
+    END AS contrast,
     c.name AS collection_name,
     c.doi,
     c.owner,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,8 @@ _KEYS = {
     "raw_records": ("kind", "id"),
     "files": ("image_id", "kind"),
     "refusals": ("kind", "id", "position"),
+    "nidm_packs": ("pack_id", "image_id"),
+    "access": ("collection_id",),
     "words_status": ("image_id",),
     "fetches": ("fetch_id",),
     "outcomes": (),
@@ -63,7 +65,7 @@ class Listing:
 
 @dataclass
 class Batch:
-    """Rows that land together, by table, beside words, listings, collections gone, and refusals that hold no more.
+    """Rows that land together, by table; words, listings; what is gone, and refusals that no longer hold.
 
     What was merely found in the folder is kept apart in ``found``: sidecars' records, which never replace the
     server's, and files nobody has proven, which replace none.
@@ -75,6 +77,7 @@ class Batch:
     listings: list[Listing] = field(default_factory=list)
     gone: dict[int, datetime] = field(default_factory=dict)
     healed: set[tuple[str, int]] = field(default_factory=set)
+    dropped: set[tuple[int, str]] = field(default_factory=set)
 
     def add(self, table: str, row: Row) -> None:
         """Add a row; of several with one key the last wins."""
@@ -91,24 +94,44 @@ class Batch:
         tables.setdefault(f"{kind}s", []).append(row)
         tables.setdefault("raw_records", []).append(raw)
 
-    def add_file(self, image_id: int, path: str, proof: Proof, *, origin: str) -> None:
-        """Add a file that has been proven."""
+    def add_pack(self, record: dict[str, Any], collection_id: int) -> None:
+        """Add a NIDM pack: which images are in it, and its text."""
+        for row in records.pack_rows(record, collection_id):
+            self.add("nidm_packs", row)
+        raw = {"kind": "pack", "id": records.record_id(record), "raw": records.raw_text(record), "source": "api"}
+        self.add("raw_records", raw | {"fetched_at": datetime.now(UTC)})
+
+    def add_file(
+        self,
+        image_id: int,
+        path: str,
+        proof: Proof,
+        *,
+        origin: str,
+        kind: str = "original",
+        came_at: datetime | None = None,
+    ) -> None:
+        """Add a file that has been proven; it came now unless another time is said."""
         row = {
             "image_id": image_id,
-            "kind": "original",
+            "kind": kind,
             "path": path,
             "size": proof.size,
             "sha256": proof.sha256,
-            "shape": list(proof.shape),
-            "voxel_size_mm": list(proof.voxel_size_mm),
+            "shape": list(proof.shape) or None,
+            "voxel_size_mm": list(proof.voxel_size_mm) or None,
             "dtype": proof.dtype,
             "etag": proof.etag,
             "last_modified": proof.last_modified,
-            "downloaded_at": datetime.now(UTC),
+            "downloaded_at": came_at or datetime.now(UTC),
             "origin": origin,
             "state": "present",
         }
         self.add("files", row)
+
+    def drop_file(self, image_id: int, kind: str) -> None:
+        """Forget a file that has been removed."""
+        self.dropped.add((image_id, kind))
 
     def add_refusal(self, refusal: Refusal) -> None:
         """Add what a server answered for good."""
@@ -141,6 +164,7 @@ class Batch:
         )
         merged.tables = {table: list(rows) for table, rows in self.tables.items()}
         merged.healed = set(self.healed)
+        merged.dropped = self.dropped | later.dropped
         for kind, id_ in later.healed:
             merged.heal(kind, id_)
         for table, rows in later.tables.items():
@@ -151,7 +175,7 @@ class Batch:
 
     def __len__(self) -> int:
         rows = sum(map(len, (*self.tables.values(), *self.found.values())))
-        return rows + len(self.words) + len(self.listings) + len(self.gone) + len(self.healed)
+        return rows + sum(map(len, (self.words, self.listings, self.gone, self.healed, self.dropped)))
 
 
 def land(connection: duckdb.DuckDBPyConnection, batch: Batch) -> list[str]:
@@ -188,6 +212,10 @@ def _land_whole(connection: duckdb.DuckDBPyConnection, batch: Batch) -> None:
     connection.execute("BEGIN")
     try:
         _heal(connection, batch.healed)
+        for image_id, kind in batch.dropped:
+            connection.execute(
+                "DELETE FROM files WHERE image_id = $id AND kind = $kind", {"id": image_id, "kind": kind}
+            )
         for table, rows in batch.found.items():
             upsert(connection, table, _not_better_known(connection, table, rows))
         for table, rows in batch.tables.items():
@@ -205,7 +233,7 @@ def _land_whole(connection: duckdb.DuckDBPyConnection, batch: Batch) -> None:
 def _land_what_fits(connection: duckdb.DuckDBPyConnection, batch: Batch) -> list[str]:
     """Land table by table, and return a line for each row that does not fit."""
     # Refusals are healed first, as in a whole batch: the same batch may hold the ones that follow them.
-    _land_whole(connection, Batch(healed=batch.healed))
+    _land_whole(connection, Batch(healed=batch.healed, dropped=batch.dropped))
     culprits: list[str] = []
     for table, rows in batch.found.items():
         culprits += _land_rows(connection, table, rows, found=True)
@@ -217,8 +245,8 @@ def _land_what_fits(connection: duckdb.DuckDBPyConnection, batch: Batch) -> list
         except _MISFITS as error:
             culprits.append(_culprit("words", {"image_id": image_id}, error))
     # A list that is missing a record must be read again: only then may it count as complete.
-    if not culprits:
-        _land_whole(connection, Batch(listings=batch.listings, gone=batch.gone))
+    listings = [replace(listing, complete=listing.complete and not culprits) for listing in batch.listings]
+    _land_whole(connection, Batch(listings=listings, gone=batch.gone))
     return culprits
 
 
@@ -292,13 +320,20 @@ def _incoming(table: str, rows: list[Row]) -> pa.Table:
 
 
 def _keep_history(connection: duckdb.DuckDBPyConnection) -> None:
-    """Keep the former text of each record that the server changed; a sidecar's is not the server's word."""
+    """Keep the former text of each record that the server changed.
+
+    A sidecar's is the server's word of an earlier day, its placeholders nulled: it counts when its date differs.
+    """
     connection.execute("""
         INSERT INTO record_history BY NAME
         SELECT old.kind, old.id, old.raw, old.fetched_at, incoming.fetched_at AS replaced_at
         FROM raw_records AS old
         JOIN incoming ON old.kind = incoming.kind AND old.id = incoming.id
-        WHERE old.source = 'api' AND incoming.source = 'api' AND old.raw::VARCHAR <> incoming.raw::VARCHAR
+        WHERE incoming.source = 'api'
+          AND CASE old.source
+                WHEN 'api' THEN old.raw::VARCHAR <> incoming.raw::VARCHAR
+                ELSE old.raw->>'modify_date' <> incoming.raw->>'modify_date'
+              END
     """)
 
 
@@ -316,17 +351,32 @@ def _land_listings(connection: duckdb.DuckDBPyConnection, listings: list[Listing
     """Note what was read of lists, and which images a whole list lacks: they are gone."""
     if not listings:
         return
-    connection.register("incoming", _as_table(listings))
+    connection.register("listed", _as_table(listings))
+    connection.register("named", _named_in(listings))
+    # Pages land before the list does: where an earlier landing had to leave one out, the list must be read again.
+    connection.execute("""
+        CREATE OR REPLACE TEMP TABLE listings AS
+        SELECT l.* REPLACE (l.complete AND lacking.number IS NULL AS complete)
+        FROM listed AS l
+        LEFT JOIN (
+            SELECT DISTINCT n.number
+            FROM named AS n
+            WHERE NOT EXISTS (
+                FROM images AS i
+                JOIN raw_records AS r ON r.kind = 'image' AND r.id = i.image_id AND r.source = 'api'
+                WHERE i.image_id = n.image_id
+            )
+        ) AS lacking USING (number)
+    """)
     connection.execute("""
         UPDATE collections
         SET listed_at = listed.listed_at, listed_count = listed.listed_count, complete = listed.complete,
             listed_modify_date = listed.modify_date
         FROM (
-            FROM incoming QUALIFY row_number() OVER (PARTITION BY collection_id ORDER BY number DESC) = 1
+            FROM listings QUALIFY row_number() OVER (PARTITION BY collection_id ORDER BY number DESC) = 1
         ) AS listed
         WHERE collections.collection_id = listed.collection_id
     """)
-    connection.register("named", _named_in(listings))
     # What was read after the list, by its own address, is not gone.
     connection.execute("""
         UPDATE images
@@ -334,7 +384,7 @@ def _land_listings(connection: duckdb.DuckDBPyConnection, listings: list[Listing
         FROM (
             SELECT i.image_id, max(l.listed_at) AS listed_at
             FROM images AS i
-            JOIN incoming AS l USING (collection_id)
+            JOIN listings AS l USING (collection_id)
             WHERE l.complete AND l.names_all AND i.gone_at IS NULL AND i.fetched_at <= l.listed_at
               AND NOT EXISTS (FROM named AS n WHERE n.number = l.number AND n.image_id = i.image_id)
             GROUP BY i.image_id

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import http.client
 import io
+import logging
 import os
 import random
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -43,6 +44,8 @@ _LONGEST_BACKOFF_S = 30.0
 LONGEST_RETRY_AFTER_S = 120.0
 #: A page of 1,000 records is some 3 MB; an answer in JSON that never ends must not fill the memory.
 LARGEST_JSON = 64 * 1024 * 1024
+#: What stands in records and messages where a private collection's token does in links.
+TOKEN = "{token}"  # noqa: S105 - the very thing that is no token
 _CHUNK = 1 << 18
 # A body that brings less than this in the time one would wait for silence to end only drips, and never ends.
 _LEAST_BYTES = 1024
@@ -110,6 +113,7 @@ class Service:
     ) -> None:
         self.name = name
         self.root = root
+        self._secrets: set[str] = set()
         self.health = health or Health(name)
         self._timeout_s = timeout_s
         self._log_requests = log_requests
@@ -126,6 +130,12 @@ class Service:
     def close(self) -> None:
         """Close the connections."""
         self._session.close()
+
+    def keep_secret(self, token: str) -> None:
+        """Let a token be part of requests, and of no message and no log."""
+        self._secrets.add(token)
+        _hidden.secrets.add(token)
+        _URLLIB3_LOG.addFilter(_hidden)  # once, however often
 
     def attempts(self, tries: int | None = None) -> Iterator[Attempt]:
         """Yield attempts until one succeeds: ``for attempt in service.attempts(): with attempt: …``.
@@ -156,6 +166,18 @@ class Service:
         """Ask once and yield the answer with its body unread; its status is the caller's to judge."""
         # Put together by hand: urljoin would follow a path such as "https://elsewhere/x" there.
         url = f"{self.root}/{path.lstrip('/')}"
+        try:
+            with self._answer(url, params, headers) as response:
+                yield response
+        except ServerError as error:
+            error.args = (hide(str(error), self._secrets), *error.args[1:])
+            raise
+
+    @contextmanager
+    def _answer(
+        self, url: str, params: Mapping[str, str | int] | None, headers: Mapping[str, str] | None
+    ) -> Iterator[requests.Response]:
+        """Ask, and follow redirects on the same host."""
         with self._slots:
             for _ in range(_REDIRECTS + 1):
                 self.health.check()
@@ -164,7 +186,8 @@ class Service:
                 with self._once(url, params, headers) as response:
                     if self._log_requests:
                         waited_s = time.monotonic() - started
-                        logger.info("GET %s: %d (%.2f s)", response.url, response.status_code, waited_s)
+                        shown = hide(response.url, self._secrets)
+                        logger.info("GET %s: %d (%.2f s)", shown, response.status_code, waited_s)
                     if not response.is_redirect:
                         yield response
                         return
@@ -258,6 +281,30 @@ class Service:
             # The server's mistake about itself, never a reason to leave TLS.
             there = there._replace(scheme=here.scheme, netloc=here.netloc)
         return there.geturl()
+
+
+def hide(text: str, secrets: Iterable[str]) -> str:
+    """Return a text with ``{token}`` in the place of each secret."""
+    for secret in secrets:
+        text = text.replace(secret, TOKEN)
+    return text
+
+
+class _Hidden(logging.Filter):
+    """Keeps tokens out of what urllib3 logs of every request, for those who look at that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.secrets: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if self.secrets:
+            record.msg, record.args = hide(record.getMessage(), self.secrets), ()
+        return True
+
+
+_hidden = _Hidden()
+_URLLIB3_LOG = logging.getLogger("urllib3.connectionpool")
 
 
 class _Session(requests.Session):
@@ -438,7 +485,7 @@ class Health:
 
     def _stop(self, reason: str, *, blocked: bool = False) -> None:
         if self._give_up(reason, blocked=blocked):
-            logger.warning("Giving up %s", self.given_up)
+            logger.info("Giving up %s", self.given_up)  # what it costs is in the report, and warned of
 
     def _give_up(self, reason: str, *, blocked: bool) -> bool:
         """Give the server up for the rest of the call; the first reason stays."""

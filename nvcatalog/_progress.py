@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from tqdm.std import tqdm
 
-#: The library logs here and installs no handler.
+#: The library logs here and installs no handler: nothing above INFO, which Python would write to stderr unasked.
 logger = logging.getLogger("nvcatalog")
 
 SUMMARY, BARS, REQUESTS = 1, 2, 3

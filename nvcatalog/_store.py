@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 import duckdb
 from filelock import FileLock, Timeout
@@ -42,8 +42,9 @@ Opened = TypeVar("Opened")
 FILE_NAME = "catalog.duckdb"
 LOCK_NAME = "catalog.lock"
 
+_OPEN_HERE = "different configuration"
 # What DuckDB says when a file is open elsewhere: in another process, or in this one with other settings.
-_REFUSALS = ("Could not set lock on file", "different configuration", "Conflicting lock is held")
+_REFUSALS = ("Could not set lock on file", _OPEN_HERE, "Conflicting lock is held")
 _HOLDER = re.compile(r"lock is held in (?P<program>.+?) \(PID (?P<pid>\d+)\)")
 
 # What it says of a file that somebody or something has damaged.
@@ -268,6 +269,7 @@ class Store:
             _read_images(connection, known)
             _read_collections(connection, known)
             _read_refusals(connection, known)
+            known.tokens = dict(connection.execute("SELECT collection_id, token FROM access").fetchall())
         return known
 
     def long_words(self, image_ids: Iterable[int]) -> pa.Table:
@@ -292,6 +294,31 @@ class Store:
         """Land a batch that others follow soon, the last of them by :meth:`land`."""
         with self.writing(timeout_s=timeout_s, one_of_many=True) as connection:
             return _batch.land(connection, batch)
+
+
+class AbsentStore(Store):
+    """A folder's catalog for a call that has to do without it: it knows nothing, and nothing is written to it.
+
+    Parameters
+    ----------
+    folder : Path
+        The data folder.
+    error : CatalogLockedError
+        Why the catalog cannot be had.
+    """
+
+    def __init__(self, folder: Path, error: CatalogLockedError) -> None:
+        super().__init__(folder)
+        self._error = error
+
+    @property
+    def exists(self) -> bool:
+        """Not for this call."""
+        return False
+
+    def writing(self, *, timeout_s: float | None = None, one_of_many: bool = False) -> NoReturn:
+        """Refuse: a new catalog must not take the place of the one that somebody holds."""
+        raise self._error
 
 
 # Opening, in detail
@@ -337,6 +364,8 @@ def _locked_message(path: Path, holder: str) -> str:
 
 def _holder_in(error: duckdb.Error) -> str:
     """Say who holds a file, from DuckDB's refusal to open it."""
+    if _OPEN_HERE in str(error):
+        return "this Python process itself, through a connection of its own"
     found = _HOLDER.search(str(error))
     return f"process {found['pid']} ({found['program']})" if found else f"someone ({str(error).splitlines()[0]})"
 
@@ -406,18 +435,32 @@ def _read_images(connection: duckdb.DuckDBPyConnection, known: Known) -> None:
             WHERE collection_id IN (SELECT id FROM wanted WHERE kind = 'collection')
                OR image_id IN (SELECT id FROM wanted WHERE kind = 'image')
         )
-        SELECT i.image_id, i.collection_id, i.gone, r.raw, f.path, f.size, f.state, f.sha256,
+        SELECT i.image_id, i.collection_id, i.gone, r.raw, epoch_us(r.fetched_at),
+               {'path': f.path, 'size': f.size, 'state': f.state, 'sha256': f.sha256, 'origin': f.origin},
+               {'path': s.path, 'size': s.size, 'state': s.state, 'sha256': s.sha256, 'origin': s.origin},
                w.image_id IS NOT NULL
         FROM asked AS i
         JOIN raw_records AS r ON r.kind = 'image' AND r.id = i.image_id
         LEFT JOIN files AS f ON f.image_id = i.image_id AND f.kind = 'original'
+        LEFT JOIN files AS s ON s.image_id = i.image_id AND s.kind = 'resampled'
         LEFT JOIN words_status AS w ON w.image_id = i.image_id AND w.status = 'present'
     """).fetchall()
-    for image_id, collection_id, gone, raw, path, size, state, sha256, has_words in rows:
-        file = None if path is None else LocalFile(path, size, state, sha256)
-        known.images[image_id] = KnownImage(image_id, collection_id, raw, gone, file)
+    for image_id, collection_id, gone, raw, fetched, original, resampled, has_words in rows:
+        known.images[image_id] = KnownImage(
+            image_id,
+            collection_id,
+            raw,
+            gone,
+            _local_file(original),
+            resampled=_local_file(resampled),
+            fetched_at=moment(fetched),
+        )
         if has_words:
             known.with_words.add(image_id)
+
+
+def _local_file(columns: dict[str, Any]) -> LocalFile | None:
+    return None if columns["path"] is None else LocalFile(**columns)
 
 
 def _read_collections(connection: duckdb.DuckDBPyConnection, known: Known) -> None:
@@ -433,7 +476,7 @@ def _read_collections(connection: duckdb.DuckDBPyConnection, known: Known) -> No
     for collection_id, raw, complete, count, listed, modified in rows:
         record = None if raw is None else records.parse_json(raw)
         known.collections[collection_id] = KnownCollection(
-            collection_id, record, complete, count, _time(listed), _time(modified)
+            collection_id, record, complete, count, moment(listed), moment(modified)
         )
 
 
@@ -443,19 +486,21 @@ def _read_refusals(connection: duckdb.DuckDBPyConnection, known: Known) -> None:
         SELECT kind, id, position, status, reason, epoch_us(modify_date), epoch_us(seen_at)
         FROM refusals
         WHERE (kind IN ('collection', 'position') AND id IN (SELECT id FROM wanted WHERE kind = 'collection'))
+           OR (kind = 'collection' AND id IN (SELECT unnest($parents::INTEGER[])))
            OR (kind IN ('image', 'words')
                AND (id IN (SELECT id FROM wanted WHERE kind = 'image') OR id IN (SELECT unnest($ids::INTEGER[]))))
         ORDER BY kind, id, position
     """,
-        {"ids": list(known.images)},
+        {"ids": list(known.images), "parents": list({image.collection_id for image in known.images.values()})},
     ).fetchall()
     for kind, id_, position, status, reason, modified, seen in rows:
-        refusal = Refusal(kind, id_, status, reason, _time(modified), _time(seen) or datetime.now(UTC), position)
+        refusal = Refusal(kind, id_, status, reason, moment(modified), moment(seen) or datetime.now(UTC), position)
         if kind == "position":
             known.positions.setdefault(id_, []).append(refusal)
         else:
             known.refusals[kind, id_] = refusal
 
 
-def _time(epoch_us: int | None) -> datetime | None:
+def moment(epoch_us: int | None) -> datetime | None:
+    """Return a time that DuckDB gave in microseconds: as a time it would need another library."""
     return None if epoch_us is None else datetime.fromtimestamp(epoch_us / 1e6, UTC)

@@ -13,7 +13,7 @@ from nvcatalog import neurosynth, records, storage
 from nvcatalog._batch import Batch, Words, long_table
 from nvcatalog._store import Store
 from nvcatalog.errors import CatalogLockedError, WordsWarning
-from nvcatalog.known import Known, KnownImage
+from nvcatalog.known import Known, KnownImage, MapKind
 from nvcatalog.report import Report
 from nvcatalog.words import words_to_matrix
 
@@ -41,7 +41,9 @@ functional neuroimaging data. Nature Methods 8, 665-670. doi:10.1038/nmeth.1635
 """
 
 
-def build_bunch(folder: Path, known: Known, image_ids: Sequence[int], report: Report) -> Bunch:
+def build_bunch(
+    folder: Path, known: Known, image_ids: Sequence[int], report: Report, kind: MapKind = "original"
+) -> Bunch:
     """Return the answer for images that are here: paths, one dict of metadata each, and the report.
 
     Parameters
@@ -54,13 +56,15 @@ def build_bunch(folder: Path, known: Known, image_ids: Sequence[int], report: Re
         In request order.
     report : Report
         What happened to every id.
+    kind : {'original', 'resampled'}
+        Which of their maps ``images`` names.
     """
     from sklearn.utils import Bunch
 
     images = [known.images[id_] for id_ in image_ids]
     collections = {id_: _collection_meta(folder, known, id_) for id_ in {image.collection_id for image in images}}
     return Bunch(
-        images=[str(folder / image.file.path) for image in images if image.file],
+        images=[str(folder / file.path) for image in images if (file := image.map(kind))],
         images_meta=[_image_meta(folder, image) for image in images],
         collections_meta=[dict(collections[image.collection_id]) for image in images],
         description=DESCRIPTION,
@@ -97,7 +101,7 @@ def add_words(bunch: Bunch, store: Store, unlanded: Batch, image_ids: Sequence[i
         tables = []
     words = pa.concat_tables([*tables, long_table(new)], promote_options="permissive")
     if not words.num_rows:
-        warnings.warn("No term is known for any of these images", WordsWarning, stacklevel=3)
+        warnings.warn("No term is known for any of these images", WordsWarning, stacklevel=4)
         bunch["word_frequencies"] = bunch["vocabulary"] = None
         return
     frequencies, vocabulary = words_to_matrix(image_ids, words)
@@ -116,12 +120,11 @@ def _words_in_files(bunch: Bunch, image_ids: set[int]) -> dict[int, Words]:
 
 
 def _image_meta(folder: Path, image: KnownImage) -> dict[str, Any]:
-    paths = {"relative_path": image.file.path} if image.file else {}
+    place = image.collection_id, image.image_id
+    paths = {"relative_path": image.file.path if image.file else storage.image_path(*place)}
     optional = {
-        "resampled_relative_path": storage.image_paths(image.collection_id, image.image_id)[
-            "resampled_relative_path"
-        ],
-        "ns_words_relative_path": storage.words_path(image.collection_id, image.image_id),
+        "resampled_relative_path": storage.map_path(*place, "resampled"),
+        "ns_words_relative_path": storage.words_path(*place),
     }
     home = f"{folder}{os.sep}"  # text, since this runs for every image of every answer
     paths |= {name: path for name, path in optional.items() if os.path.isfile(home + path)}  # noqa: PTH113 - as above

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nvcatalog import adopt, queries, snapshot, storage
+from nvcatalog import adopt, lookup, outdated, queries, snapshot, storage
 from nvcatalog._store import Store
-from nvcatalog.errors import CatalogWarning, SnapshotWarning
+from nvcatalog.errors import CatalogWarning, LabelsError, SnapshotWarning
 from nvcatalog.ids import parse_ids
+from nvcatalog.labels import read_labels
+from nvcatalog.options import parse_timeout
 from nvcatalog.queries import Answer, Params
-from nvcatalog.servers import parse_timeout
 from nvcatalog.words import words_to_matrix
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Catalog:
         query : str
             A SELECT; ``$name`` or ``?`` stand for parameters.
         params : mapping or sequence, optional
-            The parameters' values.
+            The parameters' values; a list may be any container, such as a set or a column of a dataframe.
         tables : mapping of str to dataframe, optional
             Tables of your own (pandas, polars, pyarrow) to ask beside the catalog's, by names it does not use.
         **kwargs
@@ -117,7 +118,7 @@ class Catalog:
         Parameters
         ----------
         image_ids : iterable of int or str
-            One a row, in this order; one without terms here gives a row of zeros.
+            One a row, in this order, as often as it is given; one without terms here gives a row of zeros.
 
         Returns
         -------
@@ -127,9 +128,68 @@ class Catalog:
         vocabulary : numpy.ndarray of str, shape (terms,)
             Sorted.
         """
-        ids = parse_ids(image_ids, kind="image")
+        ids = parse_ids(image_ids, kind="image", distinct=False)
         self._warn_if_absent()
         return words_to_matrix(ids, self._store.long_words(ids))
+
+    def labels(self, image_id: int | str) -> list[tuple[int, str]]:
+        """Return index and name of each region of an atlas, from the label file that came with it.
+
+        Fetch the atlas with ``extras=True`` first. In FSL's own atlases the voxels of a region hold its index + 1,
+        in most others its index: what an uploader meant only the atlas itself can tell.
+
+        Parameters
+        ----------
+        image_id : int or str
+            The atlas.
+
+        Returns
+        -------
+        list of (int, str)
+            In the order and the words of the file.
+
+        Raises
+        ------
+        LabelsError
+            When the atlas's label file is not here, or is none.
+
+        Examples
+        --------
+        >>> from nvcatalog import Catalog, fetch_neurovault_ids
+        >>> maps = fetch_neurovault_ids(image_ids=[14227], extras=True, verbose=0)
+        >>> Catalog().labels(14227)[:2]
+        [(0, 'Primary motor cortex'), (1, 'Sensory cortex')]
+        """
+        (id_,) = parse_ids(image_id, kind="image")
+        file = lookup.files_of(self._store, [id_]).get((id_, "labels"))
+        if file is None:
+            raise LabelsError(
+                f"image {id_} has no label file in {self._folder}; if it is an atlas, fetch it with extras=True"
+            )
+        return read_labels(self._folder / file.path)
+
+    def outdated(self) -> Answer:
+        """Return the local files whose record changed on the server since they came, and what changed.
+
+        The catalog is compared with itself: :meth:`sync` first to hear what is new. To renew a file, fetch it with
+        ``mode='overwrite'``.
+
+        Returns
+        -------
+        Answer
+            A row a file: ``image_id``, ``collection_id``, ``path``, ``downloaded_at``, ``modify_date``, ``gone``
+            (the server has it no more), ``file_changed`` (the record names another file), ``changed`` (the fields
+            that differ).
+
+        Examples
+        --------
+        >>> from nvcatalog import Catalog, fetch_neurovault_ids
+        >>> maps = fetch_neurovault_ids(image_ids=[10426], verbose=0)
+        >>> len(Catalog().outdated())
+        0
+        """
+        self._warn_if_absent()
+        return Answer(outdated.outdated(self._store))
 
     def adopt(self, *, verbose: int = 2) -> Report:
         """Register everything in the folder that the catalog does not know yet, such as what nilearn left.
@@ -145,6 +205,11 @@ class Catalog:
         -------
         Report
             An outcome for each image taken over, and each file that could not be.
+
+        Raises
+        ------
+        DataDirError
+            When there is no such folder (an OSError).
         """
         report = adopt.adopt_folder(self._store, verbose=verbose)
         trouble = snapshot.publish(self._store) if self._store.exists else None

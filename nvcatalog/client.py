@@ -1,4 +1,4 @@
-"""Ask NeuroVault: a collection, an image, the list of a collection's images; and check what it answers."""
+"""Ask NeuroVault: a collection, an image, the lists of what a collection holds; and check what it answers."""
 
 from __future__ import annotations
 
@@ -39,13 +39,33 @@ def root() -> str:
     return _http.root_from_environment("NVCATALOG_NEUROVAULT_URL", DEFAULT_ROOT)
 
 
+def below_root(link: object, root: str) -> str:
+    """Return where a record's link leads, below our root, whatever host it names.
+
+    Raises
+    ------
+    RefusedError
+        When the link is none, or leads to a host that is neither ours nor neurovault.org.
+    """
+    if not isinstance(link, str) or not link:
+        raise RefusedError("the record names no file", status="broken_on_server")
+    if not (_http.same_host(link, root) or _http.same_host(link, DEFAULT_ROOT)):
+        raise RefusedError(
+            f"the file's link leads elsewhere and is not followed: {link}", status="failed", lasting=False
+        )
+    parts = urlsplit(link)
+    # A root may have a path of its own, which our own server's links begin with and neurovault.org's do not.
+    path = parts.path.removeprefix(urlsplit(root).path).lstrip("/")
+    return path + (f"?{parts.query}" if parts.query else "")
+
+
 @dataclass
 class ImageList:
     """What one reading of a collection's list gave.
 
     Attributes
     ----------
-    records : set of int
+    ids : set of int
         The ids of the records; the records themselves are handed over page by page, and not kept.
     broken : list of int
         The places, from 1, of records that the server cannot render.
@@ -55,7 +75,7 @@ class ImageList:
         What it said on the pages so far.
     """
 
-    records: set[int] = field(default_factory=set)
+    ids: set[int] = field(default_factory=set)
     broken: list[int] = field(default_factory=list)
     count: int = 0
     counts: set[int] = field(default_factory=set)
@@ -73,7 +93,7 @@ class ImageList:
     @property
     def complete(self) -> bool:
         """Whether distinct ids and broken records make up the server's count."""
-        return self.steady and len(self.records) + len(self.broken) == self.count
+        return self.steady and len(self.ids) + len(self.broken) == self.count
 
 
 class CollectionList(ImageList):
@@ -82,15 +102,41 @@ class CollectionList(ImageList):
     @property
     def complete(self) -> bool:
         """Whether distinct ids and broken records make up the last count; one deleted meanwhile is one more."""
-        return bool(self.counts) and len(self.records) + len(self.broken) >= self.count
+        return bool(self.counts) and len(self.ids) + len(self.broken) >= self.count
 
 
 class NeuroVault:
-    """NeuroVault's API over one :class:`~nvcatalog._http.Service`."""
+    """NeuroVault's API over one :class:`~nvcatalog._http.Service`.
 
-    def __init__(self, service: _http.Service) -> None:
+    A private collection whose token is known is asked for by it; in what is returned ``{token}`` stands in its
+    place.
+    """
+
+    def __init__(self, service: _http.Service, files: _http.Service | None = None) -> None:
         self._service = service
+        self._files = files
+        self._tokens: dict[int, str] = {}
         self._well_at: dict[_Kind, float] = {}
+
+    def open_with(self, collection_id: int, token: str) -> None:
+        """Use a token for all that is asked about its collection from now on."""
+        self._tokens[collection_id] = token
+        self._keep_secret(token)
+
+    def collection_of_token(self, token: str) -> Record:
+        """Return the record of the private collection that a token opens; raises as :meth:`collection` does."""
+        self._keep_secret(token)
+        record = self._json(f"api/collections/{token}/")
+        if not isinstance(record, dict) or (id_ := _id_or_none(record)) is None:
+            raise TransientError("a token was answered with something that is no collection")
+        self._tokens[id_] = token
+        hidden: Record = _without(token, record)
+        return hidden
+
+    def _keep_secret(self, token: str) -> None:
+        for service in (self._service, self._files):
+            if service is not None:
+                service.keep_secret(token)
 
     def stop(self) -> None:
         """Let no further request through; those under way end with their next bytes."""
@@ -106,11 +152,21 @@ class NeuroVault:
         TransientError, HostGivenUpError
             When no answer could be had, for now or for this call.
         """
-        return self._record("collections", collection_id)
+        token = self._tokens.get(collection_id)
+        return self._record("collections", collection_id, token or str(collection_id), token)
 
-    def image(self, image_id: int) -> Record:
-        """Return an image's record; raises as :meth:`collection` does."""
-        record = self._record("images", image_id)
+    def image(self, image_id: int, collection_id: int | None = None) -> Record:
+        """Return an image's record; raises as :meth:`collection` does.
+
+        Parameters
+        ----------
+        image_id : int
+            The image.
+        collection_id : int or None
+            The collection it is in, where that is known: a private one's image is found only by its token.
+        """
+        token = self._tokens.get(collection_id or 0)
+        record = self._record("images", image_id, f"{token}-{image_id}" if token else str(image_id), token)
         try:
             records.collection_id_of(record)
         except ValueError as error:
@@ -123,11 +179,14 @@ class NeuroVault:
         The list is paged by offset, so an upload or a deletion meanwhile repeats or skips a record: a pass
         during which the count moved, or which came short of it, is followed by another.
         """
-        for _ in range(_PASSES):
-            listing = ImageList()
-            yield from self._one_pass("images", f"api/collections/{collection_id}/images/", listing)
-            if listing.complete:
-                return
+        yield from self._parts(collection_id, "images")
+
+    def packs_of(self, collection_id: int) -> Iterator[tuple[list[Record], ImageList]]:
+        """Yield the records of a collection's NIDM packs page by page, as :meth:`images_of` does those of images.
+
+        A pack's ``statmaps`` are the records of its images; :func:`~nvcatalog.records.pack_rows` has their ids.
+        """
+        yield from self._parts(collection_id, "nidm_results")
 
     def collections(
         self, filters: Mapping[str, str | int] | None = None
@@ -147,8 +206,8 @@ class NeuroVault:
             listing = ImageList()
             for page, _ in self._one_pass("collections", "api/collections/", listing, filters):
                 new = {records.record_id(record): record for record in page}
-                fresh = [record for id_, record in new.items() if id_ not in whole.records]
-                whole.records.update(new)
+                fresh = [record for id_, record in new.items() if id_ not in whole.ids]
+                whole.ids.update(new)
                 whole.broken = listing.broken
                 whole.counted(listing.count)
                 yield fresh, whole
@@ -156,40 +215,43 @@ class NeuroVault:
                 return
 
     def file_url(self, record: Record) -> str:
-        """Return where an image's file is, below our root, whatever host the record's link names.
+        """Return where an image's file is; raises as :meth:`place_of` does."""
+        return self.place_of(record.get("file"), _collection_id_or_none(record))
 
-        Raises
-        ------
-        RefusedError
-            When the link is none, or leads to a host that is neither ours nor neurovault.org.
+    def place_of(self, link: object, collection_id: int | None) -> str:
+        """Return where a link leads, below our root; raises as :func:`below_root` does.
+
+        Parameters
+        ----------
+        link : object
+            What a record of the collection names.
+        collection_id : int or None
+            The collection: a private one's link needs its token.
         """
-        link, root = record.get("file"), self._service.root
-        if not isinstance(link, str) or not link:
-            raise RefusedError("the record names no file", status="broken_on_server")
-        if not (_http.same_host(link, root) or _http.same_host(link, DEFAULT_ROOT)):
-            raise RefusedError(
-                f"the file's link leads elsewhere and is not followed: {link}", status="failed", lasting=False
-            )
-        parts = urlsplit(link)
-        # A root may have a path of its own, which our own server's links begin with and neurovault.org's do not.
-        path = parts.path.removeprefix(urlsplit(root).path).lstrip("/")
-        return path + (f"?{parts.query}" if parts.query else "")
+        if isinstance(link, str) and _http.TOKEN in link:
+            token = self._tokens.get(collection_id or 0)
+            if token is None:
+                raise RefusedError("its collection is private, and no token of it is here", status="private")
+            link = link.replace(_http.TOKEN, token)
+        return below_root(link, self._service.root)
 
     # Records
 
-    def _record(self, kind: _Kind, id_: int) -> Record:
-        path = f"api/{kind}/{id_}/"
+    def _record(self, kind: _Kind, id_: int, key: str, token: str | None) -> Record:
+        path = f"api/{kind}/{key}/"
         try:
             record = self._json(path)
         except TransientError as error:
             if error.status == 500 and self._renders_others(kind):
                 raise RefusedError(
-                    f"the server cannot render this record: HTTP 500 for {path}", status="broken_on_server"
+                    f"the server cannot render this record: HTTP 500 for api/{kind}/{id_}/",
+                    status="broken_on_server",
                 ) from error
             raise
         if not isinstance(record, dict) or _id_or_none(record) != id_:
-            raise TransientError(f"{path} answered with something that is not that record")
-        return record
+            raise TransientError(f"api/{kind}/{id_}/ answered with something that is not that record")
+        hidden: Record = _without(token, record)
+        return hidden
 
     def _renders_others(self, kind: _Kind) -> bool:
         """Whether the server renders records at all: a 500 is about one record only where others come."""
@@ -209,6 +271,16 @@ class NeuroVault:
 
     # Lists
 
+    def _parts(self, collection_id: int, kind: str) -> Iterator[tuple[list[Record], ImageList]]:
+        token = self._tokens.get(collection_id)
+        path = f"api/collections/{token or collection_id}/{kind}/"
+        for _ in range(_PASSES):
+            listing = ImageList()
+            for page, whole in self._one_pass("images", path, listing):
+                yield (page if token is None else [_without(token, record) for record in page]), whole
+            if listing.complete:
+                return
+
     def _one_pass(
         self, kind: _Kind, path: str, listing: ImageList, filters: Mapping[str, str | int] | None = None
     ) -> Iterator[tuple[list[Record], ImageList]]:
@@ -218,10 +290,16 @@ class NeuroVault:
             started = time.monotonic()
             try:
                 page = self._page(path, place.offset, place.limit, filters)
+            except RefusedError:
+                if place.is_behind(listing):
+                    return  # the server says itself that there is nothing
+                raise
             except TransientError as error:
                 if place.try_again(error):
                     self._service.health.pause(place.pause_s(error))
                     continue
+                if error.status == 500 and place.is_behind(listing):
+                    return
                 if error.status != 500 or not place.is_suspect or not self._renders_others_of(kind, path, listing):
                     raise
                 new = []
@@ -229,16 +307,16 @@ class NeuroVault:
                 place.skip_one()
             else:
                 self._well_at[kind] = time.monotonic()
-                known, broken = len(listing.records), len(listing.broken)
+                known, broken = len(listing.ids), len(listing.broken)
                 new = _read_page(page, place.offset, listing)
                 # A server that ignores the offset repeats a page for ever, places without an id included.
                 brings_broken = len(listing.broken) > broken and page["results"] != former
-                is_new = len(listing.records) > known or brings_broken
+                is_new = len(listing.ids) > known or brings_broken
                 former = page["results"]
-                place.advance(len(former), is_new=is_new, seconds=time.monotonic() - started)
+                place.advance(page, is_new=is_new, seconds=time.monotonic() - started)
             yield new, listing
             # What does not move on ends the list whatever the count says: it may be wrong for ever.
-            if place.offset >= listing.count or place.stands_still:
+            if place.stands_still or (place.is_behind(listing) and not place.hints_at_more):
                 return
 
     def _renders_others_of(self, kind: _Kind, path: str, listing: ImageList) -> bool:
@@ -256,7 +334,7 @@ class NeuroVault:
         count = page.get("count") if isinstance(page, dict) else None
         if not isinstance(results, list) or type(count) is not int or not 0 <= count <= _LARGEST_COUNT:
             raise TransientError(f"{path} answered with something that is not a page of records")
-        return {"count": count, "results": results}
+        return {"count": count, "results": results, "next": page.get("next")}
 
     def _json(self, path: str, params: Mapping[str, str | int] | None = None, *, tries: int | None = None) -> Any:
         """Return an answer's JSON, asked for again while the trouble looks passing."""
@@ -273,13 +351,16 @@ class _Place:
     offset: int = 0
     limit: int = FIRST_PAGE
     stands_still: bool = False
+    hints_at_more: bool = False  # whatever the count says, which may be too low
     _failures: int = 0  # in a row
     _alone: int = 0  # of these, with a page of one record
     _suspect_until: int = 0  # one record between the offset and here made a page fail
 
-    def advance(self, count: int, *, is_new: bool, seconds: float) -> None:
+    def advance(self, page: Mapping[str, Any], *, is_new: bool, seconds: float) -> None:
         """Move on behind a page that came; one that brought nothing new is the last."""
+        count = len(page["results"])
         self.stands_still = not is_new
+        self.hints_at_more = bool(page["next"]) or count >= self.limit
         self.offset += count
         self._failures = self._alone = 0
         if self.offset < self._suspect_until:
@@ -298,6 +379,10 @@ class _Place:
         self.limit = max(1, self.limit // 2)
         return True
 
+    def is_behind(self, listing: ImageList) -> bool:
+        """Whether as many were read as the server counts."""
+        return bool(listing.counts) and self.offset >= listing.count
+
     @property
     def is_suspect(self) -> bool:
         """Whether the record here answered 500 before, or is what is left of a page that did."""
@@ -311,6 +396,7 @@ class _Place:
         """Move on behind a broken record: carefully, for where one is broken the next ones often are too."""
         self.offset += 1
         self.limit = 1
+        self.hints_at_more = False
         self._failures = self._alone = 0
 
 
@@ -324,8 +410,28 @@ def _read_page(page: dict[str, Any], offset: int, listing: ImageList) -> list[Re
             listing.broken.append(place)
         else:
             new[id_] = record
-    listing.records.update(new)
+    listing.ids.update(new)
     return list(new.values())
+
+
+def _without(token: str | None, value: Any) -> Any:
+    """Return what the server gave with ``{token}`` in the place of a token, however deep it is."""
+    if token is None:
+        return value
+    if isinstance(value, str):
+        return value.replace(token, _http.TOKEN)
+    if isinstance(value, list):
+        return [_without(token, item) for item in value]
+    if isinstance(value, dict):
+        return {_without(token, key): _without(token, item) for key, item in value.items()}
+    return value
+
+
+def _collection_id_or_none(record: Record) -> int | None:
+    try:
+        return records.collection_id_of(record)
+    except ValueError:
+        return None
 
 
 def _id_or_none(record: object) -> int | None:
@@ -344,7 +450,8 @@ def _believable_json(service: _http.Service, response: requests.Response) -> Any
     if status == 403:
         raise RefusedError(f"HTTP 403 for {where}", status="private")
     if status != 200:
-        raise RefusedError(f"HTTP {status} for {where}: {body[:200]!r}", status="failed", lasting=False)
+        message = f"HTTP {status} for {where}: {body[:200]!r}"
+        raise RefusedError(message, status="failed", lasting=False, http_status=status)
     try:
         return records.parse_json(body)
     except ValueError as error:

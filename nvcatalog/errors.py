@@ -31,6 +31,10 @@ class InvalidOptionError(NVCatalogError, ValueError):
     """Raised when an option has a value that cannot be used, such as a negative ``timeout``."""
 
 
+class InvalidOptionTypeError(InvalidOptionError, TypeError):
+    """Raised when an option is of a type that cannot be used, such as a list for ``data_dir``."""
+
+
 class QueryError(NVCatalogError, ValueError):
     """Raised when DuckDB refuses a query: bad SQL, a missing parameter, something the fence forbids."""
 
@@ -40,6 +44,10 @@ class MissingExtraError(NVCatalogError, ImportError):
 
 
 # The folder
+
+
+class LabelsError(NVCatalogError, ValueError):
+    """Raised when an atlas's label file cannot be read as one."""
 
 
 class DataDirError(NVCatalogError, OSError):
@@ -104,10 +112,13 @@ class TransientError(ServerError):
 class RefusedError(ServerError):
     """Raised when the server has answered for good about one id: ``status`` is the outcome's."""
 
-    def __init__(self, message: str, *, status: RefusedStatus, lasting: bool = True) -> None:
+    def __init__(
+        self, message: str, *, status: RefusedStatus, lasting: bool = True, http_status: int | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.lasting = lasting
+        self.http_status = http_status
 
 
 class NotTheAPIError(TransientError):
@@ -143,6 +154,14 @@ class CatalogWarning(NVCatalogWarning):
 
 class SnapshotWarning(NVCatalogWarning):
     """Warns that the Parquet snapshot could not be published; the catalog itself is fine."""
+
+
+class FilterWarning(NVCatalogWarning):
+    """Warns that filters may not mean what was meant: default terms that still apply, a field no record has."""
+
+
+class SelectionWarning(NVCatalogWarning):
+    """Warns that a condition selects no image, or more images than are fetched."""
 
 
 class FolderWarning(NVCatalogWarning):

@@ -1,47 +1,32 @@
-"""Fetch: ask, list, plan, move, land, publish, answer. The only module that knows this order."""
+"""The fetchers that nilearn's users know: by ids, and by filters on the metadata."""
 
 from __future__ import annotations
 
-import json
 import os
-import uuid
 import warnings
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import replace
-from datetime import UTC, datetime
-from numbers import Integral, Real
-from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, Literal
 
-from nvcatalog import __version__, records, snapshot, storage
-from nvcatalog._http import root_from_environment, same_host
-from nvcatalog._progress import REQUESTS, summarise
+from nvcatalog import storage
+from nvcatalog._progress import logger
 from nvcatalog._store import Store
-from nvcatalog.accounts import Notes, settle
-from nvcatalog.adopt import Adopter, prove_files, sidecar_ids
-from nvcatalog.bunch import add_words, build_bunch
-from nvcatalog.errors import (
-    BlockedWarning,
-    CatalogWarning,
-    FolderWarning,
-    IncompleteWarning,
-    InvalidOptionError,
-    SnapshotWarning,
-    WordsWarning,
-    WrongServerError,
-)
-from nvcatalog.ids import parse_ids
-from nvcatalog.known import Refusal
-from nvcatalog.landing import Lander
-from nvcatalog.listing import Lister
-from nvcatalog.moving import Mover
-from nvcatalog.plan import Mode, Plan, Request, make_plan, parse_mode, wanted_images, what_to_list
-from nvcatalog.report import Outcome, Report
-from nvcatalog.servers import Servers
+from nvcatalog.call import Call
+from nvcatalog.choosing import Wanted
+from nvcatalog.errors import FilterWarning, InvalidOptionError
+from nvcatalog.filters import Filter, basic_collection_terms, basic_image_terms, keep_all
+from nvcatalog.ids import parse_ids_and_tokens
+from nvcatalog.options import parse_max_age, parse_options
+from nvcatalog.plan import Request
+from nvcatalog.private import Opener
+from nvcatalog.resample import parse_interpolation
+from nvcatalog.where import parse_max_images
 
 if TYPE_CHECKING:
     from sklearn.utils import Bunch
+
+DEFAULT_MAX_IMAGES = 100
 
 
 def fetch_neurovault_ids(
@@ -56,6 +41,10 @@ def fetch_neurovault_ids(
     timeout: float = 10.0,
     max_workers: int | None = None,
     sparse_words: bool = False,
+    resample: bool = False,
+    dry_run: bool = False,
+    max_age: timedelta | float | None = None,
+    extras: bool = False,
 ) -> Bunch:
     """Fetch whole collections and single images from NeuroVault, complete or plainly told otherwise.
 
@@ -66,9 +55,9 @@ def fetch_neurovault_ids(
     Parameters
     ----------
     collection_ids : iterable of int or str, int, str or None
-        The collections wanted whole: ids, or links to their pages.
+        The collections wanted whole: ids, links to their pages, or the eight-letter tokens of private ones.
     image_ids : iterable of int or str, int, str or None
-        The single images wanted: ids, or links to their pages.
+        The single images wanted: ids, links to their pages, or, in a private collection, ``"ABCDEFGH-243"``.
     mode : {'download_new', 'overwrite', 'offline'}
         When the servers are asked: for exactly what is missing; for everything again; never.
         ``NVCATALOG_OFFLINE=1`` makes every call offline.
@@ -89,6 +78,19 @@ def fetch_neurovault_ids(
         Parallel downloads; None means 6, as a browser does.
     sparse_words : bool
         Whether ``word_frequencies`` is left sparse.
+    resample : bool
+        Whether to bring the maps to nilearn's 3 mm grid: ``images`` are then the resampled files, and of what is
+        downloaded nothing else is kept. Maps of labels keep their numbers. Needs ``pip install
+        'nvcatalog[resample]'``.
+    dry_run : bool
+        Whether to return only what would be done, as a :class:`~nvcatalog.plan.Plan`: lists may be read for it,
+        no file is fetched.
+    max_age : timedelta, float or None
+        How old, in days where it is a number, what is known of a collection or image may be before its record is
+        asked for again; None for any age.
+    extras : bool
+        Whether to fetch what lies beside the maps, too: an atlas's label file (read by
+        :meth:`nvcatalog.Catalog.labels`), a map's surfaces, the archives of NIDM packs, which stay packed.
 
     Returns
     -------
@@ -121,7 +123,10 @@ def fetch_neurovault_ids(
     DataDirError
         When the folder is a file or cannot be made (an OSError).
     NoSpaceError
-        When the disk is full (an OSError); what has arrived is kept.
+        When the disk is full, or has not the room for what is to be fetched (an OSError); what has arrived is
+        kept.
+    MissingExtraError
+        When maps are to be resampled and nilearn is not installed (an ImportError).
     WrongServerError
         When the folder was filled from another server.
     CatalogLockedError, CatalogCorruptError, CatalogTooNewError
@@ -143,269 +148,189 @@ def fetch_neurovault_ids(
     >>> maps.images_meta[0]["id"], maps.report.counts
     (10426, {'downloaded': 1})
     """
-    request = Request(
-        collection_ids=parse_ids(collection_ids, kind="collection"),
-        image_ids=parse_ids(image_ids, kind="image"),
-        mode=_mode_here(parse_mode(mode)),
-        words=bool(fetch_neurosynth_words),
+    options = parse_options(
+        mode=mode,
+        fetch_neurosynth_words=fetch_neurosynth_words,
+        vectorize_words=vectorize_words,
+        sparse_words=sparse_words,
+        verbose=verbose,
+        timeout=timeout,
+        max_workers=max_workers,
+        dry_run=dry_run,
     )
-    verbose = _verbosity(verbose)
-    call = _Call(request, storage.data_folder(data_dir), verbose=verbose)
-    with Servers(
-        timeout_s=_timeout_s(timeout), max_workers=_workers(max_workers), log_requests=verbose >= REQUESTS
-    ) as servers:
-        call.run(servers)
-    bunch = build_bunch(call.folder, call.known, call.image_ids, call.report)
-    if request.words and vectorize_words:
-        add_words(bunch, call.store, call.lander.batch, call.image_ids, sparse=sparse_words)
-    return bunch
+    collections = parse_ids_and_tokens(collection_ids, kind="collection")
+    images = parse_ids_and_tokens(image_ids, kind="image")
+    request = Request(
+        (),
+        (),
+        options.mode,
+        options.words,
+        kind="resampled" if resample else "original",
+        max_age=parse_max_age(max_age),
+        extras=bool(extras),
+    )
+    folder = storage.data_folder(data_dir)
+    call = Call(
+        request,
+        options,
+        folder,
+        function="fetch_neurovault_ids",
+        parameters={"collection_ids": collections, "image_ids": images},
+        opener=Opener(collections, images, Store(folder)),
+    )
+    return call.answer()
 
 
-def _mode_here(mode: Mode) -> Mode:
-    """Return the mode, or 'offline' where ``NVCATALOG_OFFLINE`` allows nothing else."""
-    forced = os.environ.get("NVCATALOG_OFFLINE", "").strip().lower() not in ("", "0", "false", "no")
-    return "offline" if forced else mode
+def fetch_neurovault(
+    max_images: float | None = DEFAULT_MAX_IMAGES,
+    collection_terms: Mapping[str, Any] | None = None,
+    collection_filter: Filter = keep_all,
+    image_terms: Mapping[str, Any] | None = None,
+    image_filter: Filter = keep_all,
+    mode: str = "download_new",
+    data_dir: str | os.PathLike[str] | None = None,
+    fetch_neurosynth_words: bool = False,  # noqa: FBT001, FBT002 - nilearn's signature
+    vectorize_words: bool = True,  # noqa: FBT001, FBT002 - nilearn's signature
+    verbose: int = 3,
+    *,
+    timeout: float = 10.0,
+    max_workers: int | None = None,
+    sparse_words: bool = False,
+    resample: bool = False,
+    interpolation: str | None = None,
+    dry_run: bool = False,
+    max_age: timedelta | float | None = None,
+    extras: bool = False,
+    **kwarg_image_filters: Any,
+) -> Bunch:
+    """Fetch images from NeuroVault whose metadata meet some criteria, complete or plainly told otherwise.
 
+    A drop-in for the function of the same name in nilearn. Images that are here and meet the criteria come first,
+    then those that the catalog knows, then what the server lists, until there are enough. The server is asked only
+    for what the catalog cannot answer; where it knows enough images, for nothing.
 
-def _verbosity(verbose: object) -> int:
-    if not isinstance(verbose, Integral):
-        raise InvalidOptionError(f"verbose is {verbose!r}; give a number from 0 (quiet) to 3")
-    return int(verbose)
-
-
-def _timeout_s(timeout: object) -> float:
-    seconds = -1.0 if isinstance(timeout, bool) or not isinstance(timeout, Real) else float(timeout)
-    if not 0 < seconds < float("inf"):
-        raise InvalidOptionError(f"timeout is {timeout!r}; give seconds above 0, such as 10")
-    return seconds
-
-
-def _workers(max_workers: object) -> int | None:
-    if max_workers is None:
-        return None
-    number = 0 if isinstance(max_workers, bool) or not isinstance(max_workers, Integral) else int(max_workers)
-    if number < 1:
-        raise InvalidOptionError(
-            f"max_workers is {max_workers!r}; give a number of connections from 1 on, or None"
-        )
-    return number
-
-
-class _Call:
-    """One call on its way through the steps.
-
-    Attributes
+    Parameters
     ----------
-    image_ids : list of int
-        The images of the answer, once :meth:`run` is done.
-    report : Report
-        What happened to every id.
+    max_images : int or None
+        How many images at most; None, a negative number and infinity mean all.
+    collection_terms : mapping or None
+        Field of a collection's record -> the value it must have, or a special value of :mod:`nvcatalog.filters`.
+        None means :func:`~nvcatalog.filters.basic_collection_terms`: collections that are not empty.
+    collection_filter : callable
+        Called with the record of a collection that meets the terms; gives something true for one that is wanted.
+    image_terms : mapping or None
+        The same for images. None means :func:`~nvcatalog.filters.basic_image_terms`: unthresholded maps in MNI
+        space.
+    image_filter : callable
+        The same for images. One that raises costs only the image it raised for, which the report names.
+    mode, data_dir, fetch_neurosynth_words, vectorize_words, verbose
+        As in :func:`fetch_neurovault_ids`.
+    timeout, max_workers, sparse_words, resample, dry_run, max_age, extras
+        As there.
+    interpolation : {'continuous', 'linear', 'nearest'} or None
+        How maps are resampled; None means 'continuous', and 'nearest' for maps of labels.
+    **kwarg_image_filters
+        More image terms: ``modality="fMRI-BOLD"``, ``collection_id=555``.
+
+    Returns
+    -------
+    sklearn.utils.Bunch
+        As :func:`fetch_neurovault_ids` gives it.
+
+    Raises
+    ------
+    InvalidOptionError
+        For a value that cannot be (a ValueError).
+    NVCatalogError
+        As :func:`fetch_neurovault_ids` raises them.
+
+    Warns
+    -----
+    FilterWarning
+        When default terms still apply beside a function, when two collections' ids contradict each other, and for
+        a field that no image has.
+    IncompleteWarning
+        When an image that is wanted could not be had; the report says which and why.
+
+    Examples
+    --------
+    >>> from nvcatalog import fetch_neurovault
+    >>> from nvcatalog.filters import IsIn
+    >>> maps = fetch_neurovault(max_images=3, modality=IsIn("fMRI-BOLD", "MEG"), collection_id=555, verbose=0)
+    >>> [meta["id"] for meta in maps.images_meta]
+    [9034, 9035, 9036]
     """
+    options = parse_options(
+        mode=mode,
+        fetch_neurosynth_words=fetch_neurosynth_words,
+        vectorize_words=vectorize_words,
+        sparse_words=sparse_words,
+        verbose=verbose,
+        timeout=timeout,
+        max_workers=max_workers,
+        dry_run=dry_run,
+    )
+    limit = parse_max_images(max_images)
+    if limit == DEFAULT_MAX_IMAGES:
+        logger.info("At most %d images, the default; max_images=None gives all", DEFAULT_MAX_IMAGES)
+    request = Request(
+        (),
+        (),
+        options.mode,
+        options.words,
+        kind="resampled" if resample else "original",
+        interpolation=parse_interpolation(interpolation),
+        max_age=parse_max_age(max_age),
+        extras=bool(extras),
+    )
+    collection_terms = _terms(collection_terms, basic_collection_terms(), collection_filter, "collection")
+    image_terms = _terms(image_terms, basic_image_terms(), image_filter, "image") | kwarg_image_filters
+    _move_collection_id(image_terms, collection_terms)
+    wanted = Wanted(collection_terms, collection_filter, image_terms, image_filter)
+    call = Call(
+        request,
+        options,
+        storage.data_folder(data_dir),
+        function="fetch_neurovault",
+        parameters={"max_images": limit, **wanted.described()},
+        wanted=wanted,
+        max_images=limit,
+    )
+    return call.answer()
 
-    def __init__(self, request: Request, folder: Path, *, verbose: int) -> None:
-        self.folder = folder
-        self.store = Store(folder)
-        self.image_ids: list[int] = []
-        self.report = Report()
-        self._verbose = verbose
-        self._started_at = datetime.now(UTC)
-        obstacle = self.store.what_cannot_be_written()
-        if request.mode != "offline" and obstacle:
-            warnings.warn(
-                f"{obstacle} cannot be written, so this call works offline: only what is there is returned",
-                FolderWarning,
-                stacklevel=3,
-            )
-            request = replace(request, mode="offline")
-        self.request = request
-        self.lander = Lander(self.store, writable=obstacle is None)
-        self.known = self.store.known(request.collection_ids, request.image_ids)
-        self._notes = Notes()
-        self._bytes = 0
-        self._warnings: list[tuple[str, type[Warning]]] = []  # issued last: where they are errors, rows are safe
 
-    def run(self, servers: Servers) -> None:
-        """List, plan, move, land and publish; what has arrived is landed however this ends, on Ctrl-C too."""
-        online = self.request.mode != "offline"
-        self._take_over()
-        if online:
-            self._check_server(servers)
-            storage.make_folder(self.folder)
-        try:
-            if online:
-                self._list(servers)
-            self._prove()
-            plan = make_plan(self.request, self.known, self.folder)
-            if online and (plan.to_fetch or plan.words_to_fetch):
-                self._move(plan, servers)
-            self._settle(plan, asked=servers.asked)
-            if servers.asked:
-                self._record_call(servers)
-        finally:
-            self.lander.finish()
-        if self.lander.landed or (servers.asked and snapshot.is_behind(self.store)):
-            self._note(snapshot.publish(self.store), SnapshotWarning)
-        self._tell(servers)
-
-    def _note(self, text: str | None, category: type[Warning]) -> None:
-        if text is not None:
-            self._warnings.append((text, category))
-
-    # The steps
-
-    def _take_over(self) -> None:
-        """Look, for ids the catalog does not know, where nilearn would have put just those."""
-        adopter = Adopter(self.folder, self.known, self.lander)
-        known = self.known.collections
-        incomplete = [id_ for id_ in self.request.collection_ids if id_ not in known or not known[id_].complete]
-        self._look_up(stray for id_ in incomplete for stray in sidecar_ids(self.folder, id_))
-        for id_ in incomplete:
-            adopter.take_collection(id_)
-        adopter.take_images(id_ for id_ in self.request.image_ids if id_ not in self.known.images)
-        self._notes.taken_over |= adopter.adopted
-        self._note_unreadable(adopter)
-
-    def _look_up(self, image_ids: Iterable[int]) -> None:
-        """Read what the catalog knows of these: a copy in the wrong folder must not pass for the image itself."""
-        unknown = [id_ for id_ in image_ids if id_ not in self.known.images]
-        if unknown:
-            elsewhere = self.store.known([], unknown)
-            self.known.images |= elsewhere.images
-            self.known.with_words |= elsewhere.with_words
-
-    def _note_unreadable(self, adopter: Adopter) -> None:
-        for outcome in adopter.troubles:
-            if outcome.kind != "words" or self.request.words:
-                self._notes.unreadable[outcome.kind, outcome.id] = outcome
-
-    def _check_server(self, servers: Servers) -> None:
-        """Refuse to mix two servers' records in one folder, unless one is declared a mirror of the other."""
-        root, ours = servers.neurovault_root, self.known.server_root
-        mirrored = os.environ.get("NVCATALOG_MIRROR_OF", "").strip()
-        if mirrored:
-            mirrored = root_from_environment("NVCATALOG_MIRROR_OF", mirrored)
-        if ours is None:
-            self.lander.server_root = mirrored or root
-        elif not same_host(root, ours) and not (mirrored and same_host(mirrored, ours)):
-            raise WrongServerError(
-                f"{self.folder} was filled from {ours}, and this call would fetch from {root}. "
-                f"Give another data_dir, or, if {root} is a mirror of {ours}, set NVCATALOG_MIRROR_OF={ours}"
-            )
-
-    def _list(self, servers: Servers) -> None:
-        to_list = what_to_list(self.request, self.known, now=self._started_at)
-        if to_list:
-            lister = Lister(servers.neurovault, self.known, self.lander, verbose=self._verbose)
-            self._notes.outcomes |= lister.run(to_list, refresh_parents=self.request.mode == "overwrite")
-
-    def _prove(self) -> None:
-        wanted = wanted_images(self.request, self.known)
-        found, bad = prove_files(self.folder, self.known, wanted, self.lander, verbose=self._verbose)
-        self._notes.taken_over |= found
-        self._notes.bad_files = bad
-        if self.request.words and self.request.mode != "overwrite":
-            adopter = Adopter(self.folder, self.known, self.lander)
-            for id_ in wanted:
-                if id_ in self.known.images and id_ not in self.known.with_words:
-                    adopter.take_words(self.known.images[id_])
-            self._note_unreadable(adopter)
-
-    def _move(self, plan: Plan, servers: Servers) -> None:
-        mover = Mover(self.folder, self.known, self.lander, servers, verbose=self._verbose)
-        try:
-            mover.run(plan.to_fetch, [id_ for id_ in plan.images if id_ in plan.words_to_fetch])
-        finally:
-            self._notes.outcomes |= mover.outcomes
-            self._bytes = mover.bytes
-
-    def _settle(self, plan: Plan, *, asked: bool) -> None:
-        """Account for every id, and learn which images have no terms."""
-        self.report = Report(settle(self.request, plan, self.known, self._notes))
-        here = {outcome.id for outcome in self.report if outcome.kind == "image" and outcome.here}
-        self.image_ids = [id_ for id_ in plan.images if id_ in here]
-        if self.request.words:
-            self._learn_words_refusals(store=asked)
-
-    def _learn_words_refusals(self, *, store: bool) -> None:
-        """Warn once of images that Neurosynth has no terms for; remembered if the call leaves a record at all."""
-        lasting = [outcome for outcome in self.report if (outcome.kind, outcome.status) == ("words", "not_found")]
-        new = [outcome for outcome in lasting if not self._knew_refusal(outcome)]
-        if not new or not store:
-            return  # learnt when a call leaves a record; until then the report alone says so
-        for outcome in new:
-            image = self.known.images[cast("int", outcome.id)]
-            modified = records.modify_date_of(image.record)
-            self.lander.batch.add_refusal(
-                Refusal("words", image.image_id, "not_found", outcome.reason or "", modified, self._started_at)
-            )
-        reasons = "; ".join(f"{n} x {reason}" for reason, n in Counter(o.reason for o in new).most_common(3))
-        text = f"No terms for {len(new)} of {len(self.image_ids)} images, now or later: {reasons}. "
-        self._warnings.append((f"{text}They are rows of zeros", WordsWarning))
-
-    def _knew_refusal(self, outcome: Outcome) -> bool:
-        refusal = self.known.refusals.get((outcome.kind, cast("int", outcome.id)))
-        return refusal is not None and refusal.seen_at < self._started_at
-
-    # Afterwards
-
-    def _record_call(self, servers: Servers) -> None:
-        """Keep a record of a call that used the network, and of each id in it that was not simply here."""
-        fetch_id = str(uuid.uuid4())
-        counts = Counter(o.status for o in self.report if o.kind == "image")
-        request = self.request
-        parameters = {
-            "collection_ids": request.collection_ids,
-            "image_ids": request.image_ids,
-            "words": request.words,
-        }
-        self.lander.batch.add(
-            "fetches",
-            {
-                "fetch_id": fetch_id,
-                "started_at": self._started_at,
-                "finished_at": datetime.now(UTC),
-                "function": "fetch_neurovault_ids",
-                "parameters": json.dumps(parameters),
-                "mode": request.mode,
-                "server": servers.neurovault_root,
-                "version": __version__,
-                "requested": sum(o.kind == "image" for o in self.report),
-                "returned": len(self.image_ids),
-                "downloaded": counts["downloaded"],
-                "missing": len(self.report.missing),
-                "bytes": self._bytes,
-            },
+def _terms(
+    terms: Mapping[str, Any] | None,
+    default: dict[str, Any],
+    function: Filter,
+    kind: Literal["collection", "image"],
+) -> dict[str, Any]:
+    """Return the terms that apply, and say when the default's do beside a function, which few expect."""
+    if terms is not None and not isinstance(terms, Mapping):
+        raise InvalidOptionError(f"{kind}_terms is {terms!r}; give a mapping of fields to values")
+    if not callable(function):
+        raise InvalidOptionError(f"{kind}_filter is {function!r}; give a function that is called with a record")
+    given = default if terms is None else dict(terms)
+    if function is not keep_all and given == default:
+        text = (
+            f"{kind}_filter was given, and the default {kind}_terms still apply: {default}. "
+            f"For the function alone, give {kind}_terms={{}}"
         )
-        for outcome in self.report:
-            if outcome.status != "cached":
-                self.lander.batch.add("outcomes", {"fetch_id": fetch_id, **outcome._asdict()})
-
-    def _tell(self, servers: Servers) -> None:
-        """Say in one line how it went, and warn of what is missing whatever the verbosity."""
-        seconds = (datetime.now(UTC) - self._started_at).total_seconds()
-        size = f", {self._bytes / 1e6:.1f} MB fetched" if self._bytes else ""
-        counts = "; ".join(filter(None, (_counts_text(self.report, k) for k in ("image", "words", "collection"))))
-        text = f"nvcatalog: {counts or 'nothing asked for'}{size} in {seconds:.1f} s, in {self.folder}"
-        summarise(text, verbose=self._verbose)
-        healths = (servers.neurovault_health, servers.neurosynth_health)
-        self._warnings += [(text, CatalogWarning) for text in self.lander.troubles]
-        self._warnings += [(f"Blocked: {h.given_up}", BlockedWarning) for h in healths if h.blocked]
-        if missing := self.report.missing:
-            given_up = "".join(f" Stopped early: {h.given_up}." for h in healths if h.given_up)
-            self._warnings.append((_missing_text(missing) + given_up, IncompleteWarning))
-        for text, category in self._warnings:
-            warnings.warn(text, category, stacklevel=4)
+        warnings.warn(text, FilterWarning, stacklevel=3)
+    return given
 
 
-def _counts_text(report: Report, kind: str) -> str:
-    counts = Counter(outcome.status for outcome in report if outcome.kind == kind)
-    named = {"image": "images", "words": "terms", "collection": "collections"}[kind]
-    return f"{named}: " + ", ".join(f"{n} {status}" for status, n in counts.most_common()) if counts else ""
-
-
-def _missing_text(missing: tuple[Outcome, ...]) -> str:
-    """Say how much is missing, and name the first few."""
-    counts = ", ".join(f"{n} {status}" for status, n in Counter(o.status for o in missing).most_common())
-    named = [f"{o.kind}{'' if o.id is None else f' {o.id}'} {o.status} ({o.reason})" for o in missing[:3]]
-    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-    return f"Not all that was asked for is here: {counts}. {'; '.join(named)}{more}; .report has them all."
+def _move_collection_id(image_terms: dict[str, Any], collection_terms: dict[str, Any]) -> None:
+    """Make an image's ``collection_id`` the ``id`` of the collections looked through, as nilearn does."""
+    if "collection_id" in image_terms:
+        wanted = image_terms["collection_id"]
+        if "id" in collection_terms and not collection_terms["id"] == wanted:  # noqa: SIM201 - a special value
+            text = (
+                f"The images' collection_id={wanted!r} contradicts the collections' id={collection_terms['id']!r}"
+            )
+            warnings.warn(f"{text}: no image may have both", FilterWarning, stacklevel=3)
+            return
+        collection_terms["id"] = image_terms.pop("collection_id")
+    id_ = collection_terms.get("id")
+    if isinstance(id_, Integral) or (isinstance(id_, str) and id_.isascii() and id_.isdigit()):
+        collection_terms["id"] = int(id_)  # numpy's numbers too

@@ -1,9 +1,10 @@
-"""Read the ids people type: integers, digit strings, links copied from the browser."""
+"""Read the ids people type: integers, digit strings, links from the browser, tokens of private collections."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -20,13 +21,49 @@ _LINKS = {
     )
     for kind in ("collection", "image")
 }
-_TOKEN = re.compile(r"(?:.*/)?[A-Z]{8}(?:[-/].*)?")
+_TOKENS = {
+    "collection": re.compile(r"(?:.*/collections/)?([A-Z]{8})(?:/.*)?()"),
+    "image": re.compile(r"(?:.*/collections/)?([A-Z]{8})(?:-|/images/)([0-9]{1,10})/?(?:[?#].*)?"),
+}
 #: The largest id that a column of the catalog holds.
 LARGEST = 2**31 - 1
 
 
-def parse_ids(ids: object, *, kind: Kind) -> tuple[int, ...]:
-    """Return what was given for ``collection_ids`` or ``image_ids`` as distinct integers in their order.
+@dataclass(frozen=True)
+class Token:
+    """What opens a private collection, and the image wanted of it, if it is one.
+
+    Attributes
+    ----------
+    text : str
+        Eight capital letters; in no representation of this.
+    image_id : int or None
+        The image.
+    """
+
+    text: str
+    image_id: int | None = None
+
+    def __repr__(self) -> str:
+        """Keep the secret."""
+        return "{token}" if self.image_id is None else f"{{token}}-{self.image_id}"
+
+
+def parse_ids_and_tokens(ids: object, *, kind: Kind) -> tuple[int | Token, ...]:
+    """Return what was given for ``collection_ids`` or ``image_ids`` as :func:`parse_ids` does, tokens included.
+
+    A private collection is named by its token or its link, an image of it as ``ABCDEFGH-243`` or by its link.
+
+    Raises
+    ------
+    InvalidIdTypeError, InvalidIdError
+        As :func:`parse_ids` does.
+    """
+    return tuple(dict.fromkeys(_as_token(value, kind) or _parse_id(value, kind) for value in _each(ids, kind)))
+
+
+def parse_ids(ids: object, *, kind: Kind, distinct: bool = True) -> tuple[int, ...]:
+    """Return what was given for ``collection_ids`` or ``image_ids`` as integers in their order.
 
     Parameters
     ----------
@@ -34,11 +71,13 @@ def parse_ids(ids: object, *, kind: Kind) -> tuple[int, ...]:
         Integers (numpy's too), digit strings or links; a single one stands for itself, None for no ids.
     kind : {'collection', 'image'}
         What the ids name, for links and messages.
+    distinct : bool
+        Whether an id that is given again is left out.
 
     Returns
     -------
     tuple of int
-        Positive, without duplicates, in the order given.
+        Positive, in the order given.
 
     Raises
     ------
@@ -47,15 +86,25 @@ def parse_ids(ids: object, *, kind: Kind) -> tuple[int, ...]:
     InvalidIdError
         For a number or text that is none: zero, a negative, a word, a private collection's token.
     """
+    parsed = [_parse_id(value, kind) for value in _each(ids, kind)]
+    return tuple(dict.fromkeys(parsed) if distinct else parsed)
+
+
+def _each(ids: object, kind: Kind) -> Iterable[object]:
     if ids is None:
         return ()
     if isinstance(ids, np.ndarray) and ids.ndim == 0:
         ids = ids[()]  # an array that holds one id has no length to iterate over
     if isinstance(ids, (str, bytes, int, float, np.generic)):
-        return (_parse_id(ids, kind),)
+        return (ids,)
     if not isinstance(ids, Iterable):
         raise InvalidIdTypeError(f"{kind}_ids: {ids!r} is no id and no container of ids; give a list of integers")
-    return tuple(dict.fromkeys(_parse_id(value, kind) for value in ids))
+    return ids
+
+
+def _as_token(value: object, kind: Kind) -> Token | None:
+    found = _TOKENS[kind].fullmatch(value.strip()) if isinstance(value, str) else None
+    return Token(found[1], int(found[2]) if found[2] else None) if found else None
 
 
 def _parse_id(value: object, kind: Kind) -> int:
@@ -76,10 +125,9 @@ def _from_text(text: str, kind: Kind) -> int:
     match = _LINKS[kind].fullmatch(text)
     if match:
         return int(next(group for group in match.groups() if group))
-    if _TOKEN.fullmatch(text):
-        raise InvalidIdError(
-            f"{kind}_ids: {text!r} looks like the token of a private collection; those cannot be fetched yet"
-        )
+    if any(pattern.fullmatch(text) for pattern in _TOKENS.values()):
+        asked = "an image's id behind it, as in ABCDEFGH-243" if kind == "image" else "the token alone"
+        raise InvalidIdError(f"{kind}_ids: the token of a private collection does not fit here; give {asked}")
     raise InvalidIdError(
         f"{kind}_ids: {text!r} is no id; give integers, such as 555, or a link to the {kind}'s page"
     )

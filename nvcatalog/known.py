@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Literal
 
 from nvcatalog.records import Record
 from nvcatalog.report import Status
 
+#: Which of an image's maps: as the server has it, or on nilearn's 3 mm grid.
+MapKind = Literal["original", "resampled"]
+
 
 @dataclass
 class LocalFile:
-    """A file's row: where it is and how it was proven."""
+    """A file's row: where it is, how it was proven, and where it came from."""
 
     path: str
     size: int
     state: str
     sha256: str | None = None
+    origin: str | None = None
 
 
 @dataclass
@@ -35,7 +40,7 @@ class KnownCollection:
 
 @dataclass
 class KnownImage:
-    """An image's record and its file, if it has one here."""
+    """An image's record and its files, if it has any here."""
 
     image_id: int
     collection_id: int
@@ -43,6 +48,28 @@ class KnownImage:
     gone: bool = False
     file: LocalFile | None = None
     fresh: bool = False  # the record was read from the server in this call
+    resampled: LocalFile | None = None
+    fetched_at: datetime | None = None
+
+    def map(self, kind: MapKind) -> LocalFile | None:
+        """Return the file of that kind."""
+        return self.resampled if kind == "resampled" else self.file
+
+    @property
+    def is_here(self) -> bool:
+        """Whether any map of it is said to be here."""
+        return self.file is not None or self.resampled is not None
+
+    def can_be(self, kind: MapKind) -> bool:
+        """Whether a map of that kind is said to be here, or one that it can be made of."""
+        return self.file is not None or self.map(kind) is not None
+
+    def put_map(self, kind: MapKind, file: LocalFile | None) -> None:
+        """Note a file of that kind, or that there is none."""
+        if kind == "resampled":
+            self.resampled = file
+        else:
+            self.file = file
 
     @property
     def record(self) -> Record:
@@ -75,6 +102,9 @@ class Known:
     refusals: dict[tuple[str, int], Refusal] = field(default_factory=dict)
     positions: dict[int, list[Refusal]] = field(default_factory=dict)
     with_words: set[int] = field(default_factory=set)
+    parents: dict[int, int] = field(default_factory=dict)  # of images that are named with their collection's token
+    packs: dict[int, tuple[int, Record]] = field(default_factory=dict)  # collection and record of NIDM packs
+    tokens: dict[int, str] = field(default_factory=dict, repr=False)
     server_root: str | None = None
 
     def images_of(self, collection_id: int) -> list[int]:
@@ -93,4 +123,4 @@ class Known:
 
 
 def _held(image: KnownImage) -> bool:
-    return not image.gone or image.file is not None
+    return not image.gone or image.is_here

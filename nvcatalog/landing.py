@@ -42,6 +42,8 @@ class Lander:
         Folders with renames that must last before the rows do.
     server_root : str or None
         Noted with the first record: a server that never answered gives no catalog its name.
+    writable : bool
+        As given.
     troubles : list of str
         What could not land, and why: for the caller to warn of, at the line of who called it.
     locked : CatalogLockedError or None
@@ -55,7 +57,7 @@ class Lander:
         self.troubles: list[str] = []
         self.landed = False
         self._store = store
-        self._writable = writable
+        self.writable = writable
         self._many = many
         self._due_at = time.monotonic()  # the first at once: it may have to make the catalog
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="nvcatalog-lander")
@@ -78,14 +80,16 @@ class Lander:
 
     def finish(self) -> None:
         """Land the rest, or note who keeps it from landing."""
-        self.land()
-        self._thread.shutdown()
+        try:
+            self.land()
+        finally:
+            self._thread.shutdown()
         if self.locked is not None:
             self.troubles.append(f"What this call fetched is on disk but not in the catalog yet: {self.locked}")
 
     def _begin(self, *, is_last: bool = True) -> None:
         self._end()
-        if not self.batch or not self._writable:
+        if not self.batch or not self.writable:
             return
         self._due_at = time.monotonic() + _EVERY_S
         if self.server_root and "raw_records" in self.batch.tables:
@@ -97,20 +101,23 @@ class Lander:
         self._landing = self._thread.submit(_land, land, *self._taken, patience_s)
 
     def _end(self) -> None:
-        """Wait for a landing under way; what somebody kept from landing goes with the next."""
+        """Wait for a landing under way; what could not land, whatever the reason, goes with the next."""
         if self._landing is None:
             return
+        error = self._landing.exception()  # Ctrl-C while this waits leaves the landing to be waited for again
         landing, self._landing = self._landing, None
-        try:
-            culprits = landing.result()
-        except CatalogLockedError as error:
-            self.locked = error
+        if error is not None:
+            # What did not land goes with the next or not at all: a list that lands without an earlier page of its
+            # images would pass for complete for good.
             self.batch, self.folders = self._taken[0].followed_by(self.batch), self._taken[1] | self.folders
+            if not isinstance(error, CatalogLockedError):
+                raise error
+            self.locked = error
             return
         self.locked, self.landed = None, True
-        for culprit in culprits:
-            logger.warning("%s", culprit)
-        self.troubles += culprits
+        for culprit in landing.result():
+            logger.info("%s", culprit)
+            self.troubles.append(culprit)
 
 
 def _land(land: Callable[..., list[str]], batch: Batch, folders: set[Path], patience_s: float | None) -> list[str]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from nvcatalog import neurosynth, records, sidecars, storage
+from nvcatalog import neurosynth, records, resample, sidecars, storage
 from nvcatalog._batch import Words
 from nvcatalog._parallel import Lane, in_parallel
 from nvcatalog._progress import Progress, logger
-from nvcatalog.errors import HostGivenUpError, RefusedError, TransientError
-from nvcatalog.known import Known, KnownImage, LocalFile, Refusal
+from nvcatalog.errors import HostGivenUpError, RefusedError, ResampleError, TransientError
+from nvcatalog.known import Known, KnownImage, LocalFile, MapKind, Refusal
 from nvcatalog.landing import Lander
+from nvcatalog.plan import RESAMPLED, Plan, Request
 from nvcatalog.records import Record
 from nvcatalog.report import Kind, Outcome, outcome_of
 from nvcatalog.servers import Servers
@@ -21,14 +25,27 @@ from nvcatalog.servers import Servers
 # The pool of connections holds the limit; a few more workers keep it busy while others sync a file to the disk.
 _SPARE = 4
 # What ends one request and no more; a full disk is not among them.
-_TROUBLES = (RefusedError, TransientError, HostGivenUpError, *sidecars.IN_THE_WAY)
+_TROUBLES = (RefusedError, TransientError, HostGivenUpError, ResampleError, *sidecars.IN_THE_WAY)
+# Resampling is work for a core, and holds Python's lock for some of it.
+_RESAMPLERS = min(4, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class _Arrival:
+    """How many bytes came, what is here now, and why it could not be resampled."""
+
+    size: int
+    proofs: dict[MapKind, storage.Proof]
+    trouble: ResampleError | None = None
 
 
 class Mover:
-    """Downloads files and asks for terms; writes what nilearn would have written beside them.
+    """Downloads files, resamples them, and asks for terms; writes what nilearn would have written beside them.
 
     Parameters
     ----------
+    request : Request
+        What the call asks for.
     folder : Path
         The data folder.
     known : Known
@@ -41,24 +58,29 @@ class Mover:
         The call's verbosity.
     """
 
-    def __init__(self, folder: Path, known: Known, lander: Lander, servers: Servers, *, verbose: int) -> None:
+    def __init__(
+        self, request: Request, folder: Path, known: Known, lander: Lander, servers: Servers, *, verbose: int
+    ) -> None:
         self.outcomes: dict[tuple[str, int], Outcome] = {}
         self.bytes = 0
+        self._request = request
         self._folder = folder
         self._known = known
         self._lander = lander
         self._servers = servers
         self._verbose = verbose
 
-    def run(self, images: Iterable[int], words: Iterable[int]) -> dict[tuple[str, int], Outcome]:
-        """Fetch these images' files and these images' terms, and return an outcome for each."""
-        images, words = list(images), list(words)
+    def run(self, plan: Plan) -> dict[tuple[str, int], Outcome]:
+        """Fetch the files and terms that a plan says are missing, and return an outcome for each."""
+        images, here = plan.to_fetch, plan.to_resample
+        words = [id_ for id_ in plan.images if id_ in plan.words_to_fetch]
         self._write_collections({self._known.images[id_].collection_id for id_ in (*images, *words)})
         lanes = [
             Lane(self._move_file, images, workers=min(self._servers.max_workers + _SPARE, len(images))),
             Lane(self._move_words, words, workers=min(neurosynth.CONNECTIONS, len(words))),
+            Lane(self._resample_here, here, workers=min(_RESAMPLERS, len(here))),
         ]
-        total = len(images) + len(words)
+        total = len(images) + len(words) + len(here)
         with Progress("Fetching", total=total, verbose=self._verbose) as progress:
             for put in in_parallel(lanes, stop=self._servers.stop):
                 put()
@@ -71,11 +93,11 @@ class Mover:
         for id_ in collection_ids:
             collection = self._known.collections.get(id_)
             path = self._folder / storage.collection_sidecar_path(id_)
-            if collection and collection.record and (collection.fresh or not path.exists()):
+            if collection and collection.record and (collection.fresh or not storage.is_file(path)):
                 try:
                     sidecars.write_collection(self._folder, id_, collection.record)
                 except sidecars.IN_THE_WAY as error:
-                    logger.warning("%s", error)  # its images will meet the same, and have outcomes to say so
+                    logger.info("%s", error)  # its images will meet the same, and have outcomes to say so
 
     # In the workers: fetch, and yield what the main thread shall do with it.
 
@@ -83,24 +105,56 @@ class Mover:
         image = self._known.images[image_id]
         try:
             try:
-                proof = self._download(image, image.record)
+                arrival = self._arrive(image, image.record)
             except (RefusedError, TransientError):
                 if image.fresh:
                     raise
                 # The record is of an earlier day: a replaced file has a new link, and the old one is gone.
-                record = self._servers.neurovault.image(image_id)
+                record = self._servers.neurovault.image(image_id, image.collection_id)
                 yield partial(self._put_record, image, record)
                 if not _names_another_file(record, image.record):
                     raise
-                proof = self._download(image, record)
+                arrival = self._arrive(image, record)
         except _TROUBLES as error:
             yield partial(self._put_trouble, "image", image, error)
         else:
-            yield partial(self._put_file, image, proof)
+            yield partial(self._put_download, image, arrival)
 
-    def _download(self, image: KnownImage, record: Record) -> storage.Proof:
-        url = self._servers.neurovault.file_url(record)
+    def _arrive(self, image: KnownImage, record: Record) -> _Arrival:
+        """Download an image's file, and resample it where that is asked for: it stays then only where one was."""
         target = self._folder / storage.image_path(image.collection_id, image.image_id)
+        if self._request.kind == "original":
+            original = self._download(image, record, target)
+            return _Arrival(original.size, {"original": original})
+        with storage.scratch(target) as passing:
+            original = self._download(image, record, passing)
+            try:
+                arrival = _Arrival(original.size, {"resampled": self._resample(image, record, passing)})
+            except ResampleError as error:
+                arrival = _Arrival(original.size, {}, error)
+            # One that cannot be resampled stays: else every call would download it again to find out.
+            if arrival.trouble or self._has_map(image, "original"):
+                passing.replace(target)
+                arrival.proofs["original"] = original
+            return arrival
+
+    def _resample(self, image: KnownImage, record: Record, source: Path) -> storage.Proof:
+        target = self._folder / storage.map_path(image.collection_id, image.image_id, "resampled")
+        chosen = resample.interpolation_of(record, self._request.interpolation)
+        return resample.resample_map(source, target, interpolation=chosen)
+
+    def _resample_here(self, image_id: int) -> Iterator[partial[None]]:
+        image = self._known.images[image_id]
+        source = self._folder / storage.image_path(image.collection_id, image_id)
+        try:
+            proof = self._resample(image, image.record, source)
+        except _TROUBLES as error:
+            yield partial(self._put_trouble, "image", image, error)
+        else:
+            yield partial(self._put_resampled, image, proof)
+
+    def _download(self, image: KnownImage, record: Record, target: Path) -> storage.Proof:
+        url = self._servers.neurovault.file_url(record)
         # The sidecar goes first: nilearn may then find a record without its file, never a file without its record.
         sidecars.write_image(self._folder, image.collection_id, image.image_id, record)
         size = record.get("file_size")
@@ -124,14 +178,38 @@ class Mover:
         image.source, image.fresh = record, True
         self._lander.batch.add_record("image", record)
 
-    def _put_file(self, image: KnownImage, proof: storage.Proof) -> None:
-        path = storage.image_path(image.collection_id, image.image_id)
-        image.file = LocalFile(path, proof.size, "present", proof.sha256)
-        self._lander.batch.add_file(image.image_id, path, proof, origin="neurovault")
-        self._lander.folders.add((self._folder / path).parent)
+    def _put_download(self, image: KnownImage, arrival: _Arrival) -> None:
+        former = image.file
+        for kind, proof in arrival.proofs.items():
+            self._put_map(image, kind, proof)
+        self.bytes += arrival.size
+        if former and image.file and former.sha256 != image.file.sha256 and "resampled" not in arrival.proofs:
+            self._drop_resampled(image)
         self._heal("image", image.image_id)
-        self.bytes += proof.size
         self.outcomes["image", image.image_id] = Outcome("image", image.image_id, "downloaded")
+        if arrival.trouble:
+            self._put_trouble("image", image, arrival.trouble)
+
+    def _put_resampled(self, image: KnownImage, proof: storage.Proof) -> None:
+        self._put_map(image, "resampled", proof)
+        self.outcomes["image", image.image_id] = Outcome("image", image.image_id, "cached", "resampled here")
+
+    def _put_map(self, image: KnownImage, kind: MapKind, proof: storage.Proof) -> None:
+        origin = "neurovault"
+        if kind == "resampled":
+            origin = f"{RESAMPLED}{resample.interpolation_of(image.record, self._request.interpolation)}"
+        path = storage.map_path(image.collection_id, image.image_id, kind)
+        image.put_map(kind, LocalFile(path, proof.size, "present", proof.sha256, origin))
+        self._lander.batch.add_file(image.image_id, path, proof, origin=origin, kind=kind)
+        self._lander.folders.add((self._folder / path).parent)
+
+    def _drop_resampled(self, image: KnownImage) -> None:
+        """Remove what was made of a map that another has replaced."""
+        if image.resampled is not None:
+            with suppress(OSError):  # somebody else's: its row goes all the same, so it is no part of an answer
+                (self._folder / image.resampled.path).unlink(missing_ok=True)
+            image.resampled = None
+            self._lander.batch.drop_file(image.image_id, "resampled")
 
     def _put_words(self, image: KnownImage, decoded: neurosynth.Decoded) -> None:
         self._lander.batch.words[image.image_id] = Words(decoded.weights, decoded.reference)
@@ -152,11 +230,11 @@ class Mover:
             refusal = Refusal(kind, id_, outcome.status, str(error), modified, datetime.now(UTC))
             self._known.refusals[kind, id_] = refusal
             self._lander.batch.add_refusal(refusal)
-        is_here = self._has_file(image) if kind == "image" else id_ in self._known.with_words
+        is_here = self._has_map(image, self._request.kind) if kind == "image" else id_ in self._known.with_words
         self.outcomes[kind, id_] = outcome._replace(status="kept_old") if is_here else outcome
 
-    def _has_file(self, image: KnownImage) -> bool:
-        file = image.file
+    def _has_map(self, image: KnownImage, kind: MapKind) -> bool:
+        file = image.map(kind)
         return file is not None and storage.why_not_here(self._folder / file.path, file.size) is None
 
 

@@ -6,18 +6,26 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from nvcatalog import neurosynth, records, storage
 from nvcatalog.errors import InvalidModeError
-from nvcatalog.known import Known, KnownImage, LocalFile, Refusal
+from nvcatalog.known import Known, KnownCollection, KnownImage, LocalFile, MapKind, Refusal
 from nvcatalog.report import Outcome
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Mode = Literal["download_new", "overwrite", "offline"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 #: How long a server's refusal is believed.
 REFUSAL_LASTS = timedelta(days=7)
+#: How the origin of a resampled file begins; the interpolation follows.
+RESAMPLED = "resampled: "
+#: What a map on the 3 mm grid takes at most, gzipped.
+_RESAMPLED_BYTES = 2_500_000
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -32,23 +40,46 @@ class Request:
         When the servers are asked.
     words : bool
         Whether the terms are wanted.
+    kind : {'original', 'resampled'}
+        Which maps are wanted.
+    interpolation : str or None
+        How maps are resampled, where the caller chose.
+    extras : bool
+        Whether the files beside the maps are wanted.
+    max_age : timedelta or None
+        How old what is known of a collection may be before it is asked for again; None for any age.
     """
 
     collection_ids: tuple[int, ...]
     image_ids: tuple[int, ...]
     mode: Mode
     words: bool
+    kind: MapKind = "original"
+    interpolation: str | None = None
+    max_age: timedelta | None = None
+    extras: bool = False
 
 
 @dataclass(frozen=True)
 class ToList:
-    """Which records must be read from the server before anything can be planned."""
+    """Which records must be read from the server before anything can be planned.
+
+    Attributes
+    ----------
+    collection_ids : tuple of int
+        Collections of which both record and list are needed.
+    image_ids : tuple of int
+        Images whose own record is needed.
+    list_ids : tuple of int
+        Collections of which only the list is: their record has just been read.
+    """
 
     collection_ids: tuple[int, ...] = ()
     image_ids: tuple[int, ...] = ()
+    list_ids: tuple[int, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.collection_ids or self.image_ids)
+        return bool(self.collection_ids or self.image_ids or self.list_ids)
 
 
 @dataclass(frozen=True)
@@ -63,17 +94,102 @@ class Plan:
         Images whose file is on disk with its recorded size.
     to_fetch : tuple of int
         Images whose file is to be downloaded.
+    to_resample : tuple of int
+        Images whose file is here, and is only to be resampled.
     words_to_fetch : frozenset of int
         Images whose terms are to be asked for.
     settled : dict of (str, int) to Outcome
         What is decided without the network: known refusals, and what is missing offline.
+    cost : Cost or None
+        What carrying it out takes, where somebody asked.
     """
 
-    images: tuple[int, ...]
-    here: Mapping[int, LocalFile]
-    to_fetch: tuple[int, ...]
-    words_to_fetch: frozenset[int]
+    images: tuple[int, ...] = ()
+    here: Mapping[int, LocalFile] = field(default_factory=dict)
+    to_fetch: tuple[int, ...] = ()
+    words_to_fetch: frozenset[int] = frozenset()
     settled: Mapping[tuple[str, int], Outcome] = field(default_factory=dict)
+    to_resample: tuple[int, ...] = ()
+    cost: Cost | None = None
+
+    def __repr__(self) -> str:
+        """Say how many images are here, to fetch and unavailable, and what it costs to fetch them."""
+        cost = f"; {self.cost}" if self.cost else ""
+        resample = f" ({len(self.to_resample)} to resample)" if self.to_resample else ""
+        here = len(self.here) + len(self.to_resample)
+        words = f", terms of {len(self.words_to_fetch)} to fetch" if self.words_to_fetch else ""
+        return (
+            f"<Plan: {len(self.images)} images: {here} here{resample}, {len(self.to_fetch)} to fetch, "
+            f"{len(self.unavailable)} unavailable{words}{cost}>"
+        )
+
+    @property
+    def unavailable(self) -> tuple[Outcome, ...]:
+        """The images that are known to be missing, each with the reason."""
+        return tuple(outcome for (kind, _), outcome in self.settled.items() if kind == "image")
+
+    @property
+    def offered(self) -> int:
+        """How many images the answer has when everything goes well."""
+        return len({*self.here, *self.to_fetch, *self.to_resample})
+
+    def followed_by(self, later: Plan) -> Plan:
+        """Return one plan of both, without their costs."""
+        return Plan(
+            images=self.images + later.images,
+            here={**self.here, **later.here},
+            to_fetch=self.to_fetch + later.to_fetch,
+            words_to_fetch=self.words_to_fetch | later.words_to_fetch,
+            settled={**self.settled, **later.settled},
+            to_resample=self.to_resample + later.to_resample,
+        )
+
+    def df(self) -> pd.DataFrame:
+        """Return a row an image: ``image_id``, ``fate`` (here, to resample, to fetch, unavailable), ``reason``."""
+        import pandas as pd
+
+        fates = dict.fromkeys(self.here, "here") | dict.fromkeys(self.to_resample, "to resample")
+        fates |= dict.fromkeys(self.to_fetch, "to fetch")
+        fates |= {cast("int", outcome.id): "unavailable" for outcome in self.unavailable}
+        reasons = {outcome.id: outcome.reason for outcome in self.unavailable}
+        rows = [(id_, fates.get(id_, "unavailable"), reasons.get(id_)) for id_ in self.images]
+        return pd.DataFrame(rows, columns=["image_id", "fate", "reason"])
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a plan takes.
+
+    Attributes
+    ----------
+    bytes : int
+        The sizes of the files to fetch, as far as their records say.
+    unknown_sizes : int
+        How many files to fetch have a record without a size.
+    bytes_more : int
+        By how much the disk fills: a file that replaces another, or is kept only resampled, takes less.
+    free_bytes : int
+        The free space of the disk.
+    expected_s : float or None
+        How long it takes at the speed of past fetches into this folder; None when there were none.
+    """
+
+    bytes: int
+    unknown_sizes: int
+    bytes_more: int
+    free_bytes: int
+    expected_s: float | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether the disk has room for it."""
+        return self.bytes_more <= self.free_bytes
+
+    def __str__(self) -> str:
+        """Say the figures in words."""
+        unknown = f" and {self.unknown_sizes} files of unknown size" if self.unknown_sizes else ""
+        time = f", about {_duration(self.expected_s)}" if self.expected_s is not None else ""
+        return f"{self.bytes / 1e6:,.1f} MB{unknown} to fetch, {self.free_bytes / 1e6:,.0f} MB free{time}"
 
 
 def parse_mode(mode: object) -> Mode:
@@ -105,29 +221,39 @@ def what_to_list(request: Request, known: Known, *, now: datetime) -> ToList:
     if request.mode == "offline":
         return ToList()
 
+    def is_refused(kind: str, id_: int) -> bool:
+        return refusal_holds(known.refusals.get((kind, id_)), None, mode=request.mode, now=now)
+
     def unknown_collection(id_: int) -> bool:
         if request.mode == "overwrite":
             return True
-        if refusal_holds(known.refusals.get(("collection", id_)), None, mode=request.mode, now=now):
+        if is_refused("collection", id_):
             return False
         collection = known.collections.get(id_)
         places = known.positions.get(id_, ())
         expired = any(not refusal_holds(place, None, mode=request.mode, now=now) for place in places)
-        return collection is None or not collection.complete or expired
+        return collection is None or not collection.complete or expired or is_old(collection, request, now)
 
     def unknown_image(id_: int) -> bool:
         if request.mode == "overwrite":
             return True
         image = known.images.get(id_)
         if image is None:
-            return not refusal_holds(known.refusals.get(("image", id_)), None, mode=request.mode, now=now)
+            return not is_refused("image", id_)
         collection = known.collections.get(image.collection_id)
-        return collection is None or collection.record is None
+        lacks_parent = collection is None or collection.record is None
+        is_old_record = request.max_age is not None and (image.fetched_at or _NEVER) < now - request.max_age
+        return (lacks_parent and not is_refused("collection", image.collection_id)) or is_old_record
 
     collections = tuple(id_ for id_ in request.collection_ids if unknown_collection(id_))
     listed_anyway = {id_ for id_ in known.images if known.images[id_].collection_id in collections}
     images = tuple(id_ for id_ in request.image_ids if unknown_image(id_) and id_ not in listed_anyway)
     return ToList(collections, images)
+
+
+def is_old(collection: KnownCollection, request: Request, now: datetime) -> bool:
+    """Whether a collection's list was read longer ago than the caller allows."""
+    return request.max_age is not None and (collection.listed_at or _NEVER) < now - request.max_age
 
 
 def wanted_images(request: Request, known: Known) -> tuple[int, ...]:
@@ -147,24 +273,81 @@ def make_plan(request: Request, known: Known, folder: Path, *, now: datetime | N
     here: dict[int, LocalFile] = {}
     images: list[int] = []
     to_fetch: list[int] = []
+    to_resample: list[int] = []
     settled: dict[tuple[str, int], Outcome] = {}
+    asked = frozenset(request.image_ids)
     for image_id in wanted_images(request, known):
         image = known.images.get(image_id)
-        file = image.file if image else None
-        trouble = storage.why_not_here(folder / file.path, file.size) if file else "its file is not here"
-        if file is not None and trouble is None:
+        file, trouble = _look(folder, image, request.kind)
+        if file is not None and _is_as_wanted(file, request):
             here[image_id] = file
-        elif image is not None and image.gone and image_id not in request.image_ids:
+        elif request.mode != "overwrite" and request.kind != "original" and _look(folder, image, "original")[0]:
+            to_resample.append(image_id)
+        elif image is not None and image.gone and image_id not in asked:
             continue  # its collection no longer holds it, and nor do we
         images.append(image_id)
+        is_here = image_id in here or image_id in to_resample[-1:]
         outcome = _settle(request, known, image_id, trouble, now)
-        if outcome is not None and (image_id not in here or image is None):
+        if outcome is not None and (not is_here or image is None):
             settled["image", image_id] = outcome
-        elif image is not None and (image_id not in here or request.mode == "overwrite"):
+        elif image is not None and (not is_here or request.mode == "overwrite"):
             to_fetch.append(image_id)
     to_fetch = [] if request.mode == "offline" else to_fetch
-    words, no_words = _plan_words(request, known, (*here, *to_fetch), now)
-    return Plan(tuple(images), here, tuple(to_fetch), words, settled | no_words)
+    words, no_words = _plan_words(request, known, (*here, *to_resample, *to_fetch), now)
+    return Plan(tuple(images), here, tuple(to_fetch), words, settled | no_words, tuple(to_resample))
+
+
+def _look(folder: Path, image: KnownImage | None, kind: MapKind) -> tuple[LocalFile | None, str | None]:
+    """Return an image's file when it is there with its recorded size, else None and what was found instead."""
+    file = image.map(kind) if image else None
+    if file is None:
+        return None, "its file is not here"
+    trouble = storage.why_not_here(folder / file.path, file.size)
+    return (file, None) if trouble is None else (None, trouble)
+
+
+def _is_as_wanted(file: LocalFile, request: Request) -> bool:
+    """Whether a file that is here was resampled as the caller chose; of nilearn's nobody knows how."""
+    made = (file.origin or "").partition(RESAMPLED)[2]
+    return not (request.kind == "resampled" and request.interpolation and made) or made == request.interpolation
+
+
+def cost_of(plan: Plan, known: Known, *, kind: MapKind, free_bytes: int, bytes_per_s: float | None = None) -> Cost:
+    """Return what carrying out a plan takes.
+
+    Parameters
+    ----------
+    plan : Plan
+        What is to be done.
+    known : Known
+        The records of its images, which say how large their files are.
+    kind : {'original', 'resampled'}
+        Which files stay.
+    free_bytes : int
+        The free space of the disk.
+    bytes_per_s : float or None
+        The speed of past fetches.
+    """
+    sizes = [_size(known.images[id_]) for id_ in plan.to_fetch]
+    known_sizes = [size for size in sizes if size]
+    more = 0
+    for id_, size in zip(plan.to_fetch, sizes, strict=True):
+        replaced = known.images[id_].map(kind)
+        stays = min(size, _RESAMPLED_BYTES) if kind == "resampled" else size
+        more += stays - (replaced.size if replaced and id_ in plan.here else 0)
+    total = sum(known_sizes)
+    expected_s = total / bytes_per_s if bytes_per_s and known_sizes else None
+    return Cost(total, len(sizes) - len(known_sizes), max(0, more), free_bytes, expected_s)
+
+
+def _size(image: KnownImage) -> int:
+    size = image.record.get("file_size")
+    return size if isinstance(size, int) and size > 0 else 0
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{hours:.1f} h" if hours >= 1 else f"{minutes:.0f} min" if minutes >= 1 else f"{seconds:.0f} s"
 
 
 def _settle(request: Request, known: Known, image_id: int, trouble: str | None, now: datetime) -> Outcome | None:

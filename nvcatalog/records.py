@@ -212,6 +212,26 @@ def collection_id_of(image_record: Mapping[str, Any]) -> int:
     return number
 
 
+def pack_rows(pack: Mapping[str, Any], collection_id: int) -> list[Row]:
+    """Shape the record of a NIDM pack into the rows of ``nidm_packs``: one for each image it holds.
+
+    Raises
+    ------
+    ValueError
+        If the pack has no usable id.
+    """
+    pack_id = record_id(pack)
+    listed = pack.get("statmaps")
+    images = (
+        [_id(image.get("id")) for image in listed if isinstance(image, dict)] if isinstance(listed, list) else []
+    )
+    return [
+        {"pack_id": pack_id, "collection_id": collection_id, "image_id": image_id}
+        for image_id in dict.fromkeys(images)
+        if image_id is not None
+    ]
+
+
 def modify_date_of(record: Mapping[str, Any]) -> datetime | None:
     """Return when the record last changed on the server, in UTC; ``None`` where it does not tell."""
     return _time(record.get("modify_date"))

@@ -11,7 +11,7 @@ from nvcatalog.errors import RefusedError
 if TYPE_CHECKING:
     import pandas as pd
 
-Kind = Literal["collection", "image", "words"]
+Kind = Literal["collection", "image", "words", "extra"]
 Status = Literal[
     "cached",
     "downloaded",
@@ -34,10 +34,11 @@ class Outcome(NamedTuple):
 
     Attributes
     ----------
-    kind : {'collection', 'image', 'words'}
+    kind : {'collection', 'image', 'words', 'extra'}
         What was asked for.
     id : int or None
-        The collection's or image's id (for words, the image's); None for a record known only by its place.
+        The collection's or image's id (for words, the image's; for an extra file, the image's or the NIDM pack's);
+        None for a record known only by its place.
     status : str
         One of ``cached``, ``downloaded``, ``adopted``, ``kept_old``, ``not_found``, ``private``,
         ``broken_on_server``, ``corrupt_on_server``, ``failed``, ``missing_offline``.
@@ -71,8 +72,29 @@ def outcome_of(kind: Kind, id_: int, error: Exception) -> Outcome:
     return Outcome(kind, id_, error.status if isinstance(error, RefusedError) else "failed", str(error))
 
 
+def counts_text(outcomes: Iterable[Outcome], kind: str) -> str:
+    """Say how many of a kind ended with each status; nothing for none."""
+    counts = Counter(outcome.status for outcome in outcomes if outcome.kind == kind)
+    named = {"image": "images", "words": "terms", "collection": "collections", "extra": "extra files"}[kind]
+    return f"{named}: " + ", ".join(f"{n} {status}" for status, n in counts.most_common()) if counts else ""
+
+
+def missing_text(missing: Sequence[Outcome]) -> str:
+    """Say how much is missing, and name the first few."""
+    counts = ", ".join(f"{n} {status}" for status, n in Counter(o.status for o in missing).most_common())
+    named = [f"{o.kind}{'' if o.id is None else f' {o.id}'} {o.status} ({o.reason})" for o in missing[:3]]
+    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    return f"Not all that was asked for is here: {counts}. {'; '.join(named)}{more}; .report has them all."
+
+
 class Report(Sequence[Outcome]):
     """The outcomes of a call, in request order.
+
+    Attributes
+    ----------
+    notes : tuple of str
+        What else there is to say of the call, in lines: why a condition keeps so few images, which collections a
+        DOI names.
 
     Examples
     --------
@@ -83,8 +105,9 @@ class Report(Sequence[Outcome]):
     (Outcome(kind='image', id=3, status='not_found', reason='HTTP 404'),)
     """
 
-    def __init__(self, outcomes: Iterable[Outcome] = ()) -> None:
+    def __init__(self, outcomes: Iterable[Outcome] = (), notes: Iterable[str] = ()) -> None:
         self._outcomes = tuple(outcomes)
+        self.notes = tuple(notes)
 
     @overload
     def __getitem__(self, index: int) -> Outcome: ...
@@ -109,7 +132,7 @@ class Report(Sequence[Outcome]):
     def __repr__(self) -> str:
         """Show the counts: a report of 10,000 ids is no thing to print."""
         counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
-        return f"<Report: {counts or 'nothing asked for'}>"
+        return "\n".join([f"<Report: {counts or 'nothing asked for'}>", *self.notes])
 
     @property
     def counts(self) -> dict[str, int]:

@@ -103,7 +103,7 @@ def resample_map(source: Path, target: Path, *, interpolation: str) -> storage.P
     Parameters
     ----------
     source : Path
-        The map, a ``.nii.gz``.
+        The map, a gzipped NIfTI file under any name.
     target : Path
         Where the resampled map belongs.
     interpolation : {'continuous', 'linear', 'nearest'}
@@ -117,7 +117,7 @@ def resample_map(source: Path, target: Path, *, interpolation: str) -> storage.P
     Raises
     ------
     ResampleError
-        When the map cannot be resampled; the message names it and says why.
+        When the map cannot be resampled; the message names the target and says why.
     MissingExtraError
         When nilearn is not installed, or too old.
     NoSpaceError
@@ -127,12 +127,11 @@ def resample_map(source: Path, target: Path, *, interpolation: str) -> storage.P
     try:
         with _quiet:
             content = _resampled(source, interpolation)
-    except ResampleError:
-        raise
     except Exception as error:
         # An odd map makes nibabel, nilearn and SciPy raise whatever they come across: it costs that map alone.
-        found = f"{type(error).__name__}: {error}".removesuffix(": ")
-        raise ResampleError(f"{source} cannot be resampled ({found}); fetch it without resample") from error
+        # The new file is named, since the map may be a temporary one.
+        found = str(error) if isinstance(error, ResampleError) else repr(error)
+        raise ResampleError(f"{target} cannot be made: {found}. Fetch the map without resample") from error
     prover = storage.Prover()
     prover.feed(content)
     proof = prover.finish()
@@ -144,29 +143,35 @@ def _resampled(source: Path, interpolation: str) -> bytes:
     """Return the resampled map as the bytes of a ``.nii.gz``."""
     from nilearn.image import resample_img
 
-    # Opened here: nilearn would take brackets in a path for a pattern. Nobody else holds the voxels, so that
-    # they need no copying, and that is what nilearn does with a path.
-    image: Any = nibabel.load(source)
-    _check(source, image)
-    resampled = resample_img(image, target_affine=STD_AFFINE, interpolation=interpolation, copy=False)
+    with gzip.open(source) as stream:
+        image = _open(stream)
+        _check(image)
+        # Nobody else holds the voxels, so they need no copying; with a path, nilearn does not copy them either.
+        resampled = resample_img(image, target_affine=STD_AFFINE, interpolation=interpolation, copy=False)
     packed = io.BytesIO()
     with gzip.GzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=packed, mtime=0) as file:
         resampled.to_stream(file)
     return packed.getvalue()
 
 
-def _check(source: Path, image: Any) -> None:
+def _open(stream: gzip.GzipFile) -> Any:
+    """Return the map in a stream: nibabel would go by a file's name, and nilearn see a pattern in brackets."""
+    is_second = stream.read(8)[4:] == b"n+2\0"
+    stream.seek(0)
+    kind: Any = nibabel.Nifti2Image if is_second else nibabel.Nifti1Image
+    return kind.from_stream(stream)
+
+
+def _check(image: Any) -> None:
     """Raise where there is no volume, or the new one would be beyond all measure."""
     if len(image.shape) < 3:
-        raise ResampleError(f"{source} cannot be resampled: its shape is {image.shape}, not that of a volume")
+        raise ResampleError(f"the map's shape is {image.shape}, not that of a volume")
     corners = itertools.product(*((0, length - 1) for length in image.shape[:3]), [1])
     far = (np.linalg.inv(STD_AFFINE) @ image.affine @ np.array(list(corners)).T)[:3].max(axis=1)
     shape = (*np.maximum(np.ceil(far) + 1, 1), *image.shape[3:])
     if not np.prod(shape, dtype=float) <= _MOST_VOXELS:  # nor is what is not a number
         reach = " x ".join(f"{length:.0f}" for length in shape)
-        raise ResampleError(
-            f"{source} cannot be resampled: by its affine it would take {reach} voxels; fetch it without resample"
-        )
+        raise ResampleError(f"by the map's affine it would take {reach} voxels")
 
 
 class _Quiet:

@@ -3,60 +3,35 @@
 from __future__ import annotations
 
 import os
-from numbers import Real
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from nvcatalog import client, neurosynth
 from nvcatalog._http import Health, Service, root_from_environment, same_host
-from nvcatalog.errors import InvalidOptionError, WrongServerError
+from nvcatalog.errors import WrongServerError
 
 
-def is_offline() -> bool:
-    """Whether ``NVCATALOG_OFFLINE`` forbids every request."""
-    return os.environ.get("NVCATALOG_OFFLINE", "").strip().lower() not in ("", "0", "false", "no")
-
-
-def parse_timeout(timeout: object) -> float:
-    """Return how many seconds to wait for a server.
-
-    Raises
-    ------
-    InvalidOptionError
-        When that is no number above 0.
-    """
-    seconds = -1.0 if isinstance(timeout, bool) or not isinstance(timeout, Real) else float(timeout)
-    if not 0 < seconds < float("inf"):
-        raise InvalidOptionError(f"timeout is {timeout!r}; give seconds above 0, such as 10")
-    return seconds
-
-
-def check_server(folder: Path, root: str, ours: str | None) -> str:
-    """Refuse to mix two servers' records in one folder, unless one is declared a mirror of the other.
+def check_server(root: str, ours: str | None, folder: Path) -> str:
+    """Return the root that a folder's records belong to, unless they are another server's.
 
     Parameters
     ----------
-    folder : Path
-        The data folder, for the message.
     root : str
         The server that is about to be asked.
     ours : str or None
-        The server whose records the catalog holds, None when it holds none.
-
-    Returns
-    -------
-    str
-        The server to remember with the catalog.
+        The root that the folder's catalog remembers.
+    folder : Path
+        The data folder.
 
     Raises
     ------
     WrongServerError
-        When they are two servers.
+        When the two differ, and neither is declared a mirror of the other (``NVCATALOG_MIRROR_OF``).
     """
     mirrored = os.environ.get("NVCATALOG_MIRROR_OF", "").strip()
     if mirrored:
-        mirrored = root_from_environment("NVCATALOG_MIRROR_OF", mirrored)
+        mirrored = root_from_environment("NVCATALOG_MIRROR_OF", client.DEFAULT_ROOT)
     if ours is None:
         return mirrored or root
     if not same_host(root, ours) and not (mirrored and same_host(mirrored, ours)):
@@ -111,7 +86,7 @@ class Servers:
             health=self.neurosynth_health,
             log_requests=log_requests,
         )
-        self.neurovault = client.NeuroVault(self._lists)
+        self.neurovault = client.NeuroVault(self._lists, self.files)
         self.neurosynth = neurosynth.Neurosynth(self._decoder)
 
     def __enter__(self) -> Self:

@@ -41,7 +41,10 @@ def read(path: Path, id_: int) -> Record:
     ValueError, OSError
         When it cannot be read, or is not the record of ``id_``.
     """
-    record = records.parse_json(path.read_bytes())
+    try:
+        record = records.parse_json(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"it is no whole JSON (cut off?): {error}") from error
     if not isinstance(record, dict) or records.record_id(record) != id_:
         raise ValueError(f"it is not the record of {id_}")
     return {key: value for key, value in record.items() if key not in _PATH_KEYS}

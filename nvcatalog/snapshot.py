@@ -38,8 +38,11 @@ _PRIVATE = """
     UNION ALL
     SELECT id FROM refusals WHERE kind = 'collection' AND status = 'private'
 """
+# NIDM packs share the images' numbers.
 _PRIVATE_IMAGES = f"""
     SELECT image_id FROM images WHERE collection_id IN ({_PRIVATE})
+    UNION ALL
+    SELECT pack_id FROM nidm_packs WHERE collection_id IN ({_PRIVATE})
     UNION ALL
     SELECT id FROM refusals WHERE kind = 'image' AND status = 'private'
 """  # noqa: S608 - a constant

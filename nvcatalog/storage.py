@@ -1,4 +1,4 @@
-"""Image files on disk: where they belong, how they get there, and what proves that they are whole."""
+"""Files on disk: where they belong, how they get there, and what proves that they are whole."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import re
 import secrets
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import requests
 from nibabel.nifti1 import Nifti1Header
@@ -26,7 +26,14 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from nvcatalog import _http
-from nvcatalog.errors import DataDirError, NoSpaceError, NVCatalogError, RefusedError, TransientError
+from nvcatalog.errors import (
+    DataDirError,
+    InvalidOptionTypeError,
+    NoSpaceError,
+    NVCatalogError,
+    RefusedError,
+    TransientError,
+)
 
 SUBFOLDER = "neurovault"
 _CHUNK = 1 << 18
@@ -41,19 +48,23 @@ _CACHEDIR_TAG = (
 )
 
 
-class NotAMapError(NVCatalogError):
-    """Raised when bytes are not a whole gzipped NIfTI image; the message says what they are."""
+class NotWholeError(NVCatalogError):
+    """Raised when bytes are not the whole file that they should be; the message says what they are."""
+
+
+class NotAMapError(NotWholeError):
+    """Raised when bytes are not a whole gzipped NIfTI image."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What was found while reading a file to its last byte."""
+    """What was found while reading a file to its last byte; one that is no map has no shape, voxels or dtype."""
 
     size: int
     sha256: str
-    shape: tuple[int, ...]
-    voxel_size_mm: tuple[float, ...]
-    dtype: str
+    shape: tuple[int, ...] = ()
+    voxel_size_mm: tuple[float, ...] = ()
+    dtype: str | None = None
     etag: str | None = None
     last_modified: str | None = None
 
@@ -72,6 +83,8 @@ def data_folder(data_dir: str | os.PathLike[str] | None = None) -> Path:
     ------
     DataDirError
         When a file is in the way.
+    InvalidOptionTypeError
+        When what was given is no path.
     """
     places = [Path(place).expanduser() / SUBFOLDER for place in _places(data_dir)]
     for folder in places:
@@ -88,6 +101,9 @@ def data_folder(data_dir: str | os.PathLike[str] | None = None) -> Path:
 
 def _places(data_dir: str | os.PathLike[str] | None) -> list[str]:
     if data_dir is not None:
+        # Text would be made of anything at all, and a folder of that name.
+        if not isinstance(data_dir, str | os.PathLike):
+            raise InvalidOptionTypeError(f"data_dir is {data_dir!r}, a {type(data_dir).__name__}; give a path")
         return str(data_dir).split(os.pathsep)
     variables = (os.environ.get(name) for name in ("NILEARN_SHARED_DATA", "NILEARN_DATA"))
     listed = [place for value in variables if value is not None for place in value.split(os.pathsep)]
@@ -151,10 +167,26 @@ def words_path(collection_id: int, image_id: int) -> str:
     return f"{collection_folder(collection_id)}/neurosynth_words_for_image_{image_id}.json"
 
 
+def map_path(collection_id: int, image_id: int, kind: str) -> str:
+    """Return where an image's map of that kind belongs, relative to the data folder."""
+    path = image_path(collection_id, image_id)
+    return path if kind == "original" else path.replace(".nii.gz", f"_{kind}.nii.gz")
+
+
 def image_paths(collection_id: int, image_id: int) -> dict[str, str]:
     """Return the path entries of an image's metadata, as nilearn names them."""
-    path = image_path(collection_id, image_id)
-    return {"relative_path": path, "resampled_relative_path": path.replace(".nii.gz", "_resampled.nii.gz")}
+    return {
+        "relative_path": map_path(collection_id, image_id, "original"),
+        "resampled_relative_path": map_path(collection_id, image_id, "resampled"),
+    }
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there, as far as this user may look: a folder that is closed to them holds none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def why_not_here(path: Path, size: int) -> str | None:
@@ -224,6 +256,17 @@ def _old_parts(folder: Path) -> tuple[Path, ...]:
     return tuple(found)
 
 
+@contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """Name a place beside a file for something that is needed for a moment only, and clear it afterwards."""
+    place = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part"
+    try:
+        yield place
+    finally:
+        with suppress(OSError):  # as in _beside
+            place.unlink(missing_ok=True)
+
+
 def sync_folders(folders: set[Path]) -> None:
     """Make renames in these folders last, where the platform can."""
     for folder in folders:
@@ -244,8 +287,15 @@ def _no_space(path: Path, error: OSError) -> NoSpaceError:
 # Downloading
 
 
-def download(service: _http.Service, path: str, target: Path, *, announced_size: int | None) -> Proof:
-    """Download an image to ``target``; it appears there only when proven whole.
+def download(
+    service: _http.Service,
+    path: str,
+    target: Path,
+    *,
+    announced_size: int | None,
+    prover: Callable[[], FileProver] | None = None,
+) -> Proof:
+    """Download a file to ``target``; it appears there only when proven whole.
 
     Parameters
     ----------
@@ -257,18 +307,20 @@ def download(service: _http.Service, path: str, target: Path, *, announced_size:
         Where the file belongs.
     announced_size : int or None
         The record's ``file_size`` in bytes; 0 and None say nothing.
+    prover : callable, optional
+        Makes what proves the file; by default what proves an image.
 
     Raises
     ------
     RefusedError
-        When the server has no such file, or serves one as announced that is no readable NIfTI.
+        When the server has no such file, or serves one as announced that cannot be proven.
     TransientError, HostGivenUpError
         When no whole answer could be had.
     NoSpaceError
         When the disk is full.
     """
     with _beside(target) as (temporary, file):
-        transfer = _Transfer(service, path, file, announced_size)
+        transfer = _Transfer(service, path, file, announced_size, prover or Prover)
         for attempt in service.attempts():
             with attempt:
                 proof = transfer.run()
@@ -282,12 +334,20 @@ def download(service: _http.Service, path: str, target: Path, *, announced_size:
 class _Transfer:
     """One file on its way, over as many connections as it takes; proven while it streams."""
 
-    def __init__(self, service: _http.Service, path: str, file: BinaryIO, announced_size: int | None) -> None:
+    def __init__(
+        self,
+        service: _http.Service,
+        path: str,
+        file: BinaryIO,
+        announced_size: int | None,
+        new_prover: Callable[[], FileProver],
+    ) -> None:
         self._service = service
         self._path = path
         self._file = file
         self._announced = announced_size if announced_size and announced_size > 0 else None
-        self._prover = Prover()
+        self._new_prover = new_prover
+        self._prover = new_prover()
         self._etag: str | None = None
         self._last_modified: str | None = None
         self._has_length = False
@@ -308,7 +368,7 @@ class _Transfer:
         self._check_size(is_whole=True)
         try:
             return self._prover.finish(etag=self._etag, last_modified=self._last_modified)
-        except NotAMapError as error:
+        except NotWholeError as error:
             raise self._unreadable(error) from error
 
     def _headers(self) -> dict[str, str]:
@@ -322,13 +382,15 @@ class _Transfer:
         """Forget what came before: this answer begins with the first byte."""
         self._file.seek(0)
         self._file.truncate()
-        self._prover = Prover()
+        self._prover = self._new_prover()
         self._etag = response.headers.get("ETag")
         self._last_modified = response.headers.get("Last-Modified")
-        length = response.headers.get("Content-Length", "")
-        self._has_length = length.isdecimal() or "Transfer-Encoding" in response.headers
-        if self._announced and length.isdecimal() and int(length) != self._announced:
-            raise self._misfit(int(length))
+        length = _length(response)
+        self._has_length = length is not None or "Transfer-Encoding" in response.headers
+        if self._announced and length is not None and length != self._announced:
+            raise self._misfit(length)
+        self._prover.expect(length or 0)
+        self._check_size(is_whole=False)
 
     def _go_on(self, response: requests.Response) -> None:
         """Make sure that this answer is the part that was asked for; else ask for the whole next time."""
@@ -340,23 +402,29 @@ class _Transfer:
             raise TransientError(message, status=response.status_code)
 
     def _check_size(self, *, is_whole: bool) -> None:
-        """Raise where the size is not the record's, and for a file without end that is no map anyway."""
+        """Raise where the size is not the record's, and for a file without end that cannot be proven anyway."""
         size = self._prover.size
         if self._announced and (size > self._announced or (is_whole and size != self._announced)):
             raise self._misfit(size)
         if self._announced is None and self._prover.trouble:
-            raise self._unreadable(NotAMapError(self._prover.trouble))
+            raise self._unreadable(self._prover.error(self._prover.trouble))
 
     def _misfit(self, size: int) -> _http.UnfitAnswerError:
         self._etag = None
         return _http.UnfitAnswerError(f"its record says {self._announced:,} bytes, the server {size:,}")
 
-    def _unreadable(self, error: NotAMapError) -> RefusedError:
+    def _unreadable(self, error: NotWholeError) -> RefusedError:
         # Without any length, a file that the server has and one that was cut off on its way look the same.
         lasting = self._announced is not None or self._has_length
         return RefusedError(
             f"served as announced and unreadable: {error}", status="corrupt_on_server", lasting=lasting
         )
+
+
+def _length(response: requests.Response) -> int | None:
+    """Return the length an answer announces, None where it announces none that can be true."""
+    text = response.headers.get("Content-Length", "")
+    return int(text) if text.isdecimal() and len(text) < 19 else None
 
 
 def _judge(response: requests.Response, name: str, path: str) -> None:
@@ -374,17 +442,17 @@ def _judge(response: requests.Response, name: str, path: str) -> None:
 # Proving
 
 
-def prove(path: Path) -> Proof:
-    """Read a file that is here to its last byte.
+def prove(path: Path, prover: FileProver | None = None) -> Proof:
+    """Read a file that is here to its last byte; by default it must be an image.
 
     Raises
     ------
-    NotAMapError
-        When it is no whole gzipped NIfTI image.
+    NotWholeError
+        When it is not what it should be: ``NotAMapError`` when it is no whole gzipped NIfTI image.
     OSError
         When it cannot be read.
     """
-    prover = Prover()
+    prover = prover or Prover()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             prover.feed(chunk)
@@ -392,39 +460,78 @@ def prove(path: Path) -> Proof:
 
 
 @dataclass
-class Prover:
-    """Proves a gzipped NIfTI image chunk by chunk: size, sha256, gzip to the last byte, header, voxels.
-
-    Nothing is kept but the header. A file that unpacks to far more than its header declares is not unpacked
-    further, so a bomb costs little more than the map it pretends to be.
+class FileProver:
+    """Proves a file chunk by chunk: its size and sha256. What else it must be, each kind of it says.
 
     Attributes
     ----------
+    largest : int or None
+        How many bytes such a file may have.
     size : int
         The bytes so far.
     trouble : str or None
-        Why this will not be a map, whatever follows.
+        Why this will not be such a file, whatever follows.
     """
 
+    largest: int | None = None
     size: int = 0
     trouble: str | None = None
     _sha256: Any = field(default_factory=hashlib.sha256)
-    _gzip: Any = field(default_factory=lambda: zlib.decompressobj(wbits=31))
-    _head: bytearray = field(default_factory=bytearray)
-    _unpacked: int = 0
-    _facts: _Facts | None = None
+    error: ClassVar[type[NotWholeError]] = NotWholeError
+
+    def expect(self, size: int) -> None:
+        """Take note that this many bytes will come."""
+        if self.largest is not None and size > self.largest:
+            self.trouble = f"more than the {self.largest:,} bytes that are taken of such a file"
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the file."""
         self.size += len(chunk)
         self._sha256.update(chunk)
+        self.expect(self.size)
         if self.trouble is None:
             try:
-                self._unpack(chunk)
-            except zlib.error as error:
-                self.trouble = f"not a whole gzip file ({error})"
-            except NotAMapError as error:
+                self._look_at(chunk)
+            except NotWholeError as error:
                 self.trouble = str(error)
+
+    def _look_at(self, chunk: bytes) -> None:
+        """Raise when the next bytes cannot be part of such a file."""
+
+    def finish(self, *, etag: str | None = None, last_modified: str | None = None) -> Proof:
+        """Return the proof.
+
+        Raises
+        ------
+        NotWholeError
+            When the bytes are no whole file of this kind.
+        """
+        if self.trouble:
+            raise self.error(self.trouble)
+        if not self.size:
+            raise self.error("an empty file")
+        return Proof(self.size, self._sha256.hexdigest(), etag=etag, last_modified=last_modified)
+
+
+@dataclass
+class Prover(FileProver):
+    """Proves a gzipped NIfTI image: gzip to the last byte, header, voxels.
+
+    Nothing is kept but the header. A file that unpacks to far more than its header declares is not unpacked
+    further, so a bomb costs little more than the map it pretends to be.
+    """
+
+    _gzip: Any = field(default_factory=lambda: zlib.decompressobj(wbits=31))
+    _head: bytearray = field(default_factory=bytearray)
+    _unpacked: int = 0
+    _facts: _Facts | None = None
+    error: ClassVar[type[NotWholeError]] = NotAMapError
+
+    def _look_at(self, chunk: bytes) -> None:
+        try:
+            self._unpack(chunk)
+        except zlib.error as error:
+            raise NotAMapError(f"not a whole gzip file ({error})") from error
 
     def _unpack(self, chunk: bytes) -> None:
         while chunk:
@@ -447,31 +554,14 @@ class Prover:
             raise NotAMapError(f"unpacks to far more than the {self._facts.end:,} bytes that its header declares")
 
     def finish(self, *, etag: str | None = None, last_modified: str | None = None) -> Proof:
-        """Return the proof.
-
-        Raises
-        ------
-        NotAMapError
-            When the bytes are no whole gzipped NIfTI image.
-        """
-        if self.trouble:
-            raise NotAMapError(self.trouble)
-        if not self.size:
-            raise NotAMapError("an empty file")
+        """Return the proof; raises ``NotAMapError``."""
+        proof = super().finish(etag=etag, last_modified=last_modified)
         if not self._gzip.eof:
             raise NotAMapError("cut off: the gzip stream does not end")
         facts = self._facts or _read_header(bytes(self._head))
         if self._unpacked < facts.end:
             raise NotAMapError(f"cut off: {self._unpacked:,} bytes of {facts.end:,} that its header declares")
-        return Proof(
-            size=self.size,
-            sha256=self._sha256.hexdigest(),
-            shape=facts.shape,
-            voxel_size_mm=facts.voxel_size_mm,
-            dtype=facts.dtype,
-            etag=etag,
-            last_modified=last_modified,
-        )
+        return replace(proof, shape=facts.shape, voxel_size_mm=facts.voxel_size_mm, dtype=facts.dtype)
 
 
 @dataclass(frozen=True)

@@ -36,11 +36,12 @@ from nvcatalog.ids import parse_ids
 from nvcatalog.known import Refusal
 from nvcatalog.landing import Lander
 from nvcatalog.listing import as_listed, shortfall
+from nvcatalog.options import is_offline_here
 from nvcatalog.plan import refusal_holds
 from nvcatalog.records import Record
 from nvcatalog.report import Outcome, Report, outcome_of
 from nvcatalog.seed import Seed
-from nvcatalog.servers import Servers, check_server, is_offline
+from nvcatalog.servers import Servers, check_server
 from nvcatalog.synced import Synced, count_changes, digest, read_synced
 
 # Pages that wait to be landed: each is up to a thousand records.
@@ -134,7 +135,7 @@ def sync_catalog(
         raise InvalidOptionError(
             "give either collection_ids or exclude_owners: the former are read whoever owns them"
         )
-    if is_offline():
+    if is_offline_here():
         raise InvalidOptionError("NVCATALOG_OFFLINE is set, and a sync has nothing to do offline: unset it")
     obstacle = store.what_cannot_be_written()
     if obstacle:
@@ -224,7 +225,7 @@ class _Sync:
 
     def _begin(self, seed: Seed | None) -> None:
         self._synced = read_synced(self._store)
-        root = check_server(self._store.folder, self._servers.neurovault_root, self._synced.server_root)
+        root = check_server(self._servers.neurovault_root, self._synced.server_root, self._store.folder)
         storage.make_folder(self._store.folder)
         if seed is not None:
             seed.land(self._store, root, verbose=self._verbose)
@@ -387,7 +388,7 @@ class _Sync:
         self._notes.listed.add(collection_id)
         # An image that the server cannot render is in the list by its place only: any missing one may be it.
         names_all = not listing.broken
-        ids = frozenset(listing.records)
+        ids = frozenset(listing.ids)
         self._lander.batch.listings.append(
             Listing(collection_id, now, listing.count, listing.complete, ids, names_all, modified)
         )
@@ -398,7 +399,7 @@ class _Sync:
             self._lander.batch.add_refusal(refusal)
             self._notes.outcomes.append(Outcome("image", None, "broken_on_server", reason))
         if not listing.complete:
-            reason = shortfall(collection_id, listing)
+            reason = shortfall(listing)
             self._notes.outcomes.append(Outcome("image", None, "failed", reason))
 
     def _put_trouble(self, collection_id: int, error: ServerError) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -83,6 +84,8 @@ def test_something_missing_ends_with_status_1_and_a_warning(
     ("arguments", "told"),
     [
         (["fetch"], "give --collections or --images"),
+        (["fetch", "--collections", ""], "give --collections or --images"),
+        (["fetch", "--images", " , ", "-c", ""], "give --collections or --images"),
         (["fetch", "--images", "0"], "cannot be an id; give a number from 1 to"),
         (["fetch", "555"], "say --collections 555 or --images 555"),
         (["fetch", "--images", "12.5"], "is no id"),
@@ -160,6 +163,20 @@ def test_json_loses_nothing_and_is_json(nvcatalog: Run, data_dir: Path) -> None:
     assert list(second.values()) == [None, "12345678901234567890.1", 0.1, None, None, None, None]
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [("INTERVAL '1 day 02:00:03.5'", "1 day 2:00:03.500000"), ("INTERVAL '-1 hour'", "-1 day 23:00:00")],
+)
+def test_a_duration_is_text_that_duckdb_reads(nvcatalog: Run, data_dir: Path, value: str, text: str) -> None:
+    ask = ("sql", f"SELECT {value} AS d", "--data-dir", data_dir, "--format")
+    assert nvcatalog(*ask, "csv").stdout.decode() == f"d\n{text}\n"
+    assert json.loads(nvcatalog(*ask, "json").stdout) == [{"d": text}]
+    table = parquet.read_table(io.BytesIO(nvcatalog(*ask, "parquet").stdout))
+    assert str(table.column("d")[0].as_py()).replace(",", "") == text
+    assert b"1 day" in nvcatalog(*ask, "table").stdout
+    assert duckdb.execute(f"SELECT '{text}'::INTERVAL = {value}").fetchall() == [(True,)]
+
+
 def test_a_table_too_wide_for_the_terminal_is_shown_a_line_a_column(nvcatalog: Run, filled: Path) -> None:
     ask = ("--format", "table", "--data-dir", filled)
     wide = nvcatalog("sql", "SELECT * FROM images ORDER BY image_id", *ask).stdout.decode()
@@ -216,6 +233,33 @@ def test_adopt_registers_what_is_there(nvcatalog: Run, filled: Path) -> None:
     done = nvcatalog("adopt", "--data-dir", filled)
     assert done.returncode == 0, done.stderr
     assert b"took over 4 images" in done.stderr
+
+
+def test_a_file_that_cannot_be_taken_over_is_said_once(
+    nvcatalog: Run, filled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (filled / "neurovault" / "catalog.duckdb").unlink()
+    (filled / "neurovault" / "collection_658" / "image_10426_metadata.json").write_text('{"id":')
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # as in a user's program: here pytest has some
+    done = nvcatalog("adopt", "--quiet", "--data-dir", filled)
+    assert done.returncode == 1
+    assert done.stderr.count(b"image_10426_metadata.json cannot be taken over") == 1
+
+
+def test_a_server_given_up_is_said_once_in_the_warning(
+    nvcatalog: Run, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NVCATALOG_NEUROVAULT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    done = nvcatalog("fetch", "--quiet", "--images", "10426", "--data-dir", data_dir)
+    assert done.stderr.startswith(b"Warning: Not all that was asked for is here")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_adopting_a_folder_that_does_not_exist_is_wrong_use(nvcatalog: Run, tmp_path: Path) -> None:
+    done = nvcatalog("adopt", "--data-dir", tmp_path / "typo")
+    assert done.returncode == 2
+    assert f"{tmp_path / 'typo'} does not exist".encode() in done.stderr
 
 
 def test_an_unreachable_server_is_an_answer_not_a_traceback(

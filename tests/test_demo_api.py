@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -322,7 +324,87 @@ def test_links_of_a_private_image_carry_the_token(world: World, get: Get) -> Non
     assert (refused.status_code, refused.headers["Content-Type"]) == (403, "text/html; charset=utf-8")
 
 
+def test_what_is_beside_the_maps_of_a_private_collection_is_reached_by_its_token_alone(
+    world: World, get: Get
+) -> None:
+    world.add_labels(14227, ["One", "Two"])
+    world.add_surfaces(14227)
+    pack_id = world.add_nidm_pack(1056, "spm.nidm")
+    world.make_private(1056, "ABCDEFGH")
+    [pack] = get("/api/collections/ABCDEFGH/nidm_results/").json()["results"]
+    image = get("/api/images/ABCDEFGH-14227/").json()
+    links = [pack["zip_file"], pack["ttl_file"], pack["statmaps"][0]["file"]]
+    links += [image[key] for key in ("label_description_file", "surface_left_file", "surface_right_file")]
+    for path in (urlsplit(link).path for link in links):
+        assert get(path).status_code == 200
+        refused = get(path.replace("ABCDEFGH", "1056"))
+        assert (refused.status_code, refused.headers["Content-Type"]) == (403, "text/html; charset=utf-8")
+        assert get(path.replace("ABCDEFGH", "ZZZZZZZZ")).status_code == 404
+    assert image["label_description_file"] not in (None, "")
+    assert all("/ABCDEFGH/" in link for link in links)
+    assert get(f"/api/nidm_results/{pack_id}/").status_code == 404
+    assert 14227 not in ids(get("/api/atlases/"))
+    assert ids(get("/api/collections/ABCDEFGH/atlases/")) == [14227, 14228]
+
+
+def test_every_link_of_a_private_collection_carries_its_token_and_none_its_number(world: World, get: Get) -> None:
+    world.add_nidm_pack(1056, "spm.nidm")
+    world.make_private(1056, "ABCDEFGH")
+    for what in ("", "images/", "atlases/", "nidm_results/"):
+        text = get(f"/api/collections/ABCDEFGH/{what}?limit=1000").text
+        assert "/ABCDEFGH/" in text
+        assert "/collections/1056/" not in text
+        assert "/images/1056/" not in text
+        assert '"/' not in text
+
+
+@pytest.mark.parametrize(
+    "path", ["/media/images/1197/nope", "/media/images/1197/a/b.nii.gz", "/collections/1197/x.nidm.zip"]
+)
+def test_a_private_collection_does_not_tell_what_it_holds(world: World, get: Get, path: str) -> None:
+    world.make_private(1197, "ABCDEFGH")
+    assert get(path).status_code == 403
+    assert "<!doctype html>" in get(path).text
+
+
 # Files
+
+
+def test_each_kind_of_file_has_its_type(world: World, get: Get) -> None:
+    left, right = world.add_surfaces(9034)
+    pack = world.pack(world.add_nidm_pack(555, "spm.nidm")) or {}
+    for path, kind in (
+        (world.add_labels(14227, ["One"]), "application/xml"),
+        (left, "application/octet-stream"),
+        (right, "application/octet-stream"),
+        (pack["zip_file"], "application/zip"),
+        (pack["ttl_file"], "text/turtle"),
+    ):
+        answer = get(path)
+        assert (answer.status_code, answer.headers["Content-Type"]) == (200, kind)
+        assert get(path, headers={"Range": "bytes=5-"}).content == answer.content[5:]
+        assert get(path, headers={"If-None-Match": answer.headers["ETag"]}).status_code == 304
+
+
+def test_a_pack_has_its_files_beside_its_page_and_its_maps_under_media(world: World, get: Get) -> None:
+    pack = world.pack(world.add_nidm_pack(555, "spm.nidm")) or {}
+    assert pack["zip_file"] == "/collections/555/spm.nidm.zip"
+    assert get("/media/images/555/spm.nidm.zip").status_code == 404
+    assert get("/collections/555/spm.nidm").status_code == 404
+    assert get("/collections/555/").status_code == 404
+    with zipfile.ZipFile(io.BytesIO(get(pack["zip_file"]).content)) as archive:
+        assert archive.testzip() is None
+        assert archive.namelist() == ["nidm.ttl", "TStatistic.nii.gz", "TStatistic_0001.nii.gz"]
+        assert archive.read("nidm.ttl") == get(pack["ttl_file"]).content
+        assert archive.read("TStatistic.nii.gz") == world.image_bytes(pack["statmaps"][0]["id"])
+
+
+def test_a_pack_that_is_unknown_is_forbidden_by_an_empty_page(get: Get) -> None:
+    answer = get("/collections/555/spm.nidm.zip")
+    assert (answer.status_code, answer.content) == (403, b"")
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert get("/collections/99999/spm.nidm.zip").status_code == 404
+    assert get("/collections/ZZZZZZZZ/spm.nidm.zip").status_code == 404
 
 
 def test_files_are_served_whole_with_their_length_and_date(world: World, get: Get) -> None:

@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+from xml.etree import ElementTree as ET
 
 import nibabel as nib
 import numpy as np
@@ -104,6 +105,15 @@ def test_demo_imports_nothing_of_the_package_it_tests() -> None:
     assert imported == {"demo"}
 
 
+def test_both_shipped_atlases_have_their_label_files(get: Get) -> None:
+    for atlas_id in (14227, 14228):
+        record = get(f"/api/images/{atlas_id}/").json()
+        assert record["modify_date"] < "2020"
+        labels = ET.fromstring(get(urlsplit(record["label_description_file"]).path).content)
+        assert [label.get("index") for label in labels.iter("label")] == list("0123456")
+        assert labels.findtext("header/name") == record["name"]
+
+
 # Changing the world
 
 
@@ -161,6 +171,32 @@ def test_deleted_image_is_gone_with_its_file(world: World, get: Get) -> None:
     world.delete_collection(555)
     assert get("/api/collections/555/").status_code == 404
     assert get("/api/images/9035/").status_code == 404
+
+
+def test_labels_and_surfaces_are_added_to_a_record_and_go_with_it(world: World, get: Get) -> None:
+    image_id = world.add_image(555, {"image_type": "atlas", "name": "Mine & yours"})
+    before = modified(world.image(image_id))
+    paths = [world.add_labels(image_id, ["Gyrus <1>", "é & co"]), *world.add_surfaces(image_id)]
+    record = get(f"/api/images/{image_id}/").json()
+    keys = ("label_description_file", "surface_left_file", "surface_right_file")
+    assert [urlsplit(record[key]).path for key in keys] == paths
+    assert modified(record) > before
+    labels = ET.fromstring(get(paths[0]).content)
+    assert [label.text for label in labels.iter("label")] == ["Gyrus <1>", "é & co"]
+    left, right = (nib.GiftiImage.from_bytes(get(path).content).darrays[0].data for path in paths[1:])
+    assert left.shape == right.shape
+    assert (left != right).all()
+    world.delete_image(image_id)
+    assert [get(path).status_code for path in paths] == [404, 404, 404]
+
+
+def test_a_deleted_collection_takes_its_packs_with_it(world: World, get: Get) -> None:
+    pack_id = world.add_nidm_pack(555, "spm.nidm")
+    assert get("/collections/555/spm.nidm.zip").status_code == 200
+    world.delete_collection(555)
+    assert get("/collections/555/spm.nidm.zip").status_code == 404
+    assert get(f"/api/nidm_results/{pack_id}/").status_code == 404
+    assert get("/api/nidm_results/").json()["count"] == 0
 
 
 def test_lost_file_is_404_and_its_size_unknown_until_cured(world: World, get: Get) -> None:

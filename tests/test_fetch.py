@@ -298,16 +298,16 @@ def test_a_file_without_a_row_that_is_not_the_records_is_not_taken_over(
 def test_an_interrupted_call_keeps_what_has_arrived(
     fetch: Fetch, server: DemoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put_file, arrived = Mover._put_file, []
+    put_download, arrived = Mover._put_download, []
 
-    def put_or_interrupt(self: Mover, image: Any, proof: Any) -> None:
-        put_file(self, image, proof)
+    def put_or_interrupt(self: Mover, image: Any, *what_came: Any) -> None:
+        put_download(self, image, *what_came)
         arrived.append(image.image_id)
         if len(arrived) == 3:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Mover, "_put_file", put_or_interrupt)
+        patch.setattr(Mover, "_put_download", put_or_interrupt)
         with pytest.raises(KeyboardInterrupt):
             fetch(collection_ids=[555])
     # Files under way at that moment may have been renamed too: they are taken over.

@@ -473,3 +473,26 @@ def test_any_image_record_lands_and_is_kept_whole(con: duckdb.DuckDBPyConnection
 @given(record=mutated(COLLECTIONS + RECORDED_COLLECTIONS))
 def test_any_collection_record_lands_and_is_kept_whole(con: duckdb.DuckDBPyConnection, record: Record) -> None:
     check_lands(con, "collections", "collection_id", collection_row(record), record)
+
+
+@pytest.mark.parametrize(
+    ("statmaps", "expected"),
+    [
+        ([{"id": 8}, {"id": "9"}, {"id": 8}], [8, 9]),
+        ([None, 7, {"name": "no id"}, {"id": 0}, {"id": True}, {"id": 2**40}, {"id": 8}], [8]),
+        ([], []),
+        (None, []),
+        ({"id": 8}, []),
+        ("8", []),
+    ],
+)
+def test_a_pack_gives_one_row_for_each_image_it_holds(statmaps: object, expected: list[int]) -> None:
+    rows = records.pack_rows({"id": 7, "statmaps": statmaps, "collection": 99}, 5)
+    assert [row["image_id"] for row in rows] == expected
+    assert {(row["pack_id"], row["collection_id"]) for row in rows} <= {(7, 5)}
+    assert records.to_arrow(rows, records.TABLES["nidm_packs"]).num_rows == len(expected)
+
+
+def test_a_pack_without_an_id_has_no_rows() -> None:
+    with pytest.raises(ValueError, match="without a usable id"):
+        records.pack_rows({"id": None, "statmaps": [{"id": 8}]}, 5)

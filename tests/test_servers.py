@@ -7,31 +7,32 @@ from pathlib import Path
 import pytest
 
 from nvcatalog.errors import InvalidOptionError, WrongServerError
-from nvcatalog.servers import check_server, is_offline, parse_timeout
+from nvcatalog.options import is_offline_here, parse_timeout
+from nvcatalog.servers import check_server
 
 FOLDER = Path("/data/neurovault")
 REAL, MIRROR = "https://neurovault.org", "http://mirror.example:8080"
 
 
 def test_the_first_server_asked_gives_the_catalog_its_name() -> None:
-    assert check_server(FOLDER, REAL, None) == REAL
+    assert check_server(REAL, None, FOLDER) == REAL
 
 
 def test_the_scheme_makes_no_other_server() -> None:
-    assert check_server(FOLDER, REAL, "http://neurovault.org") == "http://neurovault.org"
+    assert check_server(REAL, "http://neurovault.org", FOLDER) == "http://neurovault.org"
 
 
 def test_two_servers_are_not_mixed_and_the_message_says_what_to_do() -> None:
     with pytest.raises(WrongServerError, match=rf"filled from {REAL}.*NVCATALOG_MIRROR_OF={REAL}"):
-        check_server(FOLDER, MIRROR, REAL)
+        check_server(MIRROR, REAL, FOLDER)
 
 
 def test_a_declared_mirror_stands_for_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NVCATALOG_MIRROR_OF", f"{REAL}/")
-    assert check_server(FOLDER, MIRROR, None) == REAL
-    assert check_server(FOLDER, MIRROR, REAL) == REAL
+    assert check_server(MIRROR, None, FOLDER) == REAL
+    assert check_server(MIRROR, REAL, FOLDER) == REAL
     with pytest.raises(WrongServerError):
-        check_server(FOLDER, MIRROR, "https://elsewhere.example")
+        check_server(MIRROR, "https://elsewhere.example", FOLDER)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def test_the_environment_can_forbid_every_request(
     text: str, offline: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NVCATALOG_OFFLINE", text)
-    assert is_offline() is offline
+    assert is_offline_here() is offline
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), True, None, "10"])

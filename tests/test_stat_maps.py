@@ -87,6 +87,17 @@ def test_entities_in_names_are_decoded(catalog: Catalog) -> None:
     assert rows(catalog, "contrast")[1] == ('subject\'s choice & "rest"',)
 
 
+@pytest.mark.parametrize("text", ["None / Other", " none ", "", "  ", "NULL", "n/a", "Na"])
+def test_a_placeholder_is_null_however_it_is_typed(catalog: Catalog, text: str) -> None:
+    names = ("cognitive_paradigm_cogatlas", "cognitive_contrast_cogatlas")
+    fields = (*names, *(f"{name}_id" for name in names))
+    add(catalog, id=1, **dict.fromkeys(fields, text))
+    add(catalog, id=2, **dict.fromkeys(fields, f"{text}s"))
+    found = rows(catalog, "task, task_id, contrast, contrast_id")
+    assert found[1] == (None, None, None, None)
+    assert found[2] == (f"{text}s".strip(), f"{text}s", f"{text}s".strip(), f"{text}s")
+
+
 def test_nilearn_default_is_what_nilearn_keeps(catalog: Catalog) -> None:
     from nilearn.datasets import neurovault
 

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -28,7 +29,14 @@ from nvcatalog import storage
 from nvcatalog._http import Service
 from nvcatalog.demo import DemoServer, World, faults
 from nvcatalog.demo.maps import small_map
-from nvcatalog.errors import DataDirError, HostGivenUpError, NoSpaceError, RefusedError, TransientError
+from nvcatalog.errors import (
+    DataDirError,
+    HostGivenUpError,
+    InvalidOptionError,
+    NoSpaceError,
+    RefusedError,
+    TransientError,
+)
 from nvcatalog.storage import NotAMapError, Proof, Prover
 
 if TYPE_CHECKING:
@@ -821,6 +829,15 @@ def test_a_folder_below_a_file_is_an_error_that_names_the_file(tmp_path: Path, b
     (tmp_path / "a file").write_text("")
     with pytest.raises(DataDirError, match="a file is a file"):
         storage.data_folder(f"{tmp_path}/a file{below}")
+
+
+@pytest.mark.parametrize("odd", [3, ["/tmp/a"], ("a", "b"), b"a", True, {"data_dir": "a"}, object])
+def test_what_is_no_path_makes_no_folder(odd: Any) -> None:
+    with pytest.raises(
+        InvalidOptionError, match=rf"data_dir is {re.escape(repr(odd))}, a \w+; give a path"
+    ) as told:
+        storage.data_folder(odd)
+    assert isinstance(told.value, TypeError)
 
 
 def test_the_first_folder_that_is_there_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

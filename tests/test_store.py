@@ -340,6 +340,23 @@ def test_a_connection_of_the_users_own_in_this_process_is_waited_for(filled: Sto
     assert ask(filled, "SELECT count(*) FROM images") == [(2,)]
 
 
+def test_who_keeps_a_connection_of_their_own_too_long_is_told_that_it_is_theirs(
+    filled: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NVCATALOG_LOCK_TIMEOUT", "0.1")
+    named = (
+        rf"{filled.path} is kept open by this Python process itself, through a connection of its own\. Close it"
+    )
+
+    with duckdb.connect(str(filled.path)):
+        with pytest.raises(CatalogLockedError, match=named):
+            ask(filled, "SELECT 1")
+        with pytest.raises(CatalogLockedError, match=named):
+            tell(filled, "SELECT 1")
+
+    assert ask(filled, "SELECT count(*) FROM images") == [(2,)]
+
+
 @pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf", "1e9"])
 def test_a_lock_timeout_that_is_no_number_of_seconds_is_refused(
     text: str, monkeypatch: pytest.MonkeyPatch
@@ -582,6 +599,20 @@ def test_a_list_that_lost_a_record_does_not_count_as_read_to_the_end(store: Stor
     batch.listings.append(listing(1, 2))
 
     assert len(store.land(batch)) == 1
+
+    assert not store.known([7], []).collections[7].complete
+
+
+def test_a_whole_list_that_loses_a_record_when_it_is_read_again_no_longer_counts_as_whole(store: Store) -> None:
+    batch = batch_of(collections=[{"id": 7}], records=[image(1)])
+    batch.listings.append(listing(1))
+    store.land(batch)
+    assert store.known([7], []).collections[7].complete
+    again = batch_of(records=[image(1)])
+    again.add("images", {"image_id": 2, "name": 5})
+    again.listings.append(listing(1, 2))
+
+    assert len(store.land(again)) == 1
 
     assert not store.known([7], []).collections[7].complete
 

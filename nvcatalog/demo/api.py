@@ -65,7 +65,7 @@ NO_SUCH_PAGE = html_answer("Not Found", 404, "The requested resource was not fou
 def neurovault(world: World, settings: Settings, request: Request) -> Answer:
     """Answer as neurovault.org does."""
     with world.lock:
-        if request.path.startswith("/media/"):
+        if request.path.startswith(("/media/", "/collections/")):
             return media(world, request, ranges=settings.ranges, etags=settings.etags)
         if not request.path.startswith("/api/"):
             return NO_SUCH_PAGE

@@ -5,16 +5,22 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from email.utils import formatdate, parsedate_to_datetime
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from nvcatalog.demo.wire import Answer, Request, html_answer
+from nvcatalog.demo.wire import HTML_TYPE, Answer, Request, html_answer
 
 if TYPE_CHECKING:
     from nvcatalog.demo.world import StoredFile, World
 
+# A pack of NIDM results has its files beside the collection's page, and not under /media/.
+_PACK_FILE = re.compile(r"/collections/(\d{1,18})/([^/]+\.nidm_?\d*)[./].+")
 _MISSING = html_answer("Not Found", 404, "The requested resource was not found on this server.")
 _PRIVATE = html_answer("403 Forbidden", 403)
+# What Django's empty refusal looks like: the view of a pack that it does not know forbids.
+_FORBIDDEN = Answer(403, b"", content_type=HTML_TYPE)
 _OCTETS = "application/octet-stream"
+_TYPES = {".xml": "application/xml", ".zip": "application/zip", ".ttl": "text/turtle", ".jpg": "image/jpeg"}
 
 
 def media(world: World, request: Request, *, ranges: bool, etags: bool) -> Answer:
@@ -24,10 +30,11 @@ def media(world: World, request: Request, *, ranges: bool, etags: bool) -> Answe
         return path
     stored = world.file_at(path)
     if stored is None:
-        return _MISSING
+        return _FORBIDDEN if _is_of_unknown_pack(world, path) else _MISSING
     if request.method not in ("GET", "HEAD"):
         return html_answer("Method Not Allowed", 405)
-    answer = Answer(200, stored.read(), _headers(stored, path, ranges=ranges, etags=etags), _OCTETS)
+    kind = _TYPES.get(PurePosixPath(path).suffix, _OCTETS)
+    answer = Answer(200, stored.read(), _headers(stored, path, ranges=ranges, etags=etags), kind)
     if _is_unchanged(request, stored, etags=etags):
         return _not_modified(answer, plain=ranges or etags)
     return _in_range(request, answer, stored, etags=etags) if ranges else answer
@@ -35,14 +42,23 @@ def media(world: World, request: Request, *, ranges: bool, etags: bool) -> Answe
 
 def _path_on_disk(world: World, path: str) -> str | Answer:
     """Return where a path's file is kept: a private collection's is reached by its token alone."""
-    match = re.match(r"/media/images/([^/]+)/", path)
+    match = re.match(r"/(?:media/images|collections)/([^/]+)/", path)
     if match is None:
         return path
     folder = match[1]
     by_token = world.collection_of_token(folder)
     if by_token is not None:
         return path.replace(f"/{folder}/", f"/{by_token}/", 1)
-    return _PRIVATE if folder.isdecimal() and world.token(int(folder)) else path
+    is_private = re.fullmatch(r"\d{1,18}", folder) and world.token(int(folder))
+    return _PRIVATE if is_private else path
+
+
+def _is_of_unknown_pack(world: World, path: str) -> bool:
+    match = _PACK_FILE.fullmatch(path)
+    if match is None or world.collection(int(match[1])) is None:
+        return False
+    packs = map(world.pack, world.pack_ids(int(match[1])))
+    return all(pack is None or pack["name"] != match[2] for pack in packs)
 
 
 def _headers(stored: StoredFile, path: str, *, ranges: bool, etags: bool) -> tuple[tuple[str, str], ...]:

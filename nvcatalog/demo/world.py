@@ -20,6 +20,7 @@ from urllib.parse import unquote
 
 from nvcatalog.demo.crowd import Images, crowd_collection, crowd_file, crowd_sizes
 from nvcatalog.demo.decoding import REFERENCE, decode_values
+from nvcatalog.demo.extras import THALAMUS, label_file, pack_archive, pack_turtle, surface
 from nvcatalog.demo.maps import small_map, synthetic_map
 from nvcatalog.demo.shipped import Record, shipped, template
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 STATISTIC_MAP, ATLAS, NIDM_MAP = "statistic_map", "atlas", "NIDM results statistic map"
+_FILE_KEYS = ("file", "label_description_file", "surface_left_file", "surface_right_file")
 # Neurosynth refuses larger files.
 MAX_DECODED_BYTES = 4_000_000
 _CROWD_UPLOADED_AT = 1_400_000_000
@@ -36,9 +38,9 @@ _BERLIN_WINTER = timezone(timedelta(hours=1))
 
 @dataclass(frozen=True)
 class StoredFile:
-    """One file under ``/media/``."""
+    """One file under ``/media/`` or ``/collections/``; of an image's files its map alone has the image's id."""
 
-    image_id: int
+    image_id: int | None
     size: int
     uploaded_at: int
     read: Callable[[], bytes]
@@ -82,6 +84,9 @@ class World:
             world._images[record["id"]] = record
             uploaded_at = int(datetime.fromisoformat(record["modify_date"]).timestamp())
             world._store(record["id"], None, uploaded_at)
+            if record["image_type"] == ATLAS:
+                labels = label_file(record["name"], THALAMUS)
+                world._keep(record["label_description_file"], labels, uploaded_at)
         return world
 
     # Adding records
@@ -173,6 +178,32 @@ class World:
             self._touch_collection(collection_id)
             return list(range(start, start + n_images))
 
+    def add_labels(self, image_id: int, names: Iterable[str]) -> str:
+        """Give an atlas a label file with the names of its regions, and return the file's path."""
+        with self.lock:
+            record = self._images[image_id]
+            stem = record["file"].removesuffix(".gz").removesuffix(".nii")
+            path = f"{stem}_{image_id}.xml"
+            self._keep(path, label_file(record["name"], list(names)))
+            self.edit_image(image_id, label_description_file=path)
+            return path
+
+    def add_surfaces(self, image_id: int) -> tuple[str, str]:
+        """Give a map its values on both hemispheres, as the server does some time after an upload.
+
+        Returns
+        -------
+        tuple of str
+            The paths of the left and the right one.
+        """
+        with self.lock:
+            folder = f"/media/images/{self._images[image_id]['collection_id']}"
+            left, right = f"{folder}/{image_id}.L.func.gii", f"{folder}/{image_id}.R.func.gii"
+            self._keep(left, surface(image_id, "left"))
+            self._keep(right, surface(image_id, "right"))
+            self.edit_image(image_id, surface_left_file=left, surface_right_file=right)
+            return left, right
+
     def add_many(self, n_collections: int, n_images: int) -> list[int]:
         """Add so many collections that hold so many images together, and return the collections' ids.
 
@@ -190,7 +221,10 @@ class World:
             return list(range(first_id, first_id + n_collections))
 
     def add_nidm_pack(self, collection_id: int, name: str, *, n_maps: int = 2) -> int:
-        """Add a NIDM pack and its maps, whose base names clash between packs, and return the pack's id."""
+        """Add a NIDM pack with its archive, its Turtle file and its maps, and return the pack's id.
+
+        The base names of the maps clash between packs, and their links are in a folder of the pack's name.
+        """
         with self.lock:
             pack_id = self._next_image_id()
             now = _now_after(None)
@@ -218,7 +252,16 @@ class World:
                     "description": f"NIDM Results: {name}.zip > {base}",
                 }
                 self._packs[pack_id]["statmaps"].append(self.add_image(collection_id, record))
+            self._keep_pack(pack_id)
             return pack_id
+
+    def _keep_pack(self, pack_id: int) -> None:
+        """Put the files of a pack under its links."""
+        pack = self._packs[pack_id]
+        maps = {posixpath.basename(self._images[i]["file"]): self.image_bytes(i) for i in pack["statmaps"]}
+        turtle = pack_turtle(pack["name"], list(maps))
+        self._keep(pack["ttl_file"], turtle)
+        self._keep(pack["zip_file"], pack_archive({"nidm.ttl": turtle, **maps}))
 
     # Changing them
 
@@ -246,17 +289,22 @@ class World:
             self.edit_image(image_id)
 
     def delete_image(self, image_id: int) -> None:
-        """Remove an image and its file."""
+        """Remove an image and its files."""
         with self.lock:
             record = self._images.pop(image_id)
-            self._files.pop(unquote(record["file"]), None)
+            for link in filter(None, map(record.get, _FILE_KEYS)):
+                self._files.pop(unquote(link), None)
             self._touch_collection(record["collection_id"])
 
     def delete_collection(self, collection_id: int) -> None:
-        """Remove a collection with all its images."""
+        """Remove a collection with all its images and packs."""
         with self.lock:
             for image_id in self.image_ids(collection_id):
                 self.delete_image(image_id)
+            for pack_id in self.pack_ids(collection_id):
+                pack = self._packs.pop(pack_id)
+                for key in ("zip_file", "ttl_file"):
+                    self._files.pop(pack[key], None)
             del self._collections[collection_id]
 
     def make_private(self, collection_id: int, token: str) -> None:
@@ -439,6 +487,11 @@ class World:
         size = len(content())
         self._files[unquote(record["file"])] = StoredFile(image_id, size, uploaded_at, content)
         record["file_size"] = size
+
+    def _keep(self, path: str, data: bytes, uploaded_at: int | None = None) -> None:
+        """Keep a file that is no image's own."""
+        uploaded_at = int(time.time()) if uploaded_at is None else uploaded_at
+        self._files[unquote(path)] = StoredFile(None, len(data), uploaded_at, functools.partial(bytes, data))
 
     def _file_of(self, image_id: int) -> StoredFile:
         path = unquote(self._images[image_id]["file"])

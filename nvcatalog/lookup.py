@@ -1,0 +1,226 @@
+"""Look things up in the catalog, each in one short read; a folder without a catalog knows nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import NamedTuple, cast
+
+from nvcatalog import records
+from nvcatalog._store import Store, moment
+from nvcatalog.filter_sql import TermsInSQL
+from nvcatalog.known import LocalFile, MapKind, Refusal
+from nvcatalog.records import Record
+
+
+class CollectionState(NamedTuple):
+    """How a collection's list was read: whether to the end, when, and of which state of the collection."""
+
+    complete: bool
+    modify_date: datetime | None
+    listed_at: datetime | None
+    listed_modify_date: datetime | None
+    broken_at: datetime | None = None  # when records of it were first seen that the server cannot render
+
+
+class ImageRow(NamedTuple):
+    """An image of the catalog that terms may keep, and whether they do for certain."""
+
+    image_id: int
+    collection_id: int
+    certain: bool
+
+
+def collections_of_tokens(store: Store, tokens: Iterable[str]) -> dict[str, int]:
+    """Return which private collections these tokens opened before."""
+    wanted = list(tokens)
+    if not wanted or not store.exists:
+        return {}
+    with store.reading() as connection:
+        rows = connection.execute(
+            "SELECT token, collection_id FROM access WHERE token IN (SELECT unnest($tokens))",
+            {"tokens": wanted},
+        ).fetchall()
+    return dict(rows)
+
+
+def collection_states(store: Store) -> dict[int, CollectionState]:
+    """Return, for each collection that has a record here, how its list was read."""
+    if not store.exists:
+        return {}
+    with store.reading() as connection:
+        rows = connection.execute("""
+            SELECT collection_id, coalesce(complete, false), epoch_us(modify_date), epoch_us(listed_at),
+                   epoch_us(listed_modify_date), epoch_us(broken_at)
+            FROM collections
+            LEFT JOIN (SELECT id, min(seen_at) AS broken_at FROM refusals WHERE kind = 'position' GROUP BY id)
+                ON id = collection_id
+        """).fetchall()
+    return {id_: CollectionState(complete, *map(moment, moments)) for id_, complete, *moments in rows}
+
+
+def images_here_that(
+    store: Store, images: TermsInSQL, collections: TermsInSQL, *, kind: MapKind
+) -> list[ImageRow]:
+    """Return the images that terms may keep and of which a map is here, by collection and id.
+
+    Those come first whose map is of that kind; of the others it can be made.
+    """
+    query = f"""
+        WITH f AS (SELECT image_id, bool_or(kind = $kind) AS as_wanted FROM files
+                   WHERE kind IN ('original', $kind) GROUP BY image_id),
+        {_candidates(images, collections)}
+        SELECT image_id, collection_id, certain
+        FROM candidates JOIN f USING (image_id)
+        ORDER BY as_wanted DESC, collection_id, image_id
+    """  # noqa: S608 - expressions of our own, values as parameters
+    return _image_rows(store, query, {"kind": kind, **images.params, **collections.params})
+
+
+def other_images_that(
+    store: Store, images: TermsInSQL, collections: TermsInSQL, *, kind: MapKind, after: ImageRow, limit: int
+) -> list[ImageRow]:
+    """Return some of the images that terms may keep, that are on the server and not here, by collection and id."""
+    query = f"""
+        WITH {_candidates(images, collections)}
+        SELECT image_id, collection_id, certain
+        FROM candidates
+        WHERE gone_at IS NULL AND (collection_id, image_id) > ($collection_id, $image_id)
+          AND image_id NOT IN (SELECT image_id FROM files WHERE kind IN ('original', $kind))
+        ORDER BY collection_id, image_id
+        LIMIT $limit
+    """  # noqa: S608 - as above
+    parameters = {"kind": kind, "limit": limit, "collection_id": after.collection_id, "image_id": after.image_id}
+    return _image_rows(store, query, {**parameters, **images.params, **collections.params})
+
+
+def _candidates(images: TermsInSQL, collections: TermsInSQL) -> str:
+    return f"""
+        i AS (SELECT image_id, collection_id, gone_at, {images.certain} AS certain FROM images
+              WHERE {images.where}),
+        c AS (SELECT collection_id, {collections.certain} AS certain FROM collections
+              WHERE {collections.where}),
+        candidates AS (SELECT image_id, collection_id, gone_at, coalesce(i.certain AND c.certain, false) AS certain
+                       FROM i JOIN c USING (collection_id))
+    """  # noqa: S608 - as above
+
+
+def _image_rows(store: Store, query: str, parameters: dict[str, object]) -> list[ImageRow]:
+    if not store.exists:
+        return []
+    with store.reading() as connection:
+        return list(map(ImageRow._make, connection.execute(query, parameters).fetchall()))
+
+
+def images_with_record(store: Store, image_ids: Iterable[int]) -> set[int]:
+    """Return which of these images the catalog knows."""
+    if not store.exists:
+        return set()
+    with store.reading() as connection:
+        query = "SELECT image_id FROM images WHERE image_id IN (SELECT unnest($ids::INTEGER[]))"
+        return {id_ for (id_,) in connection.execute(query, {"ids": list(image_ids)}).fetchall()}
+
+
+def collections_of_doi(store: Store, doi: str) -> dict[int, str]:
+    """Return the collections whose paper or preprint has this DOI, with their titles."""
+    if not store.exists:
+        return {}
+    with store.reading() as connection:
+        rows = connection.execute(
+            "SELECT collection_id, name FROM collections "
+            "WHERE $doi IN (doi, preprint_doi) AND gone_at IS NULL ORDER BY collection_id",
+            {"doi": doi},
+        ).fetchall()
+    return dict(rows)
+
+
+def collections_listed_before(store: Store, before: datetime, image_ids: Iterable[int]) -> list[int]:
+    """Return the collections of these images whose lists were read before a moment, or never."""
+    with store.reading() as connection:
+        rows = connection.execute(
+            """
+            SELECT DISTINCT collection_id
+            FROM images
+            LEFT JOIN collections USING (collection_id)
+            WHERE image_id IN (SELECT unnest($ids::INTEGER[])) AND coalesce(listed_at < $before, true)
+            ORDER BY collection_id
+            """,
+            {"ids": list(image_ids), "before": before},
+        ).fetchall()
+    return [id_ for (id_,) in rows]
+
+
+def packs(store: Store, image_ids: Iterable[int], collection_ids: Iterable[int]) -> dict[int, tuple[int, Record]]:
+    """Return collection and record of the NIDM packs with these images, and of those in these collections."""
+    if not store.exists:
+        return {}
+    with store.reading() as connection:
+        rows = connection.execute(
+            """
+            SELECT DISTINCT pack_id, collection_id, raw
+            FROM nidm_packs
+            JOIN raw_records ON kind = 'pack' AND id = pack_id
+            WHERE image_id IN (SELECT unnest($images::INTEGER[]))
+               OR collection_id IN (SELECT unnest($collections::INTEGER[]))
+            ORDER BY pack_id
+            """,
+            {"images": list(image_ids), "collections": list(collection_ids)},
+        ).fetchall()
+    return {pack_id: (collection_id, records.parse_json(raw)) for pack_id, collection_id, raw in rows}
+
+
+def files_of(store: Store, ids: Iterable[int]) -> dict[tuple[int, str], LocalFile]:
+    """Return all files of these images and packs, by id and kind."""
+    if not store.exists:
+        return {}
+    with store.reading() as connection:
+        rows = connection.execute(
+            "SELECT image_id, kind, path, size, state, sha256, origin FROM files "
+            "WHERE image_id IN (SELECT unnest($ids::INTEGER[]))",
+            {"ids": list(ids)},
+        ).fetchall()
+    return {(id_, kind): LocalFile(*file) for id_, kind, *file in rows}
+
+
+def refused_extras(store: Store, ids: Iterable[int]) -> dict[tuple[str, int], Refusal]:
+    """Return what was refused of the files beside these images' maps and in these packs."""
+    if not store.exists:
+        return {}
+    with store.reading() as connection:
+        rows = connection.execute(
+            """
+            SELECT kind, id, status, reason, epoch_us(modify_date), epoch_us(seen_at)
+            FROM refusals
+            WHERE id IN (SELECT unnest($ids::INTEGER[]))
+              AND kind NOT IN ('collection', 'image', 'position', 'words')
+            """,
+            {"ids": list(ids)},
+        ).fetchall()
+    return {
+        (kind, id_): Refusal(kind, id_, status, reason, moment(modified), moment(seen) or datetime.now(UTC))
+        for kind, id_, status, reason, modified, seen in rows
+    }
+
+
+def has_extra_field(store: Store, name: str) -> bool:
+    """Whether any image's record here has a free-form field of that name."""
+    if not store.exists:
+        return False
+    with store.reading() as connection:
+        query = "SELECT count(*) FROM images WHERE list_contains(json_keys(extra), $name)"
+        return bool(connection.execute(query, {"name": name}).fetchall()[0][0])
+
+
+def complete_collections(store: Store) -> set[int]:
+    """Return the ids of the collections whose images are all known."""
+    return {id_ for id_, state in collection_states(store).items() if state.complete}
+
+
+def bytes_per_s(store: Store) -> float | None:
+    """Return the speed of the last fetches that brought files, None when there were none."""
+    with store.reading() as connection:
+        rows = connection.execute("""
+            SELECT median(bytes / greatest(epoch(finished_at - started_at), 0.001))
+            FROM (SELECT * FROM fetches WHERE downloaded > 0 AND bytes > 0 ORDER BY finished_at DESC LIMIT 20)
+        """).fetchall()
+        return cast("float | None", rows[0][0])

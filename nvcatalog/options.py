@@ -1,0 +1,145 @@
+"""How a call goes, whatever it asks for: the options that all fetchers share, checked and read once."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from numbers import Integral, Real
+
+from nvcatalog._progress import REQUESTS
+from nvcatalog.errors import InvalidOptionError
+from nvcatalog.plan import Mode, parse_mode
+
+_YES, _NO = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a call goes.
+
+    Attributes
+    ----------
+    mode, asked_mode : {'download_new', 'overwrite', 'offline'}
+        When the servers are asked; and what the caller said of it, which ``NVCATALOG_OFFLINE`` overrules.
+    words, vectorize_words, sparse_words : bool
+        Whether terms are fetched, added as a matrix, and left sparse in it.
+    verbose : int
+        0 is quiet, 1 gives a summary, 2 progress bars too, 3 also logs requests.
+    timeout_s : float
+        How long to wait for a connection, and for the next byte.
+    max_workers : int or None
+        Parallel downloads; None is the polite default.
+    dry_run : bool
+        Whether only the plan is wanted.
+    """
+
+    mode: Mode
+    asked_mode: Mode
+    words: bool
+    vectorize_words: bool
+    sparse_words: bool
+    verbose: int
+    timeout_s: float
+    max_workers: int | None
+    dry_run: bool
+
+    @property
+    def logs_requests(self) -> bool:
+        """Whether each request is logged."""
+        return self.verbose >= REQUESTS
+
+
+def parse_options(
+    *,
+    mode: object,
+    fetch_neurosynth_words: object,
+    vectorize_words: object,
+    sparse_words: object,
+    verbose: object,
+    timeout: object,
+    max_workers: object,
+    dry_run: object = False,
+) -> Options:
+    """Return the options of a call, as its keywords name them.
+
+    Raises
+    ------
+    InvalidModeError, InvalidOptionError
+        For a mode or a value that cannot be (ValueErrors).
+    """
+    asked_mode = parse_mode(mode)
+    return Options(
+        mode="offline" if is_offline_here() else asked_mode,
+        asked_mode=asked_mode,
+        words=bool(fetch_neurosynth_words),
+        vectorize_words=bool(vectorize_words),
+        sparse_words=bool(sparse_words),
+        verbose=_verbosity(verbose),
+        timeout_s=parse_timeout(timeout),
+        max_workers=_workers(max_workers),
+        dry_run=bool(dry_run),
+    )
+
+
+def parse_max_age(max_age: object) -> timedelta | None:
+    """Return how old what is known of a collection may be: a ``timedelta``, or a number of days.
+
+    Raises
+    ------
+    InvalidOptionError
+        When it is neither, or negative.
+    """
+    if max_age is None:
+        return None
+    if isinstance(max_age, timedelta) and max_age >= timedelta(0):
+        return max_age
+    days = -1.0 if isinstance(max_age, bool) or not isinstance(max_age, Real) else float(max_age)
+    if 0 <= days < timedelta.max.days:
+        return timedelta(days=days)
+    raise InvalidOptionError(f"max_age is {max_age!r}; give a timedelta, or a number of days from 0 on, or None")
+
+
+def is_offline_here() -> bool:
+    """Whether ``NVCATALOG_OFFLINE`` keeps every call from the network.
+
+    Raises
+    ------
+    InvalidOptionError
+        When it says neither yes nor no: a word of which nobody knows what it means must not open a socket.
+    """
+    text = os.environ.get("NVCATALOG_OFFLINE", "").strip().lower()
+    if text not in (*_YES, *_NO):
+        raise InvalidOptionError(f"NVCATALOG_OFFLINE is {text!r}; give 1 for no network, or 0")
+    return text in _YES
+
+
+def _verbosity(verbose: object) -> int:
+    if not isinstance(verbose, Integral):
+        raise InvalidOptionError(f"verbose is {verbose!r}; give a number from 0 (quiet) to 3")
+    return int(verbose)
+
+
+def parse_timeout(timeout: object) -> float:
+    """Return how many seconds to wait for a server.
+
+    Raises
+    ------
+    InvalidOptionError
+        When that is no number above 0.
+    """
+    seconds = -1.0 if isinstance(timeout, bool) or not isinstance(timeout, Real) else float(timeout)
+    if not 0 < seconds < float("inf"):
+        raise InvalidOptionError(f"timeout is {timeout!r}; give seconds above 0, such as 10")
+    return seconds
+
+
+def _workers(max_workers: object) -> int | None:
+    if max_workers is None:
+        return None
+    number = 0 if isinstance(max_workers, bool) or not isinstance(max_workers, Integral) else int(max_workers)
+    if number < 1:
+        raise InvalidOptionError(
+            f"max_workers is {max_workers!r}; give a number of connections from 1 on, or None"
+        )
+    return number

@@ -1,0 +1,137 @@
+"""Private collections are fetched by their tokens, which stay in one table and nowhere else."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from fetching import FOUR, ids, outcomes_of
+from fetching import fetch as fetch
+from fetching import new_catalog as new_catalog
+from fetching import no_waiting as no_waiting
+from fetching import world as world
+
+from nvcatalog import Catalog
+from nvcatalog.demo import faults
+from nvcatalog.errors import IncompleteWarning, InvalidIdError
+from nvcatalog.ids import Token, parse_ids, parse_ids_and_tokens
+
+if TYPE_CHECKING:
+    from fetching import Fetch
+
+    from nvcatalog.demo import DemoServer, World
+
+pytestmark = pytest.mark.usefixtures("no_waiting")
+TOKEN = "ABCDEFGH"
+
+
+@pytest.fixture(autouse=True)
+def private(world: World) -> None:
+    """Make collection 3 private."""
+    world.make_private(3, TOKEN)
+
+
+def files_with_the_token(folder: Path) -> list[str]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path.name for path in files if TOKEN.encode() in path.read_bytes())
+
+
+@pytest.mark.parametrize("link", [TOKEN, f"https://neurovault.org/collections/{TOKEN}/"])
+def test_a_private_collection_comes_by_its_token_or_link(fetch: Fetch, link: str) -> None:
+    maps = fetch(collection_ids=[link, 658])
+    assert ids(maps) == [*FOUR, 10426]
+    assert maps.report.counts == {"downloaded": 5}
+    assert "{token}" in maps.images_meta[0]["file"]
+
+
+@pytest.mark.parametrize("link", [f"{TOKEN}-4", f"https://neurovault.org/collections/{TOKEN}/images/4/"])
+def test_an_image_of_it_comes_with_the_token_before_its_id(fetch: Fetch, link: str) -> None:
+    maps = fetch(image_ids=[10426, link])
+    assert ids(maps) == [10426, 4]
+    assert maps.report.counts == {"downloaded": 2}
+
+
+def test_once_opened_it_is_known_by_its_id_and_its_token(fetch: Fetch, server: DemoServer, world: World) -> None:
+    fetch(image_ids=[f"{TOKEN}-4"])
+    assert ids(fetch(collection_ids=[3])) == FOUR
+    server.reset_log()
+    assert ids(fetch(collection_ids=[TOKEN])) == FOUR
+    assert ids(fetch(collection_ids=[TOKEN], mode="offline")) == FOUR
+    assert server.requests == 0
+    world.replace_file(4, world.image_bytes(10426))
+    assert fetch(collection_ids=[3], mode="overwrite").report.counts == {"downloaded": 4}
+
+
+def test_without_a_token_it_is_private(fetch: Fetch) -> None:
+    with pytest.warns(IncompleteWarning, match="collection 3 private"):
+        assert outcomes_of(fetch(collection_ids=[3]), "collection") == {3: "private"}
+    with pytest.warns(IncompleteWarning, match="collection 3 private"):
+        fetch(collection_ids=[3], mode="offline")
+    assert ids(fetch(collection_ids=[TOKEN])) == FOUR
+    assert ids(fetch(collection_ids=[3], mode="offline")) == FOUR
+
+
+def test_a_wrong_token_is_not_found_and_not_repeated(fetch: Fetch, data_dir: Path) -> None:
+    with pytest.warns(IncompleteWarning) as warned:
+        maps = fetch(collection_ids=["WRONGONE"], image_ids=["WRONGONE-4", 10426])
+    assert ids(maps) == [10426]
+    assert outcomes_of(maps, "collection") == {None: "not_found"}
+    assert all("WRONG" not in str(warning.message) for warning in warned)
+    assert [outcome.reason for outcome in maps.report.missing] == ["no collection has this token"]
+
+
+def test_offline_a_token_never_used_is_missing(fetch: Fetch) -> None:
+    with pytest.warns(IncompleteWarning, match="never used here"):
+        assert outcomes_of(fetch(collection_ids=[TOKEN], mode="offline"), "collection") == {
+            None: "missing_offline"
+        }
+
+
+def test_the_token_is_in_one_table_and_in_no_file_log_or_message(
+    fetch: Fetch,
+    server: DemoServer,
+    data_dir: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    fetch(collection_ids=[658])
+    server.fail(f"/media/images/{TOKEN}/*", faults.status(404))
+    with pytest.warns(IncompleteWarning) as warned:
+        maps = fetch(collection_ids=[TOKEN], verbose=3)
+    server.heal()
+    fetch(collection_ids=[TOKEN], verbose=3, mode="overwrite")
+    Catalog(data_dir).snapshot()
+
+    assert files_with_the_token(data_dir) == ["catalog.duckdb"]
+    said = [caplog.text, capfd.readouterr().err, repr(maps), *(str(warning.message) for warning in warned)]
+    assert all(TOKEN not in text for text in said)
+    assert "{token}" in caplog.text
+    for (table,) in Catalog(data_dir).sql("SELECT table_name FROM information_schema.tables").fetchall():
+        rows = Catalog(data_dir).sql(f"SELECT * FROM {table}").fetchall()
+        assert (TOKEN in str(rows)) == (table == "access"), table
+    parameters = Catalog(data_dir).sql("SELECT parameters FROM fetches WHERE parameters LIKE '%token%'").fetchall()
+    assert len(parameters) == 2
+
+
+def test_its_rows_are_in_no_snapshot(fetch: Fetch, data_dir: Path) -> None:
+    import pandas as pd
+
+    fetch(collection_ids=[TOKEN, 658])
+    snapshot = Catalog(data_dir).snapshot()
+    assert pd.read_parquet(snapshot / "images")["image_id"].tolist() == [10426]
+    assert pd.read_parquet(snapshot / "collections")["collection_id"].tolist() == [658]
+    assert not (snapshot / "access").exists()
+
+
+def test_a_token_does_not_show_itself() -> None:
+    (token,) = parse_ids_and_tokens(f"{TOKEN}-4", kind="image")
+    assert token == Token(TOKEN, 4)
+    assert repr(token) == "{token}-4"
+    with pytest.raises(InvalidIdError) as raised:
+        parse_ids(TOKEN, kind="collection")
+    assert TOKEN not in str(raised.value)
+    with pytest.raises(InvalidIdError, match="as in ABCDEFGH-243"):
+        parse_ids_and_tokens("QWERTYUI", kind="image")
