@@ -291,6 +291,37 @@ def test_the_demo_runs_the_whole_way_in_a_folder_of_its_own(
     assert not home.exists()
 
 
+def test_sync_brings_in_the_metadata_and_says_how_much(nvcatalog: Run, server: DemoServer, data_dir: Path) -> None:
+    done = nvcatalog("sync", "--data-dir", data_dir)
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert "collections: 10 new, 0 changed, 0 gone; images: 72 new" in done.stderr.decode()
+    done = nvcatalog("sync", "--data-dir", data_dir, "--quiet", "--collections", "555,658")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert len(server.hits("/api/collections/555/images/")) == 2
+
+
+def test_sync_can_leave_out_owners_and_start_from_a_seed(
+    nvcatalog: Run, server: DemoServer, data_dir: Path, tmp_path: Path
+) -> None:
+    owner = server.world.collections([555])[0]["owner"]
+    nvcatalog("sync", "--data-dir", data_dir, "--quiet", "--exclude-owner", owner)
+    assert server.hits("/api/collections/555/images/") == []
+    nvcatalog("snapshot", "--data-dir", data_dir)
+    done = nvcatalog("sync", "--data-dir", tmp_path / "other", "--quiet", "--seed", data_dir)
+    assert done.returncode == 0, done.stderr
+    assert len(server.hits("/api/collections/658/images/")) == 1
+
+
+def test_sync_ends_with_1_and_names_what_could_not_be_had(
+    nvcatalog: Run, server: DemoServer, data_dir: Path
+) -> None:
+    server.world.poison_image(9034)
+    done = nvcatalog("sync", "--data-dir", data_dir, "--quiet")
+    assert done.returncode == 1
+    assert "record 1 of collection 555" in done.stderr.decode()
+    assert nvcatalog("sync", "--data-dir", data_dir, "--exclude-owner", "-3").returncode == 2
+
+
 def test_the_demo_runs_again_in_the_same_folder(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "nvcatalog", "demo", "--data-dir", str(tmp_path)]
     for _ in range(2):
