@@ -78,6 +78,7 @@ class Batch:
     gone: dict[int, datetime] = field(default_factory=dict)
     healed: set[tuple[str, int]] = field(default_factory=set)
     dropped: set[tuple[int, str]] = field(default_factory=set)
+    follows_misfits: bool = False  # an earlier landing had to leave rows out, maybe of a list that this one ends
 
     def add(self, table: str, row: Row) -> None:
         """Add a row; of several with one key the last wins."""
@@ -161,6 +162,7 @@ class Batch:
             words=self.words | later.words,
             listings=self.listings + later.listings,
             gone=self.gone | later.gone,
+            follows_misfits=self.follows_misfits or later.follows_misfits,
         )
         merged.tables = {table: list(rows) for table, rows in self.tables.items()}
         merged.healed = set(self.healed)
@@ -221,7 +223,9 @@ def _land_whole(connection: duckdb.DuckDBPyConnection, batch: Batch) -> None:
         for table, rows in batch.tables.items():
             upsert(connection, table, rows)
         _land_words(connection, batch.words)
-        _land_listings(connection, batch.listings)
+        # Pages land before the list does.
+        listings = _as_they_landed(connection, batch.listings) if batch.follows_misfits else batch.listings
+        _land_listings(connection, listings)
         _bury(connection, batch.gone)
         connection.execute("COMMIT")
     except BaseException:
@@ -246,7 +250,8 @@ def _land_what_fits(connection: duckdb.DuckDBPyConnection, batch: Batch) -> list
             culprits.append(_culprit("words", {"image_id": image_id}, error))
     # A list that is missing a record must be read again: only then may it count as complete.
     listings = [replace(listing, complete=listing.complete and not culprits) for listing in batch.listings]
-    _land_whole(connection, Batch(listings=listings, gone=batch.gone))
+    rest = Batch(listings=listings, gone=batch.gone, follows_misfits=batch.follows_misfits)
+    _land_whole(connection, rest)
     return culprits
 
 
@@ -351,7 +356,8 @@ def _land_listings(connection: duckdb.DuckDBPyConnection, listings: list[Listing
     """Note what was read of lists, and which images a whole list lacks: they are gone."""
     if not listings:
         return
-    _judge_listings(connection, listings)
+    connection.register("listings", _as_table(listings))
+    connection.register("named", _named_in(listings))
     connection.execute("""
         UPDATE collections
         SET listed_at = listed.listed_at, listed_count = listed.listed_count, complete = listed.complete,
@@ -377,25 +383,17 @@ def _land_listings(connection: duckdb.DuckDBPyConnection, listings: list[Listing
     """)
 
 
-def _judge_listings(connection: duckdb.DuckDBPyConnection, listings: list[Listing]) -> None:
-    """Lay the lists beside the catalog, each complete only where all records that it names are here."""
-    connection.register("listed", _as_table(listings))
-    connection.register("named", _named_in(listings))
-    # Pages land before the list does: where an earlier landing had to leave one out, the list must be read again.
-    connection.execute("""
-        CREATE OR REPLACE TEMP TABLE listings AS
-        SELECT l.* REPLACE (l.complete AND lacking.number IS NULL AS complete)
-        FROM listed AS l
-        LEFT JOIN (
-            SELECT DISTINCT n.number
-            FROM named AS n
-            WHERE NOT EXISTS (
-                FROM images AS i
-                JOIN raw_records AS r ON r.kind = 'image' AND r.id = i.image_id AND r.source = 'api'
-                WHERE i.image_id = n.image_id
-            )
-        ) AS lacking USING (number)
-    """)
+def _as_they_landed(connection: duckdb.DuckDBPyConnection, listings: list[Listing]) -> list[Listing]:
+    """Return lists that are complete only where all records that they name are here: the others are read again."""
+    here = """
+        SELECT id
+        FROM images
+        JOIN raw_records ON kind = 'image' AND id = image_id AND source = 'api'
+        WHERE id IN (SELECT unnest($ids::INTEGER[]))
+    """
+    named = {"ids": [id_ for listing in listings for id_ in listing.image_ids]}
+    landed = {id_ for (id_,) in connection.execute(here, named).fetchall()}
+    return [replace(each, complete=each.complete and landed.issuperset(each.image_ids)) for each in listings]
 
 
 def _as_table(listings: list[Listing]) -> pa.Table:

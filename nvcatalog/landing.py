@@ -59,6 +59,7 @@ class Lander:
         self._store = store
         self.writable = writable
         self._many = many
+        self._misfits = False
         self._due_at = time.monotonic()  # the first at once: it may have to make the catalog
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="nvcatalog-lander")
         self._landing: Future[list[str]] | None = None
@@ -95,6 +96,7 @@ class Lander:
         if self.server_root and "raw_records" in self.batch.tables:
             self.batch.add("catalog_info", {"key": "server_root", "value": self.server_root})
             self.server_root = None
+        self.batch.follows_misfits |= self._misfits
         self._taken, self.batch, self.folders = (self.batch, self.folders), Batch(), set()
         patience_s = _SHORT_PATIENCE_S if self.locked else None
         land = self._store.land if is_last else self._store.land_one_of_many
@@ -115,6 +117,7 @@ class Lander:
             self.locked = error
             return
         self.locked, self.landed = None, True
+        self._misfits |= bool(landing.result())
         for culprit in landing.result():
             logger.info("%s", culprit)
             self.troubles.append(culprit)
