@@ -32,6 +32,7 @@ from nvcatalog.errors import (
     NoSpaceError,
     NVCatalogError,
     RefusedError,
+    TooManyFilesError,
     TransientError,
 )
 
@@ -46,6 +47,10 @@ _LEFTOVER_S = 24 * 3600.0
 _CACHEDIR_TAG = (
     "Signature: 8a477f597d28d172789f06886806bc55\n# Downloaded data; see https://bford.info/cachedir/\n"
 )
+
+
+#: What the system answers when no further file can be opened.
+TOO_MANY = (errno.EMFILE, errno.ENFILE)
 
 
 class NotWholeError(NVCatalogError):
@@ -132,7 +137,7 @@ def make_folder(folder: Path) -> None:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _no_space(folder, error) from error
-        raise DataDirError(f"{folder} cannot be made: {error.strerror}. Give another data_dir") from error
+        raise DataDirError(f"{folder} cannot be made: {error.strerror or error}. Give another data_dir") from error
 
 
 _README = """# Brain maps from NeuroVault
@@ -229,6 +234,9 @@ def _beside(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise _no_space(path, error) from error
+        if error.errno in TOO_MANY:
+            text = "this process has too many files open; let it open more (ulimit -n), or give fewer max_workers"
+            raise TooManyFilesError(f"{path} could not be written: {text}") from error
         raise
     finally:
         with suppress(OSError):  # a full disk must not hide behind a failing clean-up
