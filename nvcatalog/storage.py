@@ -10,6 +10,7 @@ import math
 import os
 import re
 import secrets
+import stat
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -87,21 +88,44 @@ def data_folder(data_dir: str | os.PathLike[str] | None = None) -> Path:
     Raises
     ------
     DataDirError
-        When a file is in the way.
+        When a file is in the way, or no folder can be of that name.
     InvalidOptionTypeError
         When what was given is no path.
     """
-    places = [Path(place).expanduser() / SUBFOLDER for place in _places(data_dir)]
+    places: list[Path] = []
+    trouble: DataDirError | None = None
+    for place in _places(data_dir):
+        try:
+            places.append(_folder_in(place))
+        except DataDirError as error:
+            trouble = trouble or error
     for folder in places:
         if folder.is_dir():
             return folder.resolve()
     for folder in places:
         if _could_be_made(folder):
             return folder.absolute()
+    if trouble is not None:
+        raise trouble
     first = places[0]
     obstacle = next((parent for parent in (first, *first.parents) if parent.exists()), first)
     found = "is a file" if obstacle.is_file() else "cannot be written"
     raise DataDirError(f"{first} cannot be made: {obstacle} {found}. Give another data_dir")
+
+
+def _folder_in(place: str) -> Path:
+    """Return the data folder in a place, whether it is there or not, unless it can never be used."""
+    try:
+        folder = Path(place).expanduser() / SUBFOLDER
+        str(folder.resolve()).encode()  # DuckDB opens no other names
+        if stat.S_ISDIR(folder.stat().st_mode) and not os.access(folder, os.R_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "this user may not look into it")
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # it may be made
+    except (RuntimeError, ValueError, OSError) as error:  # as from "~nobody", a zero byte, too long a name
+        reason = getattr(error, "strerror", None) or error
+        raise DataDirError(f"{place!r} cannot hold the data: {reason}. Give another data_dir") from error
+    return folder
 
 
 def _places(data_dir: str | os.PathLike[str] | None) -> list[str]:
