@@ -33,6 +33,7 @@ from nvcatalog.errors import (
 )
 from nvcatalog.known import Known, KnownCollection, KnownImage, LocalFile, Refusal
 from nvcatalog.migrate import migrate, pending
+from nvcatalog.storage import TOO_MANY
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,6 +52,8 @@ _HOLDER = re.compile(r"lock is held in (?P<program>.+?) \(PID (?P<pid>\d+)\)")
 _DAMAGES = ("Corrupt database file", "Could not read enough bytes")
 # What it says when a disk is full or a quota used up; the whole database is given up then, until reopened.
 _DISK_TROUBLES = ("No space left", "File too large", "quota exceeded", "Could not write", "has been invalidated")
+
+_NO_FILE_LEFT = "Too many open files"
 
 # Each opening reads the log whole: beyond this it takes longer than what it saves.
 _LARGEST_LOG = 64 * 1024 * 1024
@@ -372,6 +375,8 @@ def _holder_in(error: duckdb.Error) -> str:
 
 def _unreadable(path: Path, error: Exception) -> NVCatalogError:
     text = str(error).splitlines()[0]
+    if _NO_FILE_LEFT in text:
+        return _no_file_left(path)
     if _is_disk_trouble(error) and not _is_damage(error):
         return _no_space(path, error)
     if "ermission denied" in text or "Read-only file system" in text:
@@ -388,7 +393,14 @@ def _unreadable(path: Path, error: Exception) -> NVCatalogError:
 def _folder_error(folder: Path, error: OSError) -> NVCatalogError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _no_space(folder, error)
+    if error.errno in TOO_MANY:
+        return _no_file_left(folder)
     return DataDirError(f"{folder} cannot be written: {error.strerror}. Give another data_dir")
+
+
+def _no_file_left(path: Path) -> CatalogLockedError:
+    # Passing, as when somebody else holds the catalog: once some downloads are done it can be opened.
+    return CatalogLockedError(f"{path} cannot be opened now: this process has too many files open (ulimit -n)")
 
 
 @contextmanager
@@ -397,9 +409,13 @@ def _troubles_told(path: Path) -> Iterator[None]:
     try:
         yield
     except (duckdb.Error, MigrationError, QueryError) as error:
-        full = not isinstance(error, QueryError) and _is_disk_trouble(error)
+        full = not isinstance(error, QueryError) and (_is_disk_trouble(error) or _NO_FILE_LEFT in str(error))
         if full or _is_damage(error):
             raise _unreadable(path, error) from error
+        raise
+    except OSError as error:
+        if error.errno in TOO_MANY:
+            raise _no_file_left(path) from error
         raise
 
 

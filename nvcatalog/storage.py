@@ -7,6 +7,7 @@ import json
 import os
 import re
 import secrets
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,7 @@ from nvcatalog.errors import (
     InvalidOptionTypeError,
     NoSpaceError,
     RefusedError,
+    TooManyFilesError,
     TransientError,
 )
 from nvcatalog.proving import FileProver, NotWholeError, Proof, Prover
@@ -33,6 +35,10 @@ _LEFTOVER_S = 24 * 3600.0
 _CACHEDIR_TAG = (
     "Signature: 8a477f597d28d172789f06886806bc55\n# Downloaded data; see https://bford.info/cachedir/\n"
 )
+
+
+#: What the system answers when no further file can be opened.
+TOO_MANY = (errno.EMFILE, errno.ENFILE)
 
 
 # Where things belong
@@ -48,21 +54,44 @@ def data_folder(data_dir: str | os.PathLike[str] | None = None) -> Path:
     Raises
     ------
     DataDirError
-        When a file is in the way.
+        When a file is in the way, or no folder can be of that name.
     InvalidOptionTypeError
         When what was given is no path.
     """
-    places = [Path(place).expanduser() / SUBFOLDER for place in _places(data_dir)]
+    places: list[Path] = []
+    trouble: DataDirError | None = None
+    for place in _places(data_dir):
+        try:
+            places.append(_folder_in(place))
+        except DataDirError as error:
+            trouble = trouble or error
     for folder in places:
         if folder.is_dir():
             return folder.resolve()
     for folder in places:
         if _could_be_made(folder):
             return folder.absolute()
+    if trouble is not None:
+        raise trouble
     first = places[0]
     obstacle = next((parent for parent in (first, *first.parents) if parent.exists()), first)
     found = "is a file" if obstacle.is_file() else "cannot be written"
     raise DataDirError(f"{first} cannot be made: {obstacle} {found}. Give another data_dir")
+
+
+def _folder_in(place: str) -> Path:
+    """Return the data folder in a place, whether it is there or not, unless it can never be used."""
+    try:
+        folder = Path(place).expanduser() / SUBFOLDER
+        str(folder.resolve()).encode()  # DuckDB opens no other names
+        if stat.S_ISDIR(folder.stat().st_mode) and not os.access(folder, os.R_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "this user may not look into it")
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # it may be made
+    except (RuntimeError, ValueError, OSError) as error:  # as from "~nobody", a zero byte, too long a name
+        reason = getattr(error, "strerror", None) or error
+        raise DataDirError(f"{place!r} cannot hold the data: {reason}. Give another data_dir") from error
+    return folder
 
 
 def _places(data_dir: str | os.PathLike[str] | None) -> list[str]:
@@ -98,7 +127,7 @@ def make_folder(folder: Path) -> None:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _no_space(folder, error) from error
-        raise DataDirError(f"{folder} cannot be made: {error.strerror}. Give another data_dir") from error
+        raise DataDirError(f"{folder} cannot be made: {error.strerror or error}. Give another data_dir") from error
 
 
 _README = """# Brain maps from NeuroVault
@@ -195,6 +224,9 @@ def _beside(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise _no_space(path, error) from error
+        if error.errno in TOO_MANY:
+            text = "this process has too many files open; let it open more (ulimit -n), or give fewer max_workers"
+            raise TooManyFilesError(f"{path} could not be written: {text}") from error
         raise
     finally:
         with suppress(OSError):  # a full disk must not hide behind a failing clean-up

@@ -322,6 +322,40 @@ def test_a_data_dir_may_be_called_anything(fetch: Fetch, server: DemoServer, tmp
     assert server.requests == before
 
 
+@pytest.mark.parametrize(
+    ("data_dir", "reason"),
+    [
+        ("~nosuchuser_zz/x", "home directory"),
+        ("/tmp/a\0b", "null"),
+        ("/tmp/" + "a" * 300, "File name too long"),
+        (os.fsdecode(b"/tmp/nvcatalog-\xff-dir"), "surrogates not allowed"),
+    ],
+    ids=["nobody's home", "a zero byte", "too long", "no UTF-8"],
+)
+@pytest.mark.parametrize("mode", ["download_new", "offline"])
+def test_a_data_dir_that_can_never_be_made_is_named(
+    fetch: Fetch, server: DemoServer, data_dir: str, reason: str, mode: str
+) -> None:
+    with pytest.raises(DataDirError, match=f"{re.escape(repr(data_dir))} cannot hold the data: .*{reason}"):
+        fetch(image_ids=[3], data_dir=data_dir, mode=mode)
+    assert server.requests == 0
+
+
+def test_a_place_of_the_environment_that_can_never_be_made_is_passed_over(
+    fetch: Fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NILEARN_SHARED_DATA", f"~nosuchuser_zz/x{os.pathsep}{tmp_path / 'shared'}")
+    assert fetch(image_ids=[3], data_dir=None).images == [str(file_of(tmp_path / "shared", 3, 3))]
+
+
+@needs_another_user
+@pytest.mark.parametrize("closed", ["", "neurovault"], ids=["below it", "itself"])
+def test_a_data_dir_that_this_user_may_not_enter_is_named(fetch: Fetch, shared_dir: Path, closed: str) -> None:
+    (shared_dir / closed).chmod(0o000)
+    with nobody(), pytest.raises(DataDirError, match=f"{shared_dir}.*(Permission denied|may not look into it)"):
+        fetch(image_ids=[3], data_dir=shared_dir)
+
+
 def test_a_moved_folder_gives_paths_in_its_new_place(
     fetch: Fetch, server: DemoServer, data_dir: Path, tmp_path: Path
 ) -> None:
