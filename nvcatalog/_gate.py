@@ -7,6 +7,9 @@ until every gate is clear.
 
 from __future__ import annotations
 
+# Before a fork, handlers run in reverse order. That of the thread pools takes a lock that a thread may need to get
+# out of a gate: registered before ours, it runs when ours has waited for the gates.
+import concurrent.futures.thread  # noqa: F401
 import os
 import threading
 import time

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 import duckdb
 from filelock import FileLock, Timeout
@@ -33,6 +33,7 @@ from nvcatalog.errors import (
 )
 from nvcatalog.known import Known, KnownCollection, KnownImage, LocalFile, Refusal
 from nvcatalog.migrate import migrate, pending
+from nvcatalog.storage import TOO_MANY
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,14 +43,20 @@ Opened = TypeVar("Opened")
 FILE_NAME = "catalog.duckdb"
 LOCK_NAME = "catalog.lock"
 
+_OPEN_HERE = "different configuration"
 # What DuckDB says when a file is open elsewhere: in another process, or in this one with other settings.
-_REFUSALS = ("Could not set lock on file", "different configuration", "Conflicting lock is held")
+_REFUSALS = ("Could not set lock on file", _OPEN_HERE, "Conflicting lock is held")
 _HOLDER = re.compile(r"lock is held in (?P<program>.+?) \(PID (?P<pid>\d+)\)")
 
 # What it says of a file that somebody or something has damaged.
 _DAMAGES = ("Corrupt database file", "Could not read enough bytes")
 # What it says when a disk is full or a quota used up; the whole database is given up then, until reopened.
 _DISK_TROUBLES = ("No space left", "File too large", "quota exceeded", "Could not write", "has been invalidated")
+
+_NO_FILE_LEFT = "Too many open files"
+
+# Each opening reads the log whole: beyond this it takes longer than what it saves.
+_LARGEST_LOG = 64 * 1024 * 1024
 
 _Config = dict[str, str | bool | int | float | list[str]]
 # No extension of DuckDB is needed, and looking for one on the network would take seconds.
@@ -113,8 +120,14 @@ class Store:
             yield cursor
 
     @contextmanager
-    def writing(self, *, timeout_s: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Open the catalog alone and writable, made or migrated first where that is due."""
+    def writing(
+        self, *, timeout_s: float | None = None, one_of_many: bool = False
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open the catalog alone and writable, made or migrated first where that is due.
+
+        What is written when more will follow (``one_of_many``) stays in DuckDB's log until that is large: to move
+        it into the file costs the same seconds for one row as for a hundred thousand. Nothing is lost by that.
+        """
         patience_s = lock_timeout_s() if timeout_s is None else timeout_s
         deadline = time.monotonic() + patience_s
         with ExitStack() as stack:
@@ -130,7 +143,16 @@ class Store:
             stack.callback(connection.close)
             connection.execute("SET TimeZone = 'UTC'")
             migrate(connection)
+            if one_of_many and self._log_size() < _LARGEST_LOG:
+                connection.execute("PRAGMA disable_checkpoint_on_shutdown")
+                connection.execute("SET checkpoint_threshold = '1 TB'")
             yield connection
+
+    def _log_size(self) -> int:
+        try:
+            return _log_of(self.path).stat().st_size
+        except FileNotFoundError:
+            return 0
 
     @contextmanager
     def _file_lock(self, deadline: float) -> Iterator[None]:
@@ -271,6 +293,36 @@ class Store:
         with self.writing(timeout_s=timeout_s) as connection:
             return _batch.land(connection, batch)
 
+    def land_one_of_many(self, batch: Batch, *, timeout_s: float | None = None) -> list[str]:
+        """Land a batch that others follow soon, the last of them by :meth:`land`."""
+        with self.writing(timeout_s=timeout_s, one_of_many=True) as connection:
+            return _batch.land(connection, batch)
+
+
+class AbsentStore(Store):
+    """A folder's catalog for a call that has to do without it: it knows nothing, and nothing is written to it.
+
+    Parameters
+    ----------
+    folder : Path
+        The data folder.
+    error : CatalogLockedError
+        Why the catalog cannot be had.
+    """
+
+    def __init__(self, folder: Path, error: CatalogLockedError) -> None:
+        super().__init__(folder)
+        self._error = error
+
+    @property
+    def exists(self) -> bool:
+        """Not for this call."""
+        return False
+
+    def writing(self, *, timeout_s: float | None = None, one_of_many: bool = False) -> NoReturn:
+        """Refuse: a new catalog must not take the place of the one that somebody holds."""
+        raise self._error
+
 
 # Opening, in detail
 
@@ -315,12 +367,16 @@ def _locked_message(path: Path, holder: str) -> str:
 
 def _holder_in(error: duckdb.Error) -> str:
     """Say who holds a file, from DuckDB's refusal to open it."""
+    if _OPEN_HERE in str(error):
+        return "this Python process itself, through a connection of its own"
     found = _HOLDER.search(str(error))
     return f"process {found['pid']} ({found['program']})" if found else f"someone ({str(error).splitlines()[0]})"
 
 
 def _unreadable(path: Path, error: Exception) -> NVCatalogError:
     text = str(error).splitlines()[0]
+    if _NO_FILE_LEFT in text:
+        return _no_file_left(path)
     if _is_disk_trouble(error) and not _is_damage(error):
         return _no_space(path, error)
     if "ermission denied" in text or "Read-only file system" in text:
@@ -337,7 +393,14 @@ def _unreadable(path: Path, error: Exception) -> NVCatalogError:
 def _folder_error(folder: Path, error: OSError) -> NVCatalogError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _no_space(folder, error)
+    if error.errno in TOO_MANY:
+        return _no_file_left(folder)
     return DataDirError(f"{folder} cannot be written: {error.strerror}. Give another data_dir")
+
+
+def _no_file_left(path: Path) -> CatalogLockedError:
+    # Passing, as when somebody else holds the catalog: once some downloads are done it can be opened.
+    return CatalogLockedError(f"{path} cannot be opened now: this process has too many files open (ulimit -n)")
 
 
 @contextmanager
@@ -346,9 +409,13 @@ def _troubles_told(path: Path) -> Iterator[None]:
     try:
         yield
     except (duckdb.Error, MigrationError, QueryError) as error:
-        full = not isinstance(error, QueryError) and _is_disk_trouble(error)
+        full = not isinstance(error, QueryError) and (_is_disk_trouble(error) or _NO_FILE_LEFT in str(error))
         if full or _is_damage(error):
             raise _unreadable(path, error) from error
+        raise
+    except OSError as error:
+        if error.errno in TOO_MANY:
+            raise _no_file_left(path) from error
         raise
 
 
@@ -435,11 +502,12 @@ def _read_refusals(connection: duckdb.DuckDBPyConnection, known: Known) -> None:
         SELECT kind, id, position, status, reason, epoch_us(modify_date), epoch_us(seen_at)
         FROM refusals
         WHERE (kind IN ('collection', 'position') AND id IN (SELECT id FROM wanted WHERE kind = 'collection'))
+           OR (kind = 'collection' AND id IN (SELECT unnest($parents::INTEGER[])))
            OR (kind IN ('image', 'words')
                AND (id IN (SELECT id FROM wanted WHERE kind = 'image') OR id IN (SELECT unnest($ids::INTEGER[]))))
         ORDER BY kind, id, position
     """,
-        {"ids": list(known.images)},
+        {"ids": list(known.images), "parents": list({image.collection_id for image in known.images.values()})},
     ).fetchall()
     for kind, id_, position, status, reason, modified, seen in rows:
         refusal = Refusal(kind, id_, status, reason, moment(modified), moment(seen) or datetime.now(UTC), position)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from nvcatalog.known import Known
 from nvcatalog.plan import Plan, Request
-from nvcatalog.report import Outcome
+from nvcatalog.report import Outcome, Status
 
 
 @dataclass
@@ -17,9 +17,11 @@ class Notes:
     Attributes
     ----------
     outcomes : dict
-        What listing and moving say of an id, by kind and id; ``("list", id)`` is of a collection's list.
+        What listing and moving say of an id, by kind and id.
     taken_over : set of int
         Images whose file was here without a row.
+    words_taken_over : set of int
+        Images whose terms were.
     bad_files : dict of int to str
         Images whose file here is no whole map, and why.
     unreadable : dict
@@ -28,6 +30,7 @@ class Notes:
 
     outcomes: dict[tuple[str, int], Outcome] = field(default_factory=dict)
     taken_over: set[int] = field(default_factory=set)
+    words_taken_over: set[int] = field(default_factory=set)
     bad_files: dict[int, str] = field(default_factory=dict)
     unreadable: dict[tuple[str, int | None], Outcome] = field(default_factory=dict)
 
@@ -51,6 +54,7 @@ def settle(request: Request, plan: Plan, known: Known, notes: Notes) -> list[Out
     outcomes = [outcome for id_ in request.collection_ids for outcome in accounts.collection(id_)] + images
     if request.words:
         outcomes += [accounts.words(id_) for id_, image in zip(plan.images, images, strict=True) if image.here]
+    outcomes += [outcome for id_ in accounts.parents_of(images) for outcome in accounts.parent(id_)]
     outcomes = [accounts.with_its_file(outcome) for outcome in outcomes]
     return outcomes + accounts.lost(outcomes)
 
@@ -77,8 +81,24 @@ class _Accounts:
             yield Outcome("collection", id_, "cached", "it holds no images")
         for refusal in self._known.positions.get(id_, ()):
             yield Outcome("image", None, refusal.status, refusal.reason)
-        if shortfall := self._notes.outcomes.get(("list", id_)):
-            yield shortfall
+
+    def parents_of(self, images: list[Outcome]) -> list[int]:
+        """Return the collections that nobody asked for and images of the answer belong to."""
+        here = [known for each in images if each.here and (known := self._known.images.get(each.id or 0))]
+        return sorted({image.collection_id for image in here} - {*self._request.collection_ids})
+
+    def parent(self, id_: int) -> Iterator[Outcome]:
+        """Say why the record of a single image's collection is not part of the answer, or is an old one."""
+        known = self._known.collections.get(id_)
+        has_record = known is not None and known.record is not None
+        refusal = self._known.refusals.get(("collection", id_))
+        if outcome := self._notes.outcomes.get(("collection", id_)):
+            yield outcome._replace(status="kept_old") if has_record else outcome
+        elif refusal and not has_record:
+            yield Outcome("collection", id_, refusal.status, refusal.reason)
+        elif not has_record:
+            status: Status = "missing_offline" if self._request.mode == "offline" else "failed"
+            yield Outcome("collection", id_, status, "its record is not here")
 
     def image(self, id_: int) -> Outcome:
         """Say how an image came to be here, or why it is not."""
@@ -98,7 +118,7 @@ class _Accounts:
         outcome = self._notes.outcomes.get(("words", id_)) or self._plan.settled.get(("words", id_))
         if outcome is None and id_ not in self._known.with_words:
             outcome = Outcome("words", id_, "failed", "its terms were not asked for")
-        return outcome or Outcome("words", id_, "cached")
+        return outcome or Outcome("words", id_, "adopted" if id_ in self._notes.words_taken_over else "cached")
 
     def with_its_file(self, outcome: Outcome) -> Outcome:
         """Name the metadata file that could not be read: what it cost offline, what was mended online."""

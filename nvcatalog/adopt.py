@@ -6,18 +6,19 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
 from urllib.parse import urlsplit
 
-from nvcatalog import neurosynth, sidecars, storage
+from nvcatalog import neurosynth, proving, sidecars, storage
 from nvcatalog._batch import Words
 from nvcatalog._parallel import Lane, in_parallel
 from nvcatalog._progress import Progress, logger, summarise
 from nvcatalog._store import Store
 from nvcatalog.client import DEFAULT_ROOT
-from nvcatalog.errors import CatalogWarning
+from nvcatalog.errors import CatalogWarning, DataDirError
 from nvcatalog.ids import LARGEST
 from nvcatalog.known import Known, KnownCollection, KnownImage, LocalFile, MapKind
 from nvcatalog.landing import Lander
@@ -54,6 +55,7 @@ class Adopter:
 
     def __init__(self, folder: Path, known: Known, lander: Lander, *, land_as_it_goes: bool = False) -> None:
         self.adopted: set[int] = set()
+        self.adopted_words: set[int] = set()
         self.troubles: list[Outcome] = []
         self._folder = folder
         self._known = known
@@ -148,6 +150,7 @@ class Adopter:
             self._complain("words", image.image_id, path, error)
             return False
         self._known.with_words.add(image.image_id)
+        self.adopted_words.add(image.image_id)
         self._lander.batch.words[image.image_id] = Words(decoded.weights, decoded.reference)
         return True
 
@@ -162,8 +165,12 @@ class Adopter:
             return None
 
     def _complain(self, kind: Kind, id_: int, path: Path, error: Exception) -> None:
-        self.troubles.append(Outcome(kind, id_, "failed", f"{path} cannot be taken over: {error}"))
-        logger.warning("%s", self.troubles[-1].reason)
+        reason = f"{path} cannot be taken over: {error}"
+        if isinstance(error, ValueError):
+            whose = f"the terms of image {id_}" if kind == "words" else f"{kind} {id_}"
+            reason += f". Fetching {whose} online writes it anew"
+        self.troubles.append(Outcome(kind, id_, "failed", reason))
+        logger.info("%s", self.troubles[-1].reason)
 
     def _note_root(self, record: Record) -> None:
         """Remember which server a folder came from: the one its records' links name."""
@@ -209,7 +216,7 @@ def prove_files(
     unproven = [id_ for id_ in image_ids if id_ in known.images and _needs_proof(folder, known.images[id_], kind)]
     found, bad = set(), {}
 
-    def proven(id_: int) -> list[tuple[int, storage.Proof | None, str]]:
+    def proven(id_: int) -> list[tuple[int, proving.Proof | None, str]]:
         return [(id_, *_prove(folder, known.images[id_], kind))]
 
     lane = Lane(proven, unproven, min(_PROVERS, len(unproven)))
@@ -231,29 +238,29 @@ def prove_files(
             came_at = _time_of(stat) if stat else None
             lander.batch.add_file(image_id, path, proof, origin=origin, kind=kind, came_at=came_at)
             lander.land_if_due()
-    _mend_sidecars(folder, known, image_ids)
+    _mend_sidecars(folder, known, image_ids, lander)
     return found, bad
 
 
 def _needs_proof(folder: Path, image: KnownImage, kind: MapKind) -> bool:
     file = image.map(kind)
     if file is None:
-        return (folder / storage.map_path(image.collection_id, image.image_id, kind)).is_file()
+        return storage.is_file(folder / storage.map_path(image.collection_id, image.image_id, kind))
     why_not = storage.why_not_here(folder / file.path, file.size)
-    return file.state != "present" if why_not is None else (folder / file.path).is_file()
+    return file.state != "present" if why_not is None else storage.is_file(folder / file.path)
 
 
-def _prove(folder: Path, image: KnownImage, kind: MapKind) -> tuple[storage.Proof | None, str]:
+def _prove(folder: Path, image: KnownImage, kind: MapKind) -> tuple[proving.Proof | None, str]:
     path = folder / storage.map_path(image.collection_id, image.image_id, kind)
     try:
-        proof = storage.prove(path)
-    except (storage.NotAMapError, OSError) as error:
+        proof = proving.prove(path)
+    except (proving.NotAMapError, OSError) as error:
         return None, f"{path} is no whole map: {error}"
     trouble = _why_not_the_servers(image, proof) if kind == "original" else None
     return (None, f"{path} {trouble}") if trouble else (proof, "")
 
 
-def _why_not_the_servers(image: KnownImage, proof: storage.Proof) -> str | None:
+def _why_not_the_servers(image: KnownImage, proof: proving.Proof) -> str | None:
     """Say what tells that a whole map is not the one its record is about."""
     file = image.file
     if file is not None and file.state != "present":
@@ -268,7 +275,7 @@ def _why_not_the_servers(image: KnownImage, proof: storage.Proof) -> str | None:
     return None if proof.size == expected else f"has {proof.size:,} bytes, {whose} {expected:,}"
 
 
-def _mend_sidecars(folder: Path, known: Known, image_ids: Iterable[int]) -> None:
+def _mend_sidecars(folder: Path, known: Known, image_ids: Iterable[int], lander: Lander) -> None:
     """Write anew what is missing or unreadable beside the files here, where the server just gave the record."""
     here = [image for id_ in image_ids if (image := known.images.get(id_)) and image.file]
     try:
@@ -282,7 +289,8 @@ def _mend_sidecars(folder: Path, known: Known, image_ids: Iterable[int]) -> None
             if collection.record and collection.fresh and not sidecars.is_good(path, id_):
                 sidecars.write_collection(folder, id_, collection.record)
     except sidecars.IN_THE_WAY as error:
-        logger.warning("%s", error)  # the answer does not depend on them
+        # The answer does not depend on them.
+        lander.troubles.append(f"nilearn will not find a record in this folder that could not be written: {error}")
 
 
 def root_of(record: Record) -> str | None:
@@ -292,6 +300,15 @@ def root_of(record: Record) -> str | None:
         return None
     root = f"{parts.scheme}://{parts.netloc}"
     return DEFAULT_ROOT if urlsplit(DEFAULT_ROOT).netloc == parts.netloc else root
+
+
+def root_of_folder(folder: Path) -> str | None:
+    """Return the root of the server that a folder came from, by the first collection's record that names it."""
+    for _, id_ in collection_folders(folder):
+        with suppress(OSError, ValueError):  # the next one may tell
+            if root := root_of(sidecars.read(folder / storage.collection_sidecar_path(id_), id_)):
+                return root
+    return None
 
 
 def collection_folders(folder: Path) -> Iterator[tuple[Path, int]]:
@@ -320,8 +337,17 @@ def adopt_folder(store: Store, *, verbose: int = 2) -> Report:
     -------
     Report
         An outcome for each image taken over, and for each file that could not be.
+
+    Raises
+    ------
+    DataDirError
+        When there is no such folder.
     """
     folder = store.folder
+    if not folder.parent.is_dir():
+        raise DataDirError(
+            f"{folder.parent} does not exist: nothing to take over. Give the data_dir of what is there"
+        )
     ids = [id_ for _, id_ in collection_folders(folder)] if folder.is_dir() else []
     lander = Lander(store, writable=True)
     outcomes: list[Outcome] = []
@@ -346,17 +372,26 @@ def adopt_folder(store: Store, *, verbose: int = 2) -> Report:
     for trouble in lander.troubles:
         warnings.warn(trouble, CatalogWarning, stacklevel=3)
     report = Report(outcomes)
-    bad = f"; {len(report.missing)} files could not be read" if report.missing else ""
-    images = report.counts.get("adopted", 0)
-    summarise(f"nvcatalog: took over {images} images of {len(ids)} collections{bad}", verbose=verbose)
+    summarise(f"nvcatalog: {_adopted_text(report, folder, len(ids))}", verbose=verbose)
     return report
+
+
+def _adopted_text(report: Report, folder: Path, collections: int) -> str:
+    """Say what was taken over, and from where; or what is lacking where there was nothing to."""
+    if not folder.is_dir():
+        return f"nothing to take over: {folder.parent} has no folder {folder.name}"
+    if not collections:
+        return f"nothing to take over: {folder} has no folder of a collection, such as collection_555"
+    bad = f"; {len(report.missing)} files could not be read" if report.missing else ""
+    return f"took over {report.counts.get('adopted', 0)} images of {collections} collections in {folder}{bad}"
 
 
 def _names_in(place: Path, wanted: set[str]) -> set[str]:
     """Return which of these files a folder holds."""
     if len(wanted) > _FEW:
-        return wanted.intersection(path.name for path in place.iterdir())
-    return {name for name in wanted if (place / name).is_file()}
+        with suppress(OSError):  # a folder that cannot be listed costs its own images alone
+            return wanted.intersection(path.name for path in place.iterdir())
+    return {name for name in wanted if storage.is_file(place / name)}
 
 
 def _id_in(name: str) -> int | None:

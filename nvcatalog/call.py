@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 from nvcatalog import __version__, lookup, records, resample, snapshot, storage
 from nvcatalog._progress import summarise
-from nvcatalog._store import Store
+from nvcatalog._store import AbsentStore, Store
 from nvcatalog.accounts import Notes, settle
-from nvcatalog.adopt import Adopter, prove_files, sidecar_ids
+from nvcatalog.adopt import Adopter, prove_files, root_of_folder, sidecar_ids
 from nvcatalog.beside import Besides
 from nvcatalog.bunch import add_words, build_bunch
 from nvcatalog.choosing import Chooser, Wanted
 from nvcatalog.errors import (
     BlockedWarning,
+    CatalogLockedError,
     CatalogWarning,
     FilterWarning,
     FolderWarning,
@@ -163,15 +164,26 @@ class Call:
                 self._record_call(servers)
         finally:
             self.lander.finish()
-        if self.lander.landed or (servers.asked and snapshot.is_behind(self.store)):
+        if self.lander.landed or (servers.asked and self.store.exists and snapshot.is_behind(self.store)):
             self.warn(snapshot.publish(self.store), SnapshotWarning)
         self._tell(servers)
 
     def _look(self, request: Request) -> Known:
         """Read what the catalog knows of the ids asked for."""
         self.request = self._opener.request(request) if self._opener else request
-        known = self.store.known(self.request.collection_ids, self.request.image_ids)
+        try:
+            known = self.store.known(self.request.collection_ids, self.request.image_ids)
+        except CatalogLockedError as error:
+            if self._wanted is not None:
+                raise  # filters ask the catalog
+            known = self._do_without_catalog(error)
         return self._opener.tell(known) if self._opener else known
+
+    def _do_without_catalog(self, error: CatalogLockedError) -> Known:
+        """Go on with what nilearn's layout tells while somebody keeps the catalog; the next call takes it over."""
+        self.store, self.lander.writable = AbsentStore(self.folder, error), False
+        self.warn(f"This call does without the catalog, and with the files in its folder: {error}", CatalogWarning)
+        return Known(server_root=root_of_folder(self.folder))
 
     def _open(self, servers: Servers) -> None:
         """Use the tokens of private collections, those given and those used before."""
@@ -213,8 +225,7 @@ class Call:
         for id_ in incomplete:
             adopter.take_collection(id_)
         adopter.take_images(id_ for id_ in self.request.image_ids if id_ not in self.known.images)
-        self._notes.taken_over |= adopter.adopted
-        self._note_unreadable(adopter)
+        self._note_adopted(adopter)
 
     def _folders_with_strangers(self, adopter: Adopter) -> list[int]:
         """Return the collections whose folders hold images that the catalog has never heard of."""
@@ -231,7 +242,10 @@ class Call:
             self.known.images |= elsewhere.images
             self.known.with_words |= elsewhere.with_words
 
-    def _note_unreadable(self, adopter: Adopter) -> None:
+    def _note_adopted(self, adopter: Adopter) -> None:
+        """Note what was taken over, and what could not be read."""
+        self._notes.taken_over |= adopter.adopted
+        self._notes.words_taken_over |= adopter.adopted_words
         for outcome in adopter.troubles:
             if outcome.kind != "words" or self.request.words:
                 self._notes.unreadable[outcome.kind, outcome.id] = outcome
@@ -273,13 +287,25 @@ class Call:
 
     def _one_round(self, request: Request, servers: Servers) -> None:
         self._prove(request)
-        plan = make_plan(request, self.known, self.folder)
+        plan = self._without_unread(make_plan(request, self.known, self.folder))
         self.plan = self.plan.followed_by(plan)
         if self.options.dry_run:
             return
         self._check_space(plan)
         if plan.to_fetch or plan.words_to_fetch or plan.to_resample:
             self._move(request, plan, servers)
+
+    def _without_unread(self, plan: Plan) -> Plan:
+        """Leave out images whose record was asked for in vain: nobody answers for what its old link leads to."""
+        outcomes = {id_: self._notes.outcomes.get(("image", id_)) for id_ in plan.to_fetch}
+        unread = {id_: o for id_, o in outcomes.items() if o and not o.here and not self.known.images[id_].fresh}
+        lost = unread.keys() - plan.here.keys()
+        return replace(
+            plan,
+            to_fetch=tuple(id_ for id_ in plan.to_fetch if id_ not in unread),
+            words_to_fetch=plan.words_to_fetch - lost,
+            settled={**plan.settled, **{("image", id_): unread[id_] for id_ in sorted(lost)}},
+        )
 
     def _finish_plan(self) -> None:
         """Put what was chosen into the order of the answer, and say what it takes where only that is wanted."""
@@ -318,7 +344,7 @@ class Call:
             for id_ in wanted:
                 if id_ in self.known.images and id_ not in self.known.with_words:
                     adopter.take_words(self.known.images[id_])
-            self._note_unreadable(adopter)
+            self._note_adopted(adopter)
 
     def _has_map(self, image_id: int, kind: MapKind) -> bool:
         image = self.known.images.get(image_id)
@@ -351,7 +377,9 @@ class Call:
         outcomes += [*(self._opener.lost if self._opener else []), *(self._chooser.lost if self._chooser else [])]
         if self.options.dry_run:
             moving = {*self.plan.to_fetch, *self.plan.to_resample}
-            outcomes = [o for o in outcomes if o.kind != "words" and not (o.kind == "image" and o.id in moving)]
+            outcomes = [
+                o for o in outcomes if o.kind == "collection" or (o.kind == "image" and o.id not in moving)
+            ]
         if self.options.asked_mode == "overwrite" and request.mode == "offline":
             outcomes = [_not_renewed(outcome) for outcome in outcomes]
         self.report = Report(outcomes, self.notes)

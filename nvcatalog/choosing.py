@@ -251,7 +251,7 @@ class Chooser:
             reason = f"record {place} of the list of collections"
             self._lose(Outcome("collection", None, "broken_on_server", reason))
         if whole.counts and not whole.complete:
-            seen = len(whole.records) + len(whole.broken)
+            seen = len(whole.ids) + len(whole.broken)
             self._lose_list(f"the server counts {whole.count} and listed {seen}; call again")
 
     def _lose_list(self, reason: str) -> None:

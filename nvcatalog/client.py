@@ -65,8 +65,8 @@ class ImageList:
 
     Attributes
     ----------
-    records : dict of int to Record
-        The records by image id.
+    ids : set of int
+        The ids of the records; the records themselves are handed over page by page, and not kept.
     broken : list of int
         The places, from 1, of records that the server cannot render.
     count : int
@@ -75,7 +75,7 @@ class ImageList:
         What it said on the pages so far.
     """
 
-    records: dict[int, Record] = field(default_factory=dict)
+    ids: set[int] = field(default_factory=set)
     broken: list[int] = field(default_factory=list)
     count: int = 0
     counts: set[int] = field(default_factory=set)
@@ -93,7 +93,7 @@ class ImageList:
     @property
     def complete(self) -> bool:
         """Whether distinct ids and broken records make up the server's count."""
-        return self.steady and len(self.records) + len(self.broken) == self.count
+        return self.steady and len(self.ids) + len(self.broken) == self.count
 
 
 class CollectionList(ImageList):
@@ -102,7 +102,7 @@ class CollectionList(ImageList):
     @property
     def complete(self) -> bool:
         """Whether distinct ids and broken records make up the last count; one deleted meanwhile is one more."""
-        return bool(self.counts) and len(self.records) + len(self.broken) >= self.count
+        return bool(self.counts) and len(self.ids) + len(self.broken) >= self.count
 
 
 class NeuroVault:
@@ -206,8 +206,8 @@ class NeuroVault:
             listing = ImageList()
             for page, _ in self._one_pass("collections", "api/collections/", listing, filters):
                 new = {records.record_id(record): record for record in page}
-                fresh = [record for id_, record in new.items() if id_ not in whole.records]
-                whole.records |= new
+                fresh = [record for id_, record in new.items() if id_ not in whole.ids]
+                whole.ids.update(new)
                 whole.broken = listing.broken
                 whole.counted(listing.count)
                 yield fresh, whole
@@ -290,10 +290,16 @@ class NeuroVault:
             started = time.monotonic()
             try:
                 page = self._page(path, place.offset, place.limit, filters)
+            except RefusedError:
+                if place.is_behind(listing):
+                    return  # the server says itself that there is nothing
+                raise
             except TransientError as error:
                 if place.try_again(error):
                     self._service.health.pause(place.pause_s(error))
                     continue
+                if error.status == 500 and place.is_behind(listing):
+                    return
                 if error.status != 500 or not place.is_suspect or not self._renders_others_of(kind, path, listing):
                     raise
                 new = []
@@ -301,16 +307,16 @@ class NeuroVault:
                 place.skip_one()
             else:
                 self._well_at[kind] = time.monotonic()
-                known, broken = len(listing.records), len(listing.broken)
+                known, broken = len(listing.ids), len(listing.broken)
                 new = _read_page(page, place.offset, listing)
                 # A server that ignores the offset repeats a page for ever, places without an id included.
                 brings_broken = len(listing.broken) > broken and page["results"] != former
-                is_new = len(listing.records) > known or brings_broken
+                is_new = len(listing.ids) > known or brings_broken
                 former = page["results"]
-                place.advance(len(former), is_new=is_new, seconds=time.monotonic() - started)
+                place.advance(page, is_new=is_new, seconds=time.monotonic() - started)
             yield new, listing
             # What does not move on ends the list whatever the count says: it may be wrong for ever.
-            if place.offset >= listing.count or place.stands_still:
+            if place.stands_still or (place.is_behind(listing) and not place.hints_at_more):
                 return
 
     def _renders_others_of(self, kind: _Kind, path: str, listing: ImageList) -> bool:
@@ -328,7 +334,7 @@ class NeuroVault:
         count = page.get("count") if isinstance(page, dict) else None
         if not isinstance(results, list) or type(count) is not int or not 0 <= count <= _LARGEST_COUNT:
             raise TransientError(f"{path} answered with something that is not a page of records")
-        return {"count": count, "results": results}
+        return {"count": count, "results": results, "next": page.get("next")}
 
     def _json(self, path: str, params: Mapping[str, str | int] | None = None, *, tries: int | None = None) -> Any:
         """Return an answer's JSON, asked for again while the trouble looks passing."""
@@ -345,13 +351,16 @@ class _Place:
     offset: int = 0
     limit: int = FIRST_PAGE
     stands_still: bool = False
+    hints_at_more: bool = False  # whatever the count says, which may be too low
     _failures: int = 0  # in a row
     _alone: int = 0  # of these, with a page of one record
     _suspect_until: int = 0  # one record between the offset and here made a page fail
 
-    def advance(self, count: int, *, is_new: bool, seconds: float) -> None:
+    def advance(self, page: Mapping[str, Any], *, is_new: bool, seconds: float) -> None:
         """Move on behind a page that came; one that brought nothing new is the last."""
+        count = len(page["results"])
         self.stands_still = not is_new
+        self.hints_at_more = bool(page["next"]) or count >= self.limit
         self.offset += count
         self._failures = self._alone = 0
         if self.offset < self._suspect_until:
@@ -370,6 +379,10 @@ class _Place:
         self.limit = max(1, self.limit // 2)
         return True
 
+    def is_behind(self, listing: ImageList) -> bool:
+        """Whether as many were read as the server counts."""
+        return bool(listing.counts) and self.offset >= listing.count
+
     @property
     def is_suspect(self) -> bool:
         """Whether the record here answered 500 before, or is what is left of a page that did."""
@@ -383,6 +396,7 @@ class _Place:
         """Move on behind a broken record: carefully, for where one is broken the next ones often are too."""
         self.offset += 1
         self.limit = 1
+        self.hints_at_more = False
         self._failures = self._alone = 0
 
 
@@ -396,7 +410,7 @@ def _read_page(page: dict[str, Any], offset: int, listing: ImageList) -> list[Re
             listing.broken.append(place)
         else:
             new[id_] = record
-    listing.records.update(new)
+    listing.ids.update(new)
     return list(new.values())
 
 

@@ -31,6 +31,10 @@ class InvalidOptionError(NVCatalogError, ValueError):
     """Raised when an option has a value that cannot be used, such as a negative ``timeout``."""
 
 
+class InvalidOptionTypeError(InvalidOptionError, TypeError):
+    """Raised when an option is of a type that cannot be used, such as a list for ``data_dir``."""
+
+
 class QueryError(NVCatalogError, ValueError):
     """Raised when DuckDB refuses a query: bad SQL, a missing parameter, something the fence forbids."""
 
@@ -54,6 +58,10 @@ class NoSpaceError(NVCatalogError, OSError):
     """Raised when the disk is full; everything proven until then is kept."""
 
 
+class TooManyFilesError(NVCatalogError, OSError):
+    """Raised when this process may open no further file for now; a fetch turns it into outcomes."""
+
+
 class ResampleError(NVCatalogError):
     """Raised when a map cannot be brought to the 3 mm grid: an odd shape, an affine that leads nowhere."""
 
@@ -66,7 +74,7 @@ class CatalogError(NVCatalogError):
 
 
 class CatalogLockedError(CatalogError):
-    """Raised when another process keeps the catalog open longer than ``lock_timeout``."""
+    """Raised when another process keeps the catalog open longer than ``lock_timeout``, or none can be opened."""
 
 
 class CatalogCorruptError(CatalogError):

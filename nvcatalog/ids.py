@@ -62,8 +62,8 @@ def parse_ids_and_tokens(ids: object, *, kind: Kind) -> tuple[int | Token, ...]:
     return tuple(dict.fromkeys(_as_token(value, kind) or _parse_id(value, kind) for value in _each(ids, kind)))
 
 
-def parse_ids(ids: object, *, kind: Kind) -> tuple[int, ...]:
-    """Return what was given for ``collection_ids`` or ``image_ids`` as distinct integers in their order.
+def parse_ids(ids: object, *, kind: Kind, distinct: bool = True) -> tuple[int, ...]:
+    """Return what was given for ``collection_ids`` or ``image_ids`` as integers in their order.
 
     Parameters
     ----------
@@ -71,11 +71,13 @@ def parse_ids(ids: object, *, kind: Kind) -> tuple[int, ...]:
         Integers (numpy's too), digit strings or links; a single one stands for itself, None for no ids.
     kind : {'collection', 'image'}
         What the ids name, for links and messages.
+    distinct : bool
+        Whether an id that is given again is left out.
 
     Returns
     -------
     tuple of int
-        Positive, without duplicates, in the order given.
+        Positive, in the order given.
 
     Raises
     ------
@@ -84,7 +86,8 @@ def parse_ids(ids: object, *, kind: Kind) -> tuple[int, ...]:
     InvalidIdError
         For a number or text that is none: zero, a negative, a word, a private collection's token.
     """
-    return tuple(dict.fromkeys(_parse_id(value, kind) for value in _each(ids, kind)))
+    parsed = [_parse_id(value, kind) for value in _each(ids, kind)]
+    return tuple(dict.fromkeys(parsed) if distinct else parsed)
 
 
 def _each(ids: object, kind: Kind) -> Iterable[object]:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from nvcatalog import neurosynth, records, resample, sidecars, storage
+from nvcatalog import neurosynth, proving, records, resample, sidecars, storage
 from nvcatalog._batch import Words
 from nvcatalog._parallel import Lane, in_parallel
 from nvcatalog._progress import Progress, logger
@@ -35,7 +35,7 @@ class _Arrival:
     """How many bytes came, what is here now, and why it could not be resampled."""
 
     size: int
-    proofs: dict[MapKind, storage.Proof]
+    proofs: dict[MapKind, proving.Proof]
     trouble: ResampleError | None = None
 
 
@@ -93,11 +93,11 @@ class Mover:
         for id_ in collection_ids:
             collection = self._known.collections.get(id_)
             path = self._folder / storage.collection_sidecar_path(id_)
-            if collection and collection.record and (collection.fresh or not path.exists()):
+            if collection and collection.record and (collection.fresh or not storage.is_file(path)):
                 try:
                     sidecars.write_collection(self._folder, id_, collection.record)
                 except sidecars.IN_THE_WAY as error:
-                    logger.warning("%s", error)  # its images will meet the same, and have outcomes to say so
+                    logger.info("%s", error)  # its images will meet the same, and have outcomes to say so
 
     # In the workers: fetch, and yield what the main thread shall do with it.
 
@@ -138,7 +138,7 @@ class Mover:
                 arrival.proofs["original"] = original
             return arrival
 
-    def _resample(self, image: KnownImage, record: Record, source: Path) -> storage.Proof:
+    def _resample(self, image: KnownImage, record: Record, source: Path) -> proving.Proof:
         target = self._folder / storage.map_path(image.collection_id, image.image_id, "resampled")
         chosen = resample.interpolation_of(record, self._request.interpolation)
         return resample.resample_map(source, target, interpolation=chosen)
@@ -153,7 +153,7 @@ class Mover:
         else:
             yield partial(self._put_resampled, image, proof)
 
-    def _download(self, image: KnownImage, record: Record, target: Path) -> storage.Proof:
+    def _download(self, image: KnownImage, record: Record, target: Path) -> proving.Proof:
         url = self._servers.neurovault.file_url(record)
         # The sidecar goes first: nilearn may then find a record without its file, never a file without its record.
         sidecars.write_image(self._folder, image.collection_id, image.image_id, record)
@@ -190,11 +190,11 @@ class Mover:
         if arrival.trouble:
             self._put_trouble("image", image, arrival.trouble)
 
-    def _put_resampled(self, image: KnownImage, proof: storage.Proof) -> None:
+    def _put_resampled(self, image: KnownImage, proof: proving.Proof) -> None:
         self._put_map(image, "resampled", proof)
         self.outcomes["image", image.image_id] = Outcome("image", image.image_id, "cached", "resampled here")
 
-    def _put_map(self, image: KnownImage, kind: MapKind, proof: storage.Proof) -> None:
+    def _put_map(self, image: KnownImage, kind: MapKind, proof: proving.Proof) -> None:
         origin = "neurovault"
         if kind == "resampled":
             origin = f"{RESAMPLED}{resample.interpolation_of(image.record, self._request.interpolation)}"

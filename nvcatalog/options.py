@@ -79,7 +79,7 @@ def parse_options(
         vectorize_words=bool(vectorize_words),
         sparse_words=bool(sparse_words),
         verbose=_verbosity(verbose),
-        timeout_s=_timeout_s(timeout),
+        timeout_s=parse_timeout(timeout),
         max_workers=_workers(max_workers),
         dry_run=bool(dry_run),
     )
@@ -123,7 +123,14 @@ def _verbosity(verbose: object) -> int:
     return int(verbose)
 
 
-def _timeout_s(timeout: object) -> float:
+def parse_timeout(timeout: object) -> float:
+    """Return how many seconds to wait for a server.
+
+    Raises
+    ------
+    InvalidOptionError
+        When that is no number above 0.
+    """
     seconds = real_number(timeout)
     if not 0 < seconds < _LONGEST_TIMEOUT_S:
         raise InvalidOptionError(f"timeout is {timeout!r}; give seconds above 0, such as 10")

@@ -222,10 +222,13 @@ def what_to_list(request: Request, known: Known, *, now: datetime) -> ToList:
     if request.mode == "offline":
         return ToList()
 
+    def is_refused(kind: str, id_: int) -> bool:
+        return refusal_holds(known.refusals.get((kind, id_)), None, mode=request.mode, now=now)
+
     def unknown_collection(id_: int) -> bool:
         if request.mode == "overwrite":
             return True
-        if refusal_holds(known.refusals.get(("collection", id_)), None, mode=request.mode, now=now):
+        if is_refused("collection", id_):
             return False
         collection = known.collections.get(id_)
         places = known.positions.get(id_, ())
@@ -237,10 +240,11 @@ def what_to_list(request: Request, known: Known, *, now: datetime) -> ToList:
             return True
         image = known.images.get(id_)
         if image is None:
-            return not refusal_holds(known.refusals.get(("image", id_)), None, mode=request.mode, now=now)
+            return not is_refused("image", id_)
         collection = known.collections.get(image.collection_id)
+        lacks_parent = collection is None or collection.record is None
         is_old_record = request.max_age is not None and (image.fetched_at or _NEVER) < now - request.max_age
-        return collection is None or collection.record is None or is_old_record
+        return (lacks_parent and not is_refused("collection", image.collection_id)) or is_old_record
 
     collections = tuple(id_ for id_ in request.collection_ids if unknown_collection(id_))
     listed_anyway = {id_ for id_ in known.images if known.images[id_].collection_id in collections}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import KeysView, Mapping, Sequence, ValuesView
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,11 @@ Params = Mapping[str, Any] | Sequence[Any] | None
 
 class Answer:
     """The rows of a query, already in memory: no catalog is open any more.
+
+    What not every tool has a value for comes as one that all have. A column of INTERVALs is one of durations, and
+    text as DuckDB prints it where one has months or years, which are of no fixed length. Text are also UNIONs,
+    intervals in lists or structs, and columns with a date or time beyond Python's: infinity, or outside the years
+    1 to 9999.
 
     Examples
     --------
@@ -103,7 +109,8 @@ def run(
         _check_is_question(connection, query)
         register(connection, tables)
         relation = connection.sql(query, params=params) if params else connection.sql(query)
-        return Answer(_distinct_names(_plain_integers(_all_rows(connection, relation), relation.types)))
+        table = _plain_integers(_all_rows(connection, relation), relation.types)
+        return Answer(_distinct_names(_plain_times(connection, table, relation.types)))
     except duckdb.Error as error:
         raise QueryError(why_refused(error)) from error
 
@@ -116,6 +123,10 @@ def register(connection: duckdb.DuckDBPyConnection, tables: Mapping[str, Any] | 
     QueryError
         When the catalog uses a name itself, or something is no table.
     """
+    if not isinstance(tables, Mapping | None):
+        raise QueryError(f'tables is a {type(tables).__name__}; give each a name: tables={{"name": df}}')
+    if unnamed := [name for name in tables or () if not isinstance(name, str)]:
+        raise QueryError(f'{unnamed[0]!r} is no name for a table; give text: tables={{"name": df}}')
     try:
         for name, table in (tables or {}).items():
             _check_is_free(connection, name)
@@ -125,7 +136,7 @@ def register(connection: duckdb.DuckDBPyConnection, tables: Mapping[str, Any] | 
 
 
 def all_params(params: Params, named: Mapping[str, Any]) -> Params:
-    """Merge parameters given as one object and as keywords; numpy's values become Python's.
+    """Merge parameters given as one object and as keywords; those of other libraries become Python's.
 
     Raises
     ------
@@ -153,6 +164,8 @@ def why_refused(error: duckdb.Error) -> str:
         return f"{text}\nQueries read the catalog and nothing else: no files, no network, no settings"
     if "read-only" in text:
         return f"{text}\nQueries read the catalog; they do not change it"
+    if "Unable to transform python value" in text:
+        return f"{text}\nGive numbers, text, dates and times, bytes, or lists or mappings of them"
     if "excess parameters" in text or "Expected 0, got" in text:
         return f"{text}\nMore parameters were given than the query has; each stands in it as $name or ?"
     if "Values were not provided" in text:
@@ -161,10 +174,21 @@ def why_refused(error: duckdb.Error) -> str:
 
 
 def _plain_value(value: Any) -> Any:
-    """Return numpy's scalars and arrays as Python's: DuckDB takes no others."""
+    """Return a value as the Python one that it stands for, a container as a list: DuckDB takes few others."""
     import numpy as np
 
-    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, set | frozenset):
+        return sorted(map(_plain_value, value), key=lambda item: (type(item).__name__, item))
+    if isinstance(value, list | tuple | range | KeysView | ValuesView):
+        return [_plain_value(item) for item in value]
+    if type(value).__name__ == "NAType":  # pandas' for a value that is missing
+        return None
+    to_list = getattr(value, "to_list", None) or getattr(value, "to_pylist", None)  # a column: pandas', pyarrow's
+    return _plain_value(to_list()) if callable(to_list) else value
 
 
 # The fence keeps everything else from doing harm; this says so before it is tried. A PIVOT is several.
@@ -230,3 +254,91 @@ def _plain_integers(table: pa.Table, types: Sequence[Any]) -> pa.Table:
             column = column.cast(pa.float64())
         table = table.set_column(place, table.column_names[place], column)
     return table
+
+
+_NESTED = ("list", "array", "struct", "map", "union")
+_DAY_S = 24 * 3600
+# The first second of the year 1 and the last one of 9999, since 1970.
+_FIRST_S, _LAST_S = -62_135_596_800, 253_402_300_799
+_PER_S = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+
+
+def _plain_times(connection: duckdb.DuckDBPyConnection, table: pa.Table, types: Sequence[Any]) -> pa.Table:
+    """Turn intervals into durations; and those of no fixed length, like all that Python has not, into text."""
+    for place, kind in enumerate(types):
+        column = table.column(place)
+        if str(kind) == "INTERVAL":
+            lengths = _durations(column)
+            plain = _as_text(connection, column) if lengths is None else lengths
+        elif not _is_plain(column, kind):
+            plain = _as_text(connection, column)
+        else:
+            continue
+        table = table.set_column(place, table.column_names[place], plain)
+    return table
+
+
+def _durations(intervals: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    """Return intervals as durations; None where one is of no fixed length, or too long for one."""
+    import pyarrow as pa
+
+    values = intervals.to_pylist()
+    if any(value is not None and value.months for value in values):
+        return None
+    lengths = [None if v is None else v.days * _DAY_S * 10**6 + v.nanoseconds // 1000 for v in values]
+    try:
+        return pa.chunked_array([pa.array(lengths, pa.duration("us"))])
+    except OverflowError:
+        return None
+
+
+def _as_text(connection: duckdb.DuckDBPyConnection, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return values as DuckDB prints them."""
+    import pyarrow as pa
+
+    return connection.from_arrow(pa.table({"value": column})).project("value::VARCHAR").to_arrow_table().column(0)
+
+
+def _is_plain(column: pa.ChunkedArray, kind: Any) -> bool:
+    """Whether Python has a value for each of a column's."""
+    kinds = _kinds_in(kind)
+    if kinds & {"interval", "union"}:
+        return False
+    if (limits := _limits(column.type)) is not None:
+        return _is_within(column, *limits)
+    if kind.id in _NESTED and any(name.startswith(("date", "time")) for name in kinds):
+        try:
+            column.to_pylist()
+        except (OverflowError, ValueError):
+            return False
+    return True
+
+
+def _kinds_in(kind: Any) -> set[str]:
+    """Return the name of a type and of all those inside it."""
+    children = kind.children if kind.id in _NESTED else []
+    return {kind.id}.union(*(_kinds_in(child) for _, child in children if not isinstance(child, int)))
+
+
+def _limits(kind: pa.DataType) -> tuple[int, int] | None:
+    """Return between which numbers a date or time has a value in Python."""
+    import pyarrow as pa
+
+    if pa.types.is_date32(kind):
+        return _FIRST_S // _DAY_S, _LAST_S // _DAY_S
+    if pa.types.is_time64(kind):
+        return 0, _DAY_S * _PER_S[kind.unit] - 1
+    if pa.types.is_timestamp(kind):
+        infinity = 2**63 - 1
+        per_s = _PER_S[kind.unit]
+        return max(_FIRST_S * per_s, 1 - infinity), min((_LAST_S + 1) * per_s, infinity) - 1
+    return None
+
+
+def _is_within(column: pa.ChunkedArray, least: int, most: int) -> bool:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    numbers = column.cast(pa.int32()) if pa.types.is_date32(column.type) else column.cast(pa.int64())
+    found = pc.min_max(numbers)
+    return found["min"].as_py() is None or (least <= found["min"].as_py() and found["max"].as_py() <= most)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nvcatalog import records, storage
+from nvcatalog.errors import TooManyFilesError
 from nvcatalog.records import Record
 
 # What nilearn adds to a record when it writes it down. Its paths may be another machine's: never read.
@@ -13,8 +14,16 @@ _PATH_KEYS = frozenset(
 )
 
 
-#: What the system answers where something else is in a file's place, or its folder belongs to somebody else.
-IN_THE_WAY = (PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
+#: What the system answers where something else is in a file's place, where its folder belongs to somebody else or
+#: has just been removed, and where no further file can be opened for now.
+IN_THE_WAY = (
+    PermissionError,
+    FileExistsError,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    TooManyFilesError,
+)
 
 
 def write_image(folder: Path, collection_id: int, image_id: int, record: Record) -> None:
@@ -41,7 +50,10 @@ def read(path: Path, id_: int) -> Record:
     ValueError, OSError
         When it cannot be read, or is not the record of ``id_``.
     """
-    record = records.parse_json(path.read_bytes())
+    try:
+        record = records.parse_json(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"it is no whole JSON (cut off?): {error}") from error
     if not isinstance(record, dict) or records.record_id(record) != id_:
         raise ValueError(f"it is not the record of {id_}")
     return {key: value for key, value in record.items() if key not in _PATH_KEYS}

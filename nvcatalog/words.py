@@ -18,7 +18,7 @@ def words_to_matrix(image_ids: Sequence[int], words: pa.Table) -> tuple[csr_matr
     Parameters
     ----------
     image_ids : sequence of int
-        One a row, in the order wanted, none twice; an id without terms gives a row of zeros.
+        One a row, in the order wanted; an id without terms gives a row of zeros.
     words : pyarrow.Table
         ``image_id``, ``term`` and ``weight`` of these images, one row an (image, term), in any order.
 
@@ -45,10 +45,13 @@ def words_to_matrix(image_ids: Sequence[int], words: pa.Table) -> tuple[csr_matr
     column_of = np.empty(len(terms), dtype=np.int64)
     column_of[order] = np.arange(len(terms))
 
-    row_of = pc.index_in(words.column("image_id"), value_set=pa.array(image_ids, pa.int32()))
+    places_of = {id_: place for place, id_ in enumerate(dict.fromkeys(image_ids))}
+    row_of = pc.index_in(words.column("image_id"), value_set=pa.array(list(places_of), pa.int32()))
     if row_of.null_count:
         raise ValueError("words of images that have no row")
     places = (row_of.to_numpy(), column_of[encoded.indices.to_numpy()])
-    shape = (len(image_ids), len(terms))
+    shape = (len(places_of), len(terms))
     frequencies = csr_matrix((words.column("weight").to_numpy(), places), shape=shape, dtype=np.float64)
+    if len(places_of) < len(image_ids):
+        frequencies = frequencies[[places_of[id_] for id_ in image_ids]]
     return frequencies, np.asarray([terms[place] for place in order], dtype=str)

@@ -7,7 +7,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fetching import FOUR, file_of, ids, traces
+from fetching import FOUR, file_of, ids, outcomes_of, traces
 from fetching import fetch as fetch
 from fetching import new_catalog as new_catalog
 from fetching import no_waiting as no_waiting
@@ -15,7 +15,7 @@ from fetching import world as world
 
 from nvcatalog import Catalog, adopt
 from nvcatalog.adopt import root_of
-from nvcatalog.errors import IncompleteWarning
+from nvcatalog.errors import DataDirError, IncompleteWarning
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,9 +82,28 @@ def test_many_collections_are_adopted_in_several_goes(data_dir: Path, monkeypatc
     assert len(Catalog(data_dir).adopt(verbose=0)) == 0
 
 
-def test_adopting_where_nothing_is_makes_nothing(data_dir: Path) -> None:
-    assert len(Catalog(data_dir).adopt(verbose=0)) == 0
+def test_a_folder_that_does_not_exist_cannot_be_taken_over(data_dir: Path) -> None:
+    with pytest.raises(DataDirError, match=f"{data_dir} does not exist"):
+        Catalog(data_dir).adopt(verbose=0)
     assert not data_dir.exists()
+
+
+def test_adopting_where_nothing_is_makes_nothing_and_says_what_is_lacking(
+    data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data_dir.mkdir()
+    assert len(Catalog(data_dir).adopt(verbose=1)) == 0
+    assert f"nothing to take over: {data_dir} has no folder neurovault" in capsys.readouterr().err
+    assert not list(data_dir.iterdir())
+    (data_dir / "neurovault").mkdir()
+    assert len(Catalog(data_dir).adopt(verbose=1)) == 0
+    assert f"nothing to take over: {data_dir / 'neurovault'} has no folder of a col" in capsys.readouterr().err
+    assert not list((data_dir / "neurovault").iterdir())
+
+
+def test_the_summary_names_the_folder(left: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Catalog(data_dir).adopt(verbose=1)
+    assert f"took over 8 images of 3 collections in {left}\n" in capsys.readouterr().err
 
 
 def test_what_cannot_be_read_is_reported_and_the_rest_is_taken_over(left: Path, data_dir: Path) -> None:
@@ -98,7 +117,32 @@ def test_what_cannot_be_read_is_reported_and_the_rest_is_taken_over(left: Path, 
         ("words", 3),
         ("image", 99),
     }
-    assert all("cannot be taken over" in str(outcome.reason) for outcome in report.missing)
+    reasons = {outcome.id: str(outcome.reason) for outcome in report.missing}
+    assert all("cannot be taken over" in reason for reason in reasons.values())
+    assert "it is no whole JSON (cut off?): Expecting" in reasons[4]
+    assert reasons[4].endswith("Fetching image 4 online writes it anew")
+    assert reasons[3].endswith("Fetching the terms of image 3 online writes it anew")
+
+
+def test_a_metadata_file_that_is_cut_off_is_written_anew_as_its_message_says(
+    left: Path, data_dir: Path, fetch: Fetch
+) -> None:
+    names = ("image_4_metadata.json", "collection_metadata.json", "neurosynth_words_for_image_3.json")
+    for path in (left / "collection_3" / name for name in names):
+        path.write_bytes(path.read_bytes()[:20])
+    assert len(Catalog(data_dir).adopt(verbose=0).missing) == 3
+    fetch(image_ids=[3, 4], fetch_neurosynth_words=True)
+    for name in names:
+        assert json.loads((left / "collection_3" / name).read_text())
+
+
+@pytest.mark.usefixtures("left")
+def test_terms_are_taken_over_as_maps_are(fetch: Fetch, server: DemoServer) -> None:
+    maps = fetch(image_ids=[3, 4], fetch_neurosynth_words=True)
+    assert outcomes_of(maps) == outcomes_of(maps, "words") == {3: "adopted", 4: "adopted"}
+    maps = fetch(image_ids=[3, 4], fetch_neurosynth_words=True)
+    assert outcomes_of(maps) == outcomes_of(maps, "words") == {3: "cached", 4: "cached"}
+    assert server.requests == 0
 
 
 def test_names_that_nilearn_would_not_give_are_left_alone(left: Path, data_dir: Path) -> None:

@@ -111,11 +111,6 @@ def test_there_is_nothing_to_publish_where_there_is_no_catalog(data_dir: Path) -
     assert not data_dir.exists()
 
 
-def test_there_is_nothing_to_adopt_where_there_is_nothing(data_dir: Path) -> None:
-    assert list(Catalog(data_dir).adopt(verbose=0)) == []
-    assert not data_dir.exists()
-
-
 def test_one_catalog_sees_what_was_fetched_after_it_was_made(server: DemoServer, data_dir: Path) -> None:
     catalog = Catalog(data_dir)
     fetch_neurovault_ids([3], data_dir=data_dir, verbose=0)
@@ -147,6 +142,14 @@ def test_words_are_those_of_the_fetch_in_the_order_asked_for(
     turned, same_vocabulary = catalog.words(["41", "https://neurovault.org/images/31/"])
     np.testing.assert_array_equal(turned.toarray(), maps.word_frequencies[[2, 0]])
     assert same_vocabulary.tolist() == maps.vocabulary.tolist()
+
+
+def test_words_of_an_image_asked_for_twice_are_two_rows(catalog: Catalog) -> None:
+    once, vocabulary = catalog.words([31, 41])
+    again, same_vocabulary = catalog.words(np.array([31, 41, 31]))
+
+    np.testing.assert_array_equal(again.toarray(), once.toarray()[[0, 1, 0]])
+    assert same_vocabulary.tolist() == vocabulary.tolist()
 
 
 def test_an_image_without_terms_is_a_row_of_zeros(catalog: Catalog) -> None:

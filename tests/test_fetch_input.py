@@ -76,7 +76,7 @@ def test_what_is_no_id_by_its_type_is_a_type_error_and_writes_nothing(
     assert not data_dir.exists()
 
 
-@pytest.mark.parametrize("given", [0, -3, "pain", [3, "ABCDEFGH"], "ABCDEFGH", [2**40], "https://neurovault.org/"])
+@pytest.mark.parametrize("given", [0, -3, "pain", [3, "abcdefgh"], "ABCDEFG", [2**40], "https://neurovault.org/"])
 @pytest.mark.parametrize("which", ["collection_ids", "image_ids"])
 def test_what_is_no_id_by_its_value_is_a_value_error_and_writes_nothing(
     fetch: Fetch, server: DemoServer, data_dir: Path, which: str, given: Any
@@ -224,7 +224,7 @@ def test_what_nilearn_left_in_a_folder_that_cannot_be_written_is_used_all_the_sa
             maps = fetch(image_ids=FOUR, data_dir=shared_dir, fetch_neurosynth_words=True, mode="offline")
         assert not warned
         assert ids(maps) == FOUR
-        assert maps.report.counts == {"adopted": 4, "cached": 4}
+        assert outcomes_of(maps) == outcomes_of(maps, "words") == dict.fromkeys(FOUR, "adopted")
         assert maps.word_frequencies.any(axis=1).all()
 
 
@@ -257,6 +257,25 @@ def test_a_collections_folder_that_cannot_be_written_costs_only_its_own_images(
     (home / "collection_1197").chmod(0o755)
     (home / "collection_1058").chmod(0o755)
     assert ids(fetch(**asked)) == [*FOUR, 14227, 16256, 14250, 14251, 14252]
+
+
+@needs_another_user
+@pytest.mark.parametrize("others", [0, 20], ids=["looked for one by one", "more than are looked for one by one"])
+def test_a_collections_folder_that_is_closed_to_the_user_costs_only_its_own_images(
+    fetch: Fetch, shared_dir: Path, others: int
+) -> None:
+    home = shared_dir / "neurovault"
+    home.chmod(0o777)
+    for name in ("catalog.duckdb", "catalog.lock"):
+        (home / name).chmod(0o666)
+    (home / "collection_1197").mkdir(mode=0o000)
+    asked = [3, 9034, 16256, *range(700_000, 700_000 + others)]
+    for mode, lost in (("download_new", "failed"), ("offline", "missing_offline")):
+        with nobody(), pytest.warns(IncompleteWarning):
+            maps = fetch(collection_ids=[1058], image_ids=asked, mode=mode, data_dir=shared_dir)
+        assert ids(maps) == [14250, 14251, 14252, 3, 9034]
+        assert outcomes_of(maps)[16256] == lost
+    (home / "collection_1197").chmod(0o755)
 
 
 def test_something_else_in_the_place_of_a_file_or_folder_costs_only_its_own_images(
@@ -301,6 +320,40 @@ def test_a_data_dir_may_be_called_anything(fetch: Fetch, server: DemoServer, tmp
     before = server.requests
     assert ids(fetch(image_ids=[3], data_dir=str(data_dir))) == [3]
     assert server.requests == before
+
+
+@pytest.mark.parametrize(
+    ("data_dir", "reason"),
+    [
+        ("~nosuchuser_zz/x", "home directory"),
+        ("/tmp/a\0b", "null"),
+        ("/tmp/" + "a" * 300, "File name too long"),
+        (os.fsdecode(b"/tmp/nvcatalog-\xff-dir"), "surrogates not allowed"),
+    ],
+    ids=["nobody's home", "a zero byte", "too long", "no UTF-8"],
+)
+@pytest.mark.parametrize("mode", ["download_new", "offline"])
+def test_a_data_dir_that_can_never_be_made_is_named(
+    fetch: Fetch, server: DemoServer, data_dir: str, reason: str, mode: str
+) -> None:
+    with pytest.raises(DataDirError, match=f"{re.escape(repr(data_dir))} cannot hold the data: .*{reason}"):
+        fetch(image_ids=[3], data_dir=data_dir, mode=mode)
+    assert server.requests == 0
+
+
+def test_a_place_of_the_environment_that_can_never_be_made_is_passed_over(
+    fetch: Fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NILEARN_SHARED_DATA", f"~nosuchuser_zz/x{os.pathsep}{tmp_path / 'shared'}")
+    assert fetch(image_ids=[3], data_dir=None).images == [str(file_of(tmp_path / "shared", 3, 3))]
+
+
+@needs_another_user
+@pytest.mark.parametrize("closed", ["", "neurovault"], ids=["below it", "itself"])
+def test_a_data_dir_that_this_user_may_not_enter_is_named(fetch: Fetch, shared_dir: Path, closed: str) -> None:
+    (shared_dir / closed).chmod(0o000)
+    with nobody(), pytest.raises(DataDirError, match=f"{shared_dir}.*(Permission denied|may not look into it)"):
+        fetch(image_ids=[3], data_dir=shared_dir)
 
 
 def test_a_moved_folder_gives_paths_in_its_new_place(

@@ -325,6 +325,48 @@ def test_what_the_server_lost_is_kept_old_with_a_warning(fetch: Fetch, world: Wo
     assert set(fetch(collection_ids=[3], image_ids=[10426]).report.counts) == {"cached"}
 
 
+@pytest.mark.parametrize(
+    ("answer", "lasts"),
+    [(faults.status(500), True), (faults.api_error(404, "Not found."), True), (faults.status(503), False)],
+    ids=["broken", "gone", "down"],
+)
+def test_overwrite_fetches_no_file_whose_record_could_not_be_renewed(
+    fetch: Fetch,
+    server: DemoServer,
+    world: World,
+    data_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: faults.Fault,
+    lasts: bool,
+) -> None:
+    monkeypatch.setattr("nvcatalog._http.TRIES", 1)
+    fetch(collection_ids=[3])
+    server.fail("/api/images/3/", answer)
+    server.reset_log()
+    with pytest.warns(IncompleteWarning, match=r"image 3 kept_old \(.*api/images/3/"):
+        maps = fetch(image_ids=[3, 4], mode="overwrite")
+    assert outcomes_of(maps) == {3: "kept_old", 4: "downloaded"}
+    assert [hit.path for hit in server.hits("/media/*")] == [world.file_path(4)]
+    assert Catalog(data_dir).sql("SELECT id FROM refusals").fetchall() == [(3,)] * lasts
+
+
+def test_a_file_that_is_gone_is_not_fetched_while_its_record_cannot_be_renewed(
+    fetch: Fetch, server: DemoServer, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nvcatalog._http.TRIES", 1)
+    fetch(collection_ids=[3])
+    file_of(data_dir, 3, 3).unlink()
+    broken = server.fail("/api/images/3/", faults.status(503))
+    asked: dict[str, Any] = {"image_ids": [3], "mode": "overwrite", "fetch_neurosynth_words": True}
+    with pytest.warns(IncompleteWarning, match="image 3 failed"):
+        plan = fetch(**asked, dry_run=True)
+    assert plan.unavailable[0][:3] == ("image", 3, "failed")
+    with pytest.warns(IncompleteWarning, match="image 3 failed"):
+        assert outcomes_of(fetch(**asked | {"vectorize_words": False})) == {3: "failed"}
+    broken.remove()
+    assert outcomes_of(fetch(**asked)) == {3: "downloaded"}
+
+
 def test_a_record_broken_on_the_server_is_reported_by_its_place(
     fetch: Fetch, server: DemoServer, world: World, data_dir: Path
 ) -> None:
@@ -366,6 +408,63 @@ def test_the_images_of_a_collection_whose_own_record_is_broken_arrive(
     with pytest.warns(IncompleteWarning, match="collection 3 broken_on_server"):
         assert ids(fetch(collection_ids=[3])) == FOUR
     assert server.requests == 0
+
+
+def test_a_collection_whose_own_record_is_broken_is_listed_again_when_its_list_failed(
+    fetch: Fetch, server: DemoServer, world: World
+) -> None:
+    world.poison_collection(3)
+    trouble = server.fail("/api/collections/3/images/", faults.status(503))
+    with pytest.warns(IncompleteWarning, match=r"collection 3 failed \(its list: .*HTTP 503"):
+        assert ids(fetch(collection_ids=[3])) == []
+    trouble.remove()
+    with pytest.warns(IncompleteWarning, match="collection 3 broken_on_server"):
+        assert ids(fetch(collection_ids=[3])) == FOUR
+
+
+def test_an_image_of_a_collection_whose_own_record_is_broken_is_fetched_once(
+    fetch: Fetch, server: DemoServer, world: World
+) -> None:
+    world.poison_collection(3)
+    with pytest.warns(IncompleteWarning, match="collection 3 broken_on_server"):
+        fetch(image_ids=[3])
+    server.reset_log()
+    with pytest.warns(IncompleteWarning, match="collection 3 broken_on_server"):
+        maps = fetch(image_ids=[3])
+    assert server.requests == 0
+    assert maps.report.counts == {"cached": 1, "broken_on_server": 1}
+
+
+def test_a_single_images_collection_whose_record_cannot_be_read_is_reported(
+    fetch: Fetch, server: DemoServer
+) -> None:
+    trouble = server.fail("/api/collections/3/", faults.status(503))
+    with pytest.warns(IncompleteWarning, match=r"collection 3 failed \(.*HTTP 503"):
+        maps = fetch(image_ids=[4, 3])
+    assert ids(maps) == [4, 3]
+    assert outcomes_of(maps, "collection") == {3: "failed"}
+    trouble.remove()
+    assert fetch(image_ids=[4, 3]).report.counts == {"cached": 2}
+
+
+def test_a_single_images_collection_whose_record_cannot_be_renewed_is_reported(
+    fetch: Fetch, server: DemoServer, world: World
+) -> None:
+    fetch(image_ids=[3])
+    world.edit_collection(3, name="renamed")
+    server.fail("/api/collections/3/", faults.status(503))
+    with pytest.warns(IncompleteWarning, match=r"collection 3 kept_old \(.*HTTP 503"):
+        maps = fetch(image_ids=[3], mode="overwrite")
+    assert maps.collections_meta[0]["name"] != "renamed"
+    assert outcomes_of(maps) == {3: "downloaded"}
+
+
+def test_offline_a_single_images_collection_without_a_record_is_reported(fetch: Fetch, server: DemoServer) -> None:
+    server.fail("/api/collections/3/", faults.status(503))
+    with pytest.warns(IncompleteWarning):
+        fetch(image_ids=[3])
+    with pytest.warns(IncompleteWarning, match="collection 3 missing_offline"):
+        assert ids(fetch(image_ids=[3], mode="offline")) == [3]
 
 
 def test_an_image_deleted_on_the_server_leaves_the_collection_whole(
@@ -430,11 +529,39 @@ def test_a_list_that_comes_short_of_its_count_is_reported_and_read_again(fetch: 
     with pytest.warns(IncompleteWarning, match="counts 5 images and listed 4"):
         maps = fetch(collection_ids=[3])
     assert ids(maps) == FOUR
+    reason = "the server counts 5 images and listed 4; call again"
+    assert list(maps.report.missing) == [Outcome("collection", 3, "failed", reason)]
     short.remove()
     server.reset_log()
     assert not fetch(collection_ids=[3]).report.missing
     assert len(server.hits("/api/collections/3/images/")) == 1
     assert not server.hits("/media/*")
+
+
+def test_a_list_that_comes_back_empty_does_not_pass_for_an_empty_collection(
+    fetch: Fetch, server: DemoServer
+) -> None:
+    empty = server.fail("/api/collections/658/images/", faults.empty_page())
+    with pytest.warns(IncompleteWarning, match="collection 658 failed"):
+        maps = fetch(collection_ids=[658])
+    reason = "the server counts 1 images and listed 0; call again"
+    assert list(maps.report) == [Outcome("collection", 658, "failed", reason)]
+    with pytest.warns(IncompleteWarning, match="never read to the end|never listed"):
+        maps = fetch(collection_ids=[658], mode="offline")
+    assert [outcome[:3] for outcome in maps.report] == [("collection", 658, "missing_offline")]
+    empty.remove()
+    assert fetch(collection_ids=[658]).report.counts == {"downloaded": 1}
+
+
+def test_a_plan_tells_of_a_short_list_whose_collection_has_an_images_number(
+    fetch: Fetch, server: DemoServer
+) -> None:
+    server.fail(
+        "/api/collections/3/images/", faults.rewrite(lambda body: body.replace(b'"count":4', b'"count":5'))
+    )
+    with pytest.warns(IncompleteWarning, match="collection 3 failed"):
+        plan = fetch(collection_ids=[3], dry_run=True)
+    assert 3 in plan.to_fetch
 
 
 def test_an_image_taken_for_deleted_is_asked_for_again_by_its_id(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -328,3 +330,48 @@ def test_every_gate_of_the_process_is_closed_around_a_fork(tmp_path: Path) -> No
     for gate in gates:
         with gate.writing(timeout_s=0):
             pass
+
+
+FORK_BESIDE_QUERIES = """
+import os, sys, threading
+from pathlib import Path
+from nvcatalog import Catalog, landing
+from nvcatalog._store import Store
+
+folder = Path(sys.argv[1])
+(folder / "neurovault").mkdir()
+with Store(folder / "neurovault").writing():
+    pass
+asked, over = threading.Semaphore(0), threading.Event()
+
+def ask():
+    while not over.is_set():
+        Catalog(folder).sql("SELECT count(*) FROM images").fetchall()
+        asked.release()
+
+thread = threading.Thread(target=ask)
+thread.start()
+failed = 0
+for _ in range(15):
+    asked.acquire()
+    child = os.fork()
+    if child == 0:
+        try:
+            Catalog(folder).sql("SELECT 1").fetchall()
+        except BaseException as error:
+            print(error, flush=True)
+            os._exit(1)
+        os._exit(0)
+    failed += os.waitpid(child, 0)[1] != 0
+over.set()
+thread.join()
+print(failed, "of 15 children failed")
+"""
+
+
+def test_a_process_forks_while_another_of_its_threads_queries_and_the_children_query_too(tmp_path: Path) -> None:
+    # In a process of its own: what is imported when decides which of the handlers around a fork runs first.
+    command = [sys.executable, "-W", "ignore", "-c", FORK_BESIDE_QUERIES, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+
+    assert done.stdout == "0 of 15 children failed\n"

@@ -259,11 +259,50 @@ def test_every_table_view_and_column_says_what_it_means(con: duckdb.DuckDBPyConn
         UNION ALL
         SELECT view_name, NULL FROM duckdb_views() WHERE comment IS NULL AND NOT internal
         UNION ALL
-        SELECT table_name, column_name FROM duckdb_columns() JOIN duckdb_tables() USING (table_name)
-        WHERE duckdb_columns.comment IS NULL
+        SELECT table_name, column_name FROM duckdb_columns() WHERE comment IS NULL AND NOT internal
         """
     ).fetchall()
     assert silent == []
+
+
+@pytest.mark.parametrize("view", ["local_images", "stat_maps"])
+def test_a_views_columns_mean_what_they_mean_in_the_table(con: duckdb.DuckDBPyConnection, view: str) -> None:
+    migrate(con)
+    query = "SELECT column_name, comment FROM duckdb_columns() WHERE table_name = $name ORDER BY column_index"
+    images, shown = (dict(con.execute(query, {"name": name}).fetchall()) for name in ("images", view))
+    assert {name: shown[name] for name in images} == images
+
+
+def test_a_migration_that_adds_a_column_can_comment_on_it_in_the_views_too(tmp_path: Path) -> None:
+    with duckdb.connect(tmp_path / "catalog.duckdb") as con:
+        migrate(con)
+    add = """
+        ALTER TABLE images ADD COLUMN mood VARCHAR;
+        SELECT * FROM local_images LIMIT 0;
+        COMMENT ON COLUMN local_images.mood IS 'The mood, as typed by uploaders';
+    """
+    shipped = load_migrations()
+    with duckdb.connect(tmp_path / "catalog.duckdb") as con:
+        migrate(con, [*shipped, Migration(len(shipped) + 1, "add_mood", add)])
+    with duckdb.connect(tmp_path / "catalog.duckdb", read_only=True) as con:
+        comments = con.execute(
+            "SELECT column_name, comment FROM duckdb_columns() WHERE table_name = 'local_images'"
+        ).fetchall()
+    assert comments[-3:] == [
+        ("mood", "The mood, as typed by uploaders"),
+        ("collection_name", "Title of the collection"),
+        ("path", "Where the file is, relative to the catalog's folder"),
+    ]
+
+
+def test_a_catalog_of_an_earlier_schema_gets_the_comments_on_its_views(tmp_path: Path) -> None:
+    with duckdb.connect(tmp_path / "catalog.duckdb") as con:
+        migrate(con, load_migrations()[:3])
+    with duckdb.connect(tmp_path / "catalog.duckdb") as con:
+        migrate(con)
+        assert con.execute(
+            "SELECT count(*) FROM duckdb_columns() WHERE comment IS NULL AND NOT internal"
+        ).fetchall() == [(0,)]
 
 
 def test_no_two_columns_of_a_relation_differ_in_case_alone(con: duckdb.DuckDBPyConnection) -> None:

@@ -145,6 +145,13 @@ def test_an_image_whose_collections_record_is_unknown_is_listed(known: Known) ->
     assert what_to_list(ask((), (1,)), known, now=NOW).image_ids == (1,)
 
 
+def test_an_image_whose_collections_record_was_refused_is_not_listed_while_the_refusal_holds(known: Known) -> None:
+    known.collections[7].record = None
+    known.refusals["collection", 7] = refusal("collection", 7, modify_date=None)
+    assert not what_to_list(ask((), (1,)), known, now=NOW)
+    assert what_to_list(ask((), (1,)), known, now=NOW + timedelta(days=7)).image_ids == (1,)
+
+
 def test_overwrite_lists_everything_but_no_image_twice(known: Known) -> None:
     know(known, 8, 11)
     to_list = what_to_list(ask((7,), (1, 11, 12), "overwrite"), known, now=NOW)

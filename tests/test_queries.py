@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,14 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from nvcatalog import Catalog
 from nvcatalog._batch import Batch, Words
 from nvcatalog._resources import sql_folder
 from nvcatalog._store import Store
 from nvcatalog.errors import MissingExtraError, QueryError
-from nvcatalog.queries import named_query
+from nvcatalog.queries import Answer, named_query
 
 SECRET = "nobody may read this"
 
@@ -438,6 +440,83 @@ def test_other_types_come_as_python_has_them(catalog: Catalog) -> None:
     assert [str(row[1]), *row[2:]] == ["2020-01-02", [1, None], {"a": "b"}, b"x", None, True]
 
 
+def forms(answer: Answer) -> list[list[Any]]:
+    """Return the first column as each form of an answer has it, once Parquet has held it too."""
+    name = answer.arrow().column_names[0]
+    parquet.write_table(answer.arrow(), io.BytesIO())
+    columns = (answer.df()[name].astype(object), answer.pl()[name], answer.arrow()[name].to_pylist())
+    lists = [[row[0] for row in answer.fetchall()], *map(list, columns)]
+    assert repr(answer)
+    return [[None if value is None or value != value else value for value in values] for values in lists]
+
+
+def test_the_time_between_two_moments_is_a_duration_in_every_tool(catalog: Catalog) -> None:
+    answer = catalog.sql(
+        "SELECT t - TIMESTAMP '2020-01-01' AS d FROM (VALUES (TIMESTAMP '2021-01-01 02:00:00.5'), (NULL),"
+        "(TIMESTAMP '2019-12-31 23:00:00')) AS v(t)"
+    )
+
+    expected = [timedelta(days=366, hours=2, microseconds=500_000), None, timedelta(hours=-1)]
+    assert answer.arrow().schema.types == [pa.duration("us")]
+    assert answer.pl().dtypes == [pl.Duration("us")]
+    assert forms(answer) == [expected] * 4
+
+
+@pytest.mark.parametrize("value", [None, timedelta(days=106_751_991), timedelta(microseconds=-1)])
+def test_an_interval_without_months_is_a_duration_at_either_end(catalog: Catalog, value: timedelta | None) -> None:
+    answer = catalog.sql("SELECT $value::INTERVAL AS d", value=value)
+
+    assert answer.arrow().schema.types == [pa.duration("us")]
+    assert forms(answer) == [[value]] * 4
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("INTERVAL 14 MONTH + INTERVAL '3 days 04:05:06.5'", "1 year 2 months 3 days 04:05:06.5"),
+        ("INTERVAL 5 MINUTE - INTERVAL 1 YEAR", "-1 year 00:05:00"),
+        ("INTERVAL 2000000000 DAY", "2000000000 days"),
+        ("[INTERVAL 1 DAY]", "[1 day]"),
+        ("{'a': INTERVAL 1 MONTH}", "{'a': 1 month}"),
+        ("MAP {'a': INTERVAL 1 DAY}", "{a=1 day}"),
+        ("union_value(n := 1)", "1"),
+        ("[union_value(n := 'x')]", "[x]"),
+        ("DATE 'infinity'", "infinity"),
+        ("DATE '0044-03-15 (BC)'", "0044-03-15 (BC)"),
+        ("TIMESTAMP '-infinity'", "-infinity"),
+        ("TIMESTAMPTZ 'infinity'", "infinity"),
+        ("'infinity'::TIMESTAMP_S", "infinity"),
+        ("'infinity'::TIMESTAMP_NS", "infinity"),
+        ("TIMESTAMP '12000-01-01'", "12000-01-01 00:00:00"),
+        ("TIME '24:00:00'", "24:00:00"),
+        ("[DATE 'infinity']", "[infinity]"),
+    ],
+)
+def test_what_python_has_no_value_for_is_text_in_every_tool(catalog: Catalog, value: str, text: str) -> None:
+    answer = catalog.sql(f"SELECT * FROM (SELECT {value} AS v UNION ALL SELECT NULL) ORDER BY v IS NULL")
+
+    assert forms(answer) == [[text, None]] * 4
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        date.min, date.max, datetime.min, datetime.max, datetime.min.time(), datetime.max.time(),
+        datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC), [date.max], {"interval": date.min},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_first_and_last_of_pythons_dates_and_times_stay_what_they_are(catalog: Catalog, value: Any) -> None:
+    assert catalog.sql("SELECT $value", value=value).fetchall() == [(value,)]
+
+
+def test_columns_of_one_name_keep_their_own_intervals(catalog: Catalog) -> None:
+    answer = catalog.sql("SELECT INTERVAL 1 DAY AS d, INTERVAL 1 MONTH AS d, 'x' AS d")
+
+    assert answer.fetchall() == [(timedelta(days=1), "1 month", "x")]
+    assert answer.arrow().column_names == ["d", "d_1", "d_2"]
+
+
 def test_without_polars_the_error_says_how_to_get_it(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = catalog.sql("SELECT 1 AS n")
     monkeypatch.setitem(sys.modules, "polars", None)
@@ -495,6 +574,41 @@ def test_numpys_values_are_as_good_as_pythons(catalog: Catalog) -> None:
 
 
 @pytest.mark.parametrize(
+    "ids",
+    [
+        pd.Series([3, 1, 99]),
+        pd.Series([3, 1, None], dtype="Int64"),
+        pd.Index([3, 1]),
+        pl.Series([3, 1, None]),
+        pa.array([3, 1]),
+        pa.chunked_array([[3], [1, None]]),
+        {3, 1},
+        frozenset({1, 3}),
+        (3, 1),
+        [np.int64(3), np.int64(1)],
+        range(1, 4, 2),
+        {1: "one", 3: "three"}.keys(),
+    ],
+    ids=lambda ids: f"{type(ids).__module__}.{type(ids).__name__}",
+)
+def test_ids_come_in_any_container(catalog: Catalog, ids: Any) -> None:
+    query = "SELECT image_id FROM images WHERE image_id IN (SELECT unnest($ids)) ORDER BY 1"
+
+    assert catalog.sql(query, ids=ids).fetchall() == [(1,), (3,)]
+    assert catalog.sql(query.replace("$ids", "?"), [ids]).fetchall() == [(1,), (3,)]
+
+
+def test_a_sets_order_does_not_depend_on_its_hashes(catalog: Catalog) -> None:
+    mixed = {"b", "a", None} | set("hgfedc")
+
+    assert catalog.sql("SELECT $v", v=mixed).fetchall() == [([None, *"abcdefgh"],)]
+
+
+def test_a_path_is_its_text(catalog: Catalog) -> None:
+    assert catalog.sql("SELECT $path", path=Path("a") / "b").fetchall() == [(str(Path("a", "b")),)]
+
+
+@pytest.mark.parametrize(
     ("query", "params", "named", "told"),
     [
         ("SELECT $a, $b", None, {"a": 1}, "b\nGive every parameter a value"),
@@ -507,7 +621,7 @@ def test_numpys_values_are_as_good_as_pythons(catalog: Catalog) -> None:
         ("SELECT ?, $a", [1], {"a": 2}, "cannot be mixed"),
         ("SELECT ?", "text", {}, "params is 'text'; give a mapping"),
         ("SELECT ?", 5, {}, "params is 5; give a mapping"),
-        ("SELECT $a", None, {"a": object()}, "Unable to transform python value"),
+        ("SELECT $a", None, {"a": object()}, "\nGive numbers, text, dates"),
         ("SELECT nope FROM images", None, {}, '"nope" not found'),
         ("SELCT 1", None, {}, "syntax error"),
         ("SELECT * FROM nowhere", None, {}, "nowhere does not exist"),
@@ -563,6 +677,19 @@ def test_a_table_cannot_stand_in_for_one_of_the_catalogs(catalog: Catalog, name:
 def test_what_is_no_table_is_refused(catalog: Catalog) -> None:
     with pytest.raises(QueryError, match=r"pandas.DataFrame"):
         catalog.sql("SELECT * FROM mine", tables={"mine": [1, 2]})
+
+
+@pytest.mark.parametrize(
+    "tables", [pd.DataFrame({"x": [1]}), pl.DataFrame({"x": [1]}), pa.table({"x": [1]}), [pd.DataFrame()], "mine"]
+)
+def test_tables_without_names_are_refused(catalog: Catalog, tables: Any) -> None:
+    with pytest.raises(QueryError, match=rf'tables is a {type(tables).__name__}; .* tables={{"name": df}}'):
+        catalog.sql("SELECT * FROM mine", tables=tables)
+
+
+def test_a_table_whose_name_is_no_text_is_refused(catalog: Catalog) -> None:
+    with pytest.raises(QueryError, match="0 is no name for a table"):
+        catalog.sql("SELECT 1", tables=dict(enumerate([pd.DataFrame()])))  # type: ignore[arg-type]
 
 
 def test_a_table_is_gone_after_its_query(catalog: Catalog) -> None:

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -24,12 +25,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from raw_server import always, raw_server
 
-from nvcatalog import storage
+from nvcatalog import proving, storage
 from nvcatalog._http import Service
 from nvcatalog.demo import DemoServer, World, faults
 from nvcatalog.demo.maps import small_map
-from nvcatalog.errors import DataDirError, HostGivenUpError, NoSpaceError, RefusedError, TransientError
-from nvcatalog.storage import NotAMapError, Proof, Prover
+from nvcatalog.errors import (
+    DataDirError,
+    HostGivenUpError,
+    InvalidOptionError,
+    NoSpaceError,
+    RefusedError,
+    TransientError,
+)
+from nvcatalog.proving import NotAMapError, Proof, Prover
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -159,12 +167,12 @@ def test_what_nibabel_reads_is_a_map(data: bytes, chunk: int, caplog: pytest.Log
 def test_files_here_are_proven_from_disk(tmp_path: Path) -> None:
     path = tmp_path / "image_1.nii.gz"
     path.write_bytes(REAL)
-    assert storage.prove(path) == prove(REAL)
+    assert proving.prove(path) == prove(REAL)
     path.write_bytes(REAL[:-1])
     with pytest.raises(NotAMapError, match="cut off"):
-        storage.prove(path)
+        proving.prove(path)
     with pytest.raises(FileNotFoundError):
-        storage.prove(tmp_path / "image_2.nii.gz")
+        proving.prove(tmp_path / "image_2.nii.gz")
 
 
 # Proving what is not
@@ -241,7 +249,7 @@ def test_a_bomb_is_not_unpacked() -> None:
 def test_proving_a_large_map_takes_little_memory() -> None:
     program = """
         import gzip, resource, numpy, nibabel
-        from nvcatalog.storage import Prover
+        from nvcatalog.proving import Prover
         image = nibabel.Nifti1Image(numpy.zeros((300, 300, 300), dtype=numpy.float64), numpy.eye(4))
         header = image.header
         header.set_data_offset(352)
@@ -821,6 +829,15 @@ def test_a_folder_below_a_file_is_an_error_that_names_the_file(tmp_path: Path, b
     (tmp_path / "a file").write_text("")
     with pytest.raises(DataDirError, match="a file is a file"):
         storage.data_folder(f"{tmp_path}/a file{below}")
+
+
+@pytest.mark.parametrize("odd", [3, ["/tmp/a"], ("a", "b"), b"a", True, {"data_dir": "a"}, object])
+def test_what_is_no_path_makes_no_folder(odd: Any) -> None:
+    with pytest.raises(
+        InvalidOptionError, match=rf"data_dir is {re.escape(repr(odd))}, a \w+; give a path"
+    ) as told:
+        storage.data_folder(odd)
+    assert isinstance(told.value, TypeError)
 
 
 def test_the_first_folder_that_is_there_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

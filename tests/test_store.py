@@ -92,8 +92,8 @@ def batch_of(
     return batch
 
 
-def listing(*image_ids: int, complete: bool = True) -> Listing:
-    return Listing(7, datetime.now(UTC), len(image_ids), complete, frozenset(image_ids))
+def listing(*image_ids: int, collection: int = 7, complete: bool = True) -> Listing:
+    return Listing(collection, datetime.now(UTC), len(image_ids), complete, frozenset(image_ids))
 
 
 def refusal(kind: str, id_: int, position: int | None = None, **fields: Any) -> Refusal:
@@ -336,6 +336,23 @@ def test_a_connection_of_the_users_own_in_this_process_is_waited_for(filled: Sto
     with pytest.raises(duckdb.ConnectionException, match="different configuration"):
         duckdb.connect(str(filled.path), read_only=True)
     threading.Timer(0.3, own.close).start()
+
+    assert ask(filled, "SELECT count(*) FROM images") == [(2,)]
+
+
+def test_who_keeps_a_connection_of_their_own_too_long_is_told_that_it_is_theirs(
+    filled: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NVCATALOG_LOCK_TIMEOUT", "0.1")
+    named = (
+        rf"{filled.path} is kept open by this Python process itself, through a connection of its own\. Close it"
+    )
+
+    with duckdb.connect(str(filled.path)):
+        with pytest.raises(CatalogLockedError, match=named):
+            ask(filled, "SELECT 1")
+        with pytest.raises(CatalogLockedError, match=named):
+            tell(filled, "SELECT 1")
 
     assert ask(filled, "SELECT count(*) FROM images") == [(2,)]
 
@@ -586,6 +603,20 @@ def test_a_list_that_lost_a_record_does_not_count_as_read_to_the_end(store: Stor
     assert not store.known([7], []).collections[7].complete
 
 
+def test_a_whole_list_that_loses_a_record_when_it_is_read_again_no_longer_counts_as_whole(store: Store) -> None:
+    batch = batch_of(collections=[{"id": 7}], records=[image(1)])
+    batch.listings.append(listing(1))
+    store.land(batch)
+    assert store.known([7], []).collections[7].complete
+    again = batch_of(records=[image(1)])
+    again.add("images", {"image_id": 2, "name": 5})
+    again.listings.append(listing(1, 2))
+
+    assert len(store.land(again)) == 1
+
+    assert not store.known([7], []).collections[7].complete
+
+
 def test_beside_a_bad_row_new_refusals_still_take_the_place_of_old_ones(store: Store) -> None:
     store.land(batch_with_refusals(refusal("position", 7, 3)))
     batch = batch_with_refusals(refusal("position", 7, 5))
@@ -674,6 +705,73 @@ def test_an_image_that_was_read_after_the_list_is_not_gone_for_not_being_in_it(s
     store.land(batch)
 
     assert ask(store, "SELECT image_id FROM images WHERE gone_at IS NULL ORDER BY 1") == [(1,), (2,)]
+
+
+def test_many_lists_land_together_each_with_what_it_lacks(store: Store) -> None:
+    collections = [{"id": id_} for id_ in (7, 8, 9)]
+    records = [image(1), image(2), image(3, collection_id=8), image(4, collection_id=8), image(5, collection_id=9)]
+    store.land(batch_of(collections=collections, records=records))
+    lists = [listing(1), listing(4, collection=8), listing(collection=9, complete=False)]
+    store.land(Batch(listings=lists))
+
+    assert ask(store, "SELECT image_id FROM images WHERE gone_at IS NOT NULL ORDER BY ALL") == [(2,), (3,)]
+    assert ask(store, "SELECT collection_id, listed_count, complete FROM collections ORDER BY ALL") == [
+        (7, 1, True),
+        (8, 1, True),
+        (9, 0, False),
+    ]
+
+
+def test_of_two_lists_of_one_collection_the_last_counts(store: Store) -> None:
+    batch = batch_of(collections=[{"id": 7}], records=[image(1), image(2)])
+    store.land(batch.followed_by(Batch(listings=[listing(1, complete=False), listing(1, 2)])))
+    assert ask(store, "SELECT listed_count, complete FROM collections") == [(2, True)]
+    assert ask(store, "SELECT count(*) FROM images WHERE gone_at IS NOT NULL") == [(0,)]
+
+
+def test_a_collection_that_is_gone_takes_its_images_along_until_it_comes_back(store: Store) -> None:
+    batch = batch_of(collections=[{"id": 7}, {"id": 8}], records=[image(1), image(2, collection_id=8)])
+    batch.listings.append(listing(1))
+    store.land(batch)
+    buried = Batch()
+    buried.bury(7)
+    assert len(buried) == 1
+    store.land(buried)
+
+    gone = "SELECT collection_id FROM collections WHERE gone_at IS NOT NULL"
+    assert ask(store, gone) == [(7,)]
+    assert ask(store, "SELECT image_id FROM images WHERE gone_at IS NOT NULL") == [(1,)]
+    # Whoever sees it come back must read its list.
+    assert ask(store, "SELECT complete, listed_modify_date IS NULL FROM collections WHERE collection_id = 7") == [
+        (False, True)
+    ]
+    store.land(buried.followed_by(batch_of(collections=[{"id": 7}], records=[image(1)])))
+    assert ask(store, gone) == []
+    assert ask(store, "SELECT image_id FROM images WHERE gone_at IS NOT NULL") == []
+
+
+def test_one_of_many_batches_stays_in_the_log_and_is_read_and_written_on_from_there(store: Store) -> None:
+    store.land(batch_of(records=[image(1)]))
+    size = store.path.stat().st_size
+    log = store.path.with_name("catalog.duckdb.wal")
+    for id_ in (2, 3):
+        store.land_one_of_many(batch_of(records=[image(id_)]))
+        assert log.stat().st_size > 0
+        assert store.path.stat().st_size == size
+        assert ask(store, "SELECT count(*) FROM images") == [(id_,)]
+    store.land(batch_of(records=[image(4)]))
+    assert not log.exists()
+    assert ask(store, "SELECT count(*) FROM images") == [(4,)]
+
+
+def test_a_log_that_is_large_is_put_into_the_file(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nvcatalog._store._LARGEST_LOG", 1)
+    store.land(batch_of(records=[image(1)]))
+    store.land_one_of_many(batch_of(records=[image(2)]))
+    log = store.path.with_name("catalog.duckdb.wal")
+    assert log.exists()
+    store.land_one_of_many(batch_of(records=[image(3)]))
+    assert not log.exists()
 
 
 def test_a_list_that_does_not_name_all_images_leaves_none_gone(store: Store) -> None:

@@ -88,6 +88,15 @@ def test_images_without_any_terms_are_rows_of_no_columns() -> None:
     assert vocabulary.shape == (0,)
 
 
+def test_an_image_given_twice_has_two_rows_zeros_and_all() -> None:
+    frequencies, _ = words_to_matrix([2, 1, 2, 3], table_of([(2, "b", 0.5), (2, "a", 0.0), (1, "b", -0.3)]))
+
+    assert frequencies.toarray().tolist() == [[0.0, 0.5], [0.0, -0.3], [0.0, 0.5], [0.0, 0.0]]
+    assert frequencies.nnz == 5
+    assert isinstance(frequencies, csr_matrix)
+    assert frequencies.has_canonical_format
+
+
 def test_no_weight_loses_a_digit() -> None:
     weights = [0.1 + 0.2, 1 / 3, -1e-17, 5e-324, np.nextafter(1.0, 0.0)]
     rows = [(1, f"t{n}", weight) for n, weight in enumerate(weights)]
