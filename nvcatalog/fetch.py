@@ -80,7 +80,8 @@ def fetch_neurovault_ids(
         Whether ``word_frequencies`` is left sparse.
     resample : bool
         Whether to bring the maps to nilearn's 3 mm grid: ``images`` are then the resampled files, and of what is
-        downloaded nothing else is kept. Maps of labels keep their numbers. Needs ``pip install
+        downloaded nothing else is kept, unless it cannot be resampled. Maps of labels keep their numbers. Needs
+        ``pip install
         'nvcatalog[resample]'``.
     dry_run : bool
         Whether to return only what would be done, as a :class:`~nvcatalog.plan.Plan`: lists may be read for it,
@@ -228,14 +229,16 @@ def fetch_neurovault(
     timeout, max_workers, sparse_words, resample, dry_run, max_age, extras
         As there.
     interpolation : {'continuous', 'linear', 'nearest'} or None
-        How maps are resampled; None means 'continuous', and 'nearest' for maps of labels.
+        How maps are resampled. None means 'continuous', and 'nearest' for maps of labels; what has been resampled
+        before is then taken as it is. A choice makes maps again that were made otherwise.
     **kwarg_image_filters
         More image terms: ``modality="fMRI-BOLD"``, ``collection_id=555``.
 
     Returns
     -------
     sklearn.utils.Bunch
-        As :func:`fetch_neurovault_ids` gives it.
+        As :func:`fetch_neurovault_ids` gives it: first the images that were here, then those fetched now, both by
+        collection and id.
 
     Raises
     ------

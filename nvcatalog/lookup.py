@@ -213,7 +213,11 @@ def has_extra_field(store: Store, name: str) -> bool:
 
 def complete_collections(store: Store) -> set[int]:
     """Return the ids of the collections whose images are all known."""
-    return {id_ for id_, state in collection_states(store).items() if state.complete}
+    if not store.exists:
+        return set()
+    with store.reading() as connection:
+        rows = connection.execute("SELECT collection_id FROM collections WHERE complete").fetchall()
+    return {id_ for (id_,) in rows}
 
 
 def bytes_per_s(store: Store) -> float | None:

@@ -476,53 +476,6 @@ def test_after_a_kill_the_next_call_completes_and_asks_for_no_file_that_is_here(
         assert {hit.path for hit in server.hits("/media/*")} == {world.file_path(id_) for id_ in {*ALL_IDS} - here}
 
 
-# How old what is known may be
-
-
-def test_max_age_lists_again_what_is_older_and_nothing_else(
-    fetch: Fetch, server: DemoServer, world: World, data_dir: Path
-) -> None:
-    fetch(**EVERYTHING)
-    ago = "UPDATE collections SET listed_at = listed_at - INTERVAL 3 DAY WHERE collection_id IN (3, 1058)"
-    write(data_dir, ago)
-    new = world.add_image(3)
-    world.edit_image(4, modality="MEG")
-    asked: dict[str, Any] = {"modality": NotEqual("MEG"), "max_images": 2}
-    server.reset_log()
-    for max_age in (4, timedelta(days=4), None):
-        assert ids(fetch(**asked, max_age=max_age)) == [3, 4]
-    assert server.requests == 0
-    assert ids(fetch(**asked, max_age=2)) == [3, 8718]  # enough, so that nobody looks at the other one
-    assert paths_of(server) == ["/api/collections/3/", "/api/collections/3/images/"]
-    server.reset_log()
-    assert set(ids(fetch(**EVERYTHING, max_age=2))) == {*ALL_IDS, new}
-    # Record and list of 3 came at the same time: the record that was new may be newer than the list.
-    lists = ["/api/collections/1058/", "/api/collections/1058/images/", "/api/collections/3/images/"]
-    assert paths_of(server) == ["/api/collections/", *lists, world.file_path(new)]
-    server.reset_log()
-    fetch(**EVERYTHING, max_age=0)
-    lists = [path for path in paths_of(server) if path.endswith("/images/")]
-    assert len(lists) == len(set(lists)) == 5
-
-
-def test_max_age_of_one_collection(fetch: Fetch, server: DemoServer, world: World) -> None:
-    fetch(collection_id=3)
-    world.edit_image(3, modality="MEG")
-    new = world.add_image(3)
-    server.reset_log()
-    assert ids(fetch(collection_id=3, modality=NotEqual("MEG"), max_age=1)) == FOUR
-    assert server.requests == 0
-    assert ids(fetch(collection_id=3, modality=NotEqual("MEG"), max_age=0)) == [4, 8718, 8719, new]
-    assert paths_of(server) == ["/api/collections/3/", "/api/collections/3/images/", world.file_path(new)]
-
-
-def test_max_age_without_a_server_returns_what_is_here(fetch: Fetch, server: DemoServer) -> None:
-    fetch(max_images=2)
-    server.fail("*", faults.status(503))
-    with pytest.warns(IncompleteWarning, match="collection 3 failed"):
-        assert ids(fetch(max_images=2, max_age=0)) == [3, 4]
-
-
 # Whatever the filters
 
 
