@@ -80,9 +80,8 @@ def fetch_neurovault_ids(
         Whether ``word_frequencies`` is left sparse.
     resample : bool
         Whether to bring the maps to nilearn's 3 mm grid: ``images`` are then the resampled files, and of what is
-        downloaded nothing else is kept, unless it cannot be resampled. Maps of labels keep their numbers. Needs
-        ``pip install
-        'nvcatalog[resample]'``.
+        downloaded nothing else is kept, unless it cannot be resampled. Maps of labels keep their numbers.
+        Needs ``pip install 'nvcatalog[resample]'``.
     dry_run : bool
         Whether to return only what would be done, as a :class:`~nvcatalog.plan.Plan`: lists may be read for it,
         no file is fetched.
