@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from nvcatalog.plan import Plan as Plan
     from nvcatalog.report import Outcome as Outcome
     from nvcatalog.report import Report as Report
+    from nvcatalog.select import fetch_collection as fetch_collection
+    from nvcatalog.select import fetch_where as fetch_where
 
 # Module -> the public names that live in it, imported when first asked for: `import nvcatalog` is instant.
 _HOMES = {
@@ -61,6 +63,7 @@ _HOMES = {
     ),
     "neurovault": ("fetch_neurovault_auditory_computation_task",),
     "plan": ("Plan",),
+    "select": ("fetch_collection", "fetch_where"),
     "report": (
         "Outcome",
         "Report",
@@ -92,9 +95,11 @@ __all__ = [
     "__version__",
     "basic_collection_terms",
     "basic_image_terms",
+    "fetch_collection",
     "fetch_neurovault",
     "fetch_neurovault_auditory_computation_task",
     "fetch_neurovault_ids",
+    "fetch_where",
 ]
 
 

@@ -77,7 +77,7 @@ class _Accounts:
         elif self._request.mode == "offline" and not (known and known.complete):
             reason = "its list was never read to the end" if id_ in self._held else "unknown here, never listed"
             yield Outcome("collection", id_, "missing_offline", reason)
-        elif id_ not in self._held and not self._known.positions.get(id_):
+        elif id_ not in self._held and known and known.listed_count == 0:
             yield Outcome("collection", id_, "cached", "it holds no images")
         for refusal in self._known.positions.get(id_, ()):
             yield Outcome("image", None, refusal.status, refusal.reason)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import get_args
 from urllib.parse import urlsplit
 
-from nvcatalog import neurosynth, sidecars, storage
+from nvcatalog import neurosynth, proving, sidecars, storage
 from nvcatalog._batch import Words
 from nvcatalog._parallel import Lane, in_parallel
 from nvcatalog._progress import Progress, logger, summarise
@@ -216,7 +216,7 @@ def prove_files(
     unproven = [id_ for id_ in image_ids if id_ in known.images and _needs_proof(folder, known.images[id_], kind)]
     found, bad = set(), {}
 
-    def proven(id_: int) -> list[tuple[int, storage.Proof | None, str]]:
+    def proven(id_: int) -> list[tuple[int, proving.Proof | None, str]]:
         return [(id_, *_prove(folder, known.images[id_], kind))]
 
     lane = Lane(proven, unproven, min(_PROVERS, len(unproven)))
@@ -250,17 +250,17 @@ def _needs_proof(folder: Path, image: KnownImage, kind: MapKind) -> bool:
     return file.state != "present" if why_not is None else storage.is_file(folder / file.path)
 
 
-def _prove(folder: Path, image: KnownImage, kind: MapKind) -> tuple[storage.Proof | None, str]:
+def _prove(folder: Path, image: KnownImage, kind: MapKind) -> tuple[proving.Proof | None, str]:
     path = folder / storage.map_path(image.collection_id, image.image_id, kind)
     try:
-        proof = storage.prove(path)
-    except (storage.NotAMapError, OSError) as error:
+        proof = proving.prove(path)
+    except (proving.NotAMapError, OSError) as error:
         return None, f"{path} is no whole map: {error}"
     trouble = _why_not_the_servers(image, proof) if kind == "original" else None
     return (None, f"{path} {trouble}") if trouble else (proof, "")
 
 
-def _why_not_the_servers(image: KnownImage, proof: storage.Proof) -> str | None:
+def _why_not_the_servers(image: KnownImage, proof: proving.Proof) -> str | None:
     """Say what tells that a whole map is not the one its record is about."""
     file = image.file
     if file is not None and file.state != "present":

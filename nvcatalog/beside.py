@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from nvcatalog import extras, lookup, records, sidecars, storage
+from nvcatalog import extras, lookup, proving, records, sidecars, storage
 from nvcatalog._parallel import Lane, in_parallel
 from nvcatalog._progress import Progress
 from nvcatalog._store import Store
@@ -132,7 +132,7 @@ class Besides:
 
     # In the main thread
 
-    def _put(self, extra: Extra, proof: storage.Proof) -> None:
+    def _put(self, extra: Extra, proof: proving.Proof) -> None:
         self._lander.batch.add_file(extra.item_id, extra.path, proof, origin="neurovault", kind=extra.kind)
         self._lander.batch.heal(extra.kind, extra.item_id)
         self._lander.folders.add((self._folder / extra.path).parent)

@@ -47,9 +47,6 @@ from nvcatalog.servers import Servers, check_server
 if TYPE_CHECKING:
     from sklearn.utils import Bunch
 
-# Images that are planned and moved together where nobody says how many are wanted.
-_ROUND = 1000
-
 
 class Call:
     """One call on its way through the steps.
@@ -123,6 +120,7 @@ class Call:
         self._opener = opener
         self.known = self._look(request)
         self._chooser: Chooser | None = None
+        self._had: set[int] = set()  # of what was chosen, the images that the catalog had files of
         self._notes = Notes()
         self._extras: list[Outcome] = []
         self._bytes = 0
@@ -158,6 +156,7 @@ class Call:
             self._open(servers)
             for request in self._rounds(servers):
                 self._one_round(request, servers)
+            self._finish_plan()
             self._fetch_extras(servers)
             self._settle(asked=servers.asked)
             if servers.asked:
@@ -213,8 +212,7 @@ class Call:
         """Look, for what the catalog does not know, where nilearn would have put it."""
         adopter = Adopter(self.folder, self.known, self.lander)
         if self._wanted is not None:
-            known = lookup.collection_ids(self.store)
-            incomplete = [id_ for id_ in adopter.collections_here() if id_ not in known]
+            incomplete = self._folders_with_strangers(adopter)
         else:
             collections = self.known.collections
             incomplete = [
@@ -227,6 +225,13 @@ class Call:
             adopter.take_collection(id_)
         adopter.take_images(id_ for id_ in self.request.image_ids if id_ not in self.known.images)
         self._note_adopted(adopter)
+
+    def _folders_with_strangers(self, adopter: Adopter) -> list[int]:
+        """Return the collections whose folders hold images that the catalog has never heard of."""
+        complete = lookup.complete_collections(self.store)
+        found = {id_: sidecar_ids(self.folder, id_) for id_ in adopter.collections_here() if id_ not in complete}
+        known = lookup.images_with_record(self.store, (id_ for ids in found.values() for id_ in ids))
+        return [id_ for id_, images in found.items() if not known.issuperset(images)]
 
     def _look_up(self, image_ids: Iterable[int]) -> None:
         """Read what the catalog knows of these: a copy in the wrong folder must not pass for the image itself."""
@@ -257,16 +262,21 @@ class Call:
         chooser = Chooser(self._wanted, self.request, self.store, self.known, self.lander, vault)
         self._chooser = chooser
         with closing(chooser.choose(verbose=self.options.verbose)) as chosen:
-            while (want := self._still_wanted()) > 0 and (ids := tuple(islice(chosen, want))):
+            while (want := self._still_wanted()) != 0 and (ids := tuple(islice(chosen, want))):
+                had = [id_ for id_ in ids if self.known.images[id_].can_be(self.request.kind)]
+                if servers.neurovault_health.given_up and not had:
+                    break  # none that follows is here either, and nothing comes from there any more
+                self._had.update(had)
                 yield replace(self.request, image_ids=ids)
         self._notes.outcomes |= chooser.outcomes
 
-    def _still_wanted(self) -> int:
+    def _still_wanted(self) -> int | None:
+        """Return how many images of the answer are to be chosen yet; None for as many as there are."""
         if self._max_images is None:
-            return _ROUND
+            return None
         moved = {id_ for (kind, id_), outcome in self._notes.outcomes.items() if kind == "image" and outcome.here}
         here = {*self.plan.here, *moved} if not self.options.dry_run else range(self.plan.offered)
-        return min(_ROUND, self._max_images - len(here))
+        return max(0, self._max_images - len(here))
 
     def _list(self, servers: Servers) -> None:
         to_list = what_to_list(self.request, self.known, now=self._started_at)
@@ -278,9 +288,7 @@ class Call:
         self._prove(request)
         plan = self._without_unread(make_plan(request, self.known, self.folder))
         self.plan = self.plan.followed_by(plan)
-        speed = lookup.bytes_per_s(self.store) if self.options.dry_run else None
         if self.options.dry_run:
-            self.plan = replace(self.plan, cost=self._cost(self.plan, speed))
             return
         self._check_space(plan)
         if plan.to_fetch or plan.words_to_fetch or plan.to_resample:
@@ -297,6 +305,16 @@ class Call:
             words_to_fetch=plan.words_to_fetch - lost,
             settled={**plan.settled, **{("image", id_): unread[id_] for id_ in sorted(lost)}},
         )
+
+    def _finish_plan(self) -> None:
+        """Put what was chosen into the order of the answer, and say what it takes where only that is wanted."""
+        if self._wanted is not None:
+            # What was here comes first, in an order that does not depend on how it came here.
+            here = set() if self.request.mode == "overwrite" else {*self.plan.here, *self._had}
+            place = {id_: (id_ not in here, self.known.images[id_].collection_id, id_) for id_ in self.plan.images}
+            self.plan = replace(self.plan, images=tuple(sorted(self.plan.images, key=place.__getitem__)))
+        if self.options.dry_run:
+            self.plan = replace(self.plan, cost=self._cost(self.plan, lookup.bytes_per_s(self.store)))
 
     def _check_space(self, plan: Plan) -> None:
         if plan.to_fetch and not (cost := self._cost(plan, None)).fits:

@@ -13,6 +13,7 @@ from nvcatalog._store import Store
 from nvcatalog.errors import CatalogWarning, LabelsError, SnapshotWarning
 from nvcatalog.ids import parse_ids
 from nvcatalog.labels import read_labels
+from nvcatalog.options import parse_timeout
 from nvcatalog.queries import Answer, Params
 from nvcatalog.words import words_to_matrix
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
     from nvcatalog.report import Report
+    from nvcatalog.sync import SyncReport
 
 
 class Catalog:
@@ -214,6 +216,73 @@ class Catalog:
         if trouble:
             warnings.warn(trouble, SnapshotWarning, stacklevel=2)
         return report
+
+    def sync(
+        self,
+        *,
+        collection_ids: Iterable[int | str] | int | str | None = None,
+        exclude_owners: Iterable[int] | int = (),
+        seed: str | os.PathLike[str] | None = None,
+        verbose: int = 2,
+        timeout: float = 10.0,
+    ) -> SyncReport:
+        """Bring in the metadata of all public collections and images of NeuroVault; no files.
+
+        What is here is not read again: a sync that was interrupted goes on where it was, and a later one asks for
+        what has changed since. Says first how many requests it will be and about how long they will take.
+
+        Parameters
+        ----------
+        collection_ids : iterable of int or str, int, str or None
+            Read just these anew, whatever the catalog knows of them; None means all.
+        exclude_owners : iterable of int
+            User ids whose collections' images are left out, such as 5761: Neuroscout's robot has half of all.
+            The catalog remembers that it is partial, until a sync without this.
+        seed : path-like or None
+            Start from a snapshot of another catalog: its folder, or a data folder that holds one.
+        verbose : int
+            0 is quiet, 1 gives a one-line summary, 2 progress bars too, 3 also logs every request.
+        timeout : float
+            Seconds to wait for a connection, and for the next byte of an answer.
+
+        Returns
+        -------
+        SyncReport
+            How many collections and images are new, changed and gone; ``report`` has what could not be had.
+
+        Raises
+        ------
+        InvalidOptionError, InvalidIdError, InvalidIdTypeError
+            For options that cannot be, and where ``NVCATALOG_OFFLINE`` is set.
+        DataDirError
+            When the folder cannot be written (an OSError).
+        WrongServerError
+            When the folder, or the seed, was filled from another server.
+        CatalogLockedError, CatalogCorruptError, CatalogTooNewError
+            When the catalog cannot be used; each says what to do.
+
+        Warns
+        -----
+        IncompleteWarning
+            When anything could not be had.
+
+        Examples
+        --------
+        >>> from nvcatalog import Catalog
+        >>> found = Catalog().sync(collection_ids=[555], verbose=0)
+        >>> found.complete, Catalog().sql("SELECT count(*) FROM images WHERE collection_id = 555").fetchall()
+        (True, [(20,)])
+        """
+        from nvcatalog.sync import sync_catalog
+
+        return sync_catalog(
+            self._store,
+            collection_ids=collection_ids,
+            exclude_owners=exclude_owners,
+            seed=seed,
+            verbose=verbose,
+            timeout_s=parse_timeout(timeout),
+        )
 
     def snapshot(self) -> Path:
         """Write the catalog as Parquet now, and return the folder of the snapshot.

@@ -7,25 +7,28 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
-from nvcatalog import lookup, records
+from nvcatalog import lookup, records, storage
 from nvcatalog._progress import Progress
 from nvcatalog._store import Store
+from nvcatalog.adopt import collection_folders
 from nvcatalog.client import FILTERS, CollectionList, NeuroVault
 from nvcatalog.errors import HostGivenUpError, RefusedError, TransientError
 from nvcatalog.filter_sql import TermsInSQL, to_sql
 from nvcatalog.filters import Filter, ResultFilter, keep_all, keeps
-from nvcatalog.known import Known, KnownCollection, KnownImage
+from nvcatalog.known import Known, KnownCollection, KnownImage, MapKind
 from nvcatalog.landing import Lander
 from nvcatalog.listing import Lister
-from nvcatalog.lookup import CollectionState
-from nvcatalog.plan import Request, ToList, is_old, refusal_holds, what_to_list
+from nvcatalog.lookup import CollectionState, ImageRow
+from nvcatalog.plan import REFUSAL_LASTS, Request, ToList, is_old, refusal_holds, what_to_list
 from nvcatalog.records import Record
 from nvcatalog.report import Outcome
 
-# Records read from the catalog at once, where functions must see them.
-_AT_ONCE = 500
+# Records read from the catalog at once; few where their collections may have to be listed again first.
+_AT_ONCE, _FEW_AT_ONCE = 500, 25
+# Rows of images that are not here read from the catalog at once: the first may be all that is wanted.
+_FIRST_ROWS, _MOST_ROWS = 2000, 200_000
 # Collections listed at once: few at first, since the first may hold all that is wanted.
 _FIRST_GROUP, _LARGEST_GROUP = 2, 64
 
@@ -38,6 +41,10 @@ class Wanted:
     collection_filter: Filter
     image_terms: Mapping[str, Any]
     image_filter: Filter
+
+    def __post_init__(self) -> None:
+        """Make the filters, so that terms that cannot be are refused before anything is done."""
+        _ = self.collections, self.images
 
     @cached_property
     def collections(self) -> ResultFilter:
@@ -71,14 +78,6 @@ class Wanted:
         return texts | {name: repr(each) for name, each in functions.items() if each is not keep_all}
 
 
-class _Row(NamedTuple):
-    """An image of the catalog that the filters may keep, and whether they do for certain."""
-
-    image_id: int
-    collection_id: int
-    certain: bool
-
-
 class Chooser:
     """Chooses images for one call.
 
@@ -103,8 +102,6 @@ class Chooser:
         What listing says of collections, as :class:`~nvcatalog.listing.Lister` gives it.
     troubled : tuple of int
         Collections that could not be looked through to the end.
-    lost : list of Outcome
-        What could not be looked at: records that a filter fails on, places in the list of collections.
     """
 
     def __init__(
@@ -112,7 +109,6 @@ class Chooser:
     ) -> None:
         self.outcomes: dict[tuple[str, int], Outcome] = {}
         self.troubled: tuple[int, ...] = ()
-        self.lost: list[Outcome] = []
         self._wanted = wanted
         self._request = request
         self._store = store
@@ -120,7 +116,9 @@ class Chooser:
         self._lander = lander
         self._vault = vault
         self._now = datetime.now(UTC)
+        self._lost: dict[Outcome, None] = {}
         self._tried: set[int] = set()
+        self._listed_now: set[int] = set()
         self._collections: dict[int, bool] = {}  # whether the filter keeps it
 
     def choose(self, *, verbose: int) -> Generator[int]:
@@ -130,8 +128,13 @@ class Chooser:
             yield from self._from_catalog()
         if self._request.mode != "offline":
             yield from self._from_server(verbose)
-        if overwrite and (self.troubled or self.lost):
-            yield from self._from_catalog()  # what cannot be renewed is returned as it was
+        if overwrite:
+            yield from self._from_catalog()  # what the server has no more is returned as it was
+
+    @property
+    def lost(self) -> list[Outcome]:
+        """What could not be looked at: records that a filter fails on, places in the list of collections."""
+        return list(self._lost)
 
     def warnings(self) -> list[str]:
         """Return a line for each field asked for that no image has."""
@@ -149,37 +152,51 @@ class Chooser:
     # From the catalog
 
     def _from_catalog(self) -> Iterator[int]:
-        """Yield what the catalog knows, images here first; a read-only folder's only lie in ``known``."""
-        for id_ in sorted(self._known.images, key=lambda id_: (self._known.images[id_].collection_id, id_)):
-            image = self._known.images[id_]
-            if image.map("original") or image.map(self._request.kind):
-                yield from self._kept([image], self._known)
-        rows = self._rows()
-        for batch in (rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE)):
-            known = self._store.known([], [row.image_id for row in batch])
-            yield from self._from_old_collections(known)
-            certain = {row.image_id for row in batch if row.certain}
-            found = [known.images[row.image_id] for row in batch if row.image_id in known.images]
-            yield from self._kept(found, known, certain)
+        """Yield what the catalog knows, images here first."""
+        if self._lander.batch:  # what was taken over could not land: it is not in the catalog
+            yield from self._kept(_by_place(self._known.images.values()), self._known)
+        at_once = _AT_ONCE if self._request.max_age is None else _FEW_AT_ONCE
+        for rows in self._rows():
+            for batch in (rows[start : start + at_once] for start in range(0, len(rows), at_once)):
+                known = self._store.known([], [row.image_id for row in batch])
+                yield from self._from_old_collections(known)
+                certain = {row.image_id for row in batch if row.certain}
+                found = [known.images[row.image_id] for row in batch if row.image_id in known.images]
+                yield from self._kept(found, known, certain)
 
-    def _rows(self) -> list[_Row]:
-        wanted = self._wanted
-        images = to_sql(wanted.image_terms, records.IMAGE_FIELDS, prefix="i")
-        collections = to_sql(wanted.collection_terms, records.COLLECTION_FIELDS, prefix="c")
-        rows = lookup.images_that(
-            self._store,
-            _as_far_as_known(images, wanted.image_filter),
-            _as_far_as_known(collections, wanted.collection_filter),
-            kind=self._request.kind,
-            only_here=self._request.mode != "download_new",
+    def _rows(self) -> Iterator[list[ImageRow]]:
+        """Yield images that the terms may keep: those here, then the others in ever larger pieces."""
+        images = to_sql(self._wanted.image_terms, records.IMAGE_FIELDS, prefix="i")
+        collections = to_sql(self._wanted.collection_terms, records.COLLECTION_FIELDS, prefix="c")
+        terms = (
+            _as_far_as_known(images, self._wanted.image_filter),
+            _as_far_as_known(collections, self._wanted.collection_filter),
         )
-        return [_Row(*row) for row in rows]
+        kind = self._request.kind
+        yield lookup.images_here_that(self._store, *terms, kind=kind)
+        size, rows = _FIRST_ROWS, [ImageRow(0, 0, certain=False)]
+        while rows and self._request.mode != "overwrite":
+            rows = lookup.other_images_that(self._store, *terms, kind=kind, after=rows[-1], limit=size)
+            size = min(4 * size, _MOST_ROWS)
+            yield rows if self._request.mode == "download_new" else list(filter(self._lies_here, rows))
+
+    def _lies_here(self, row: ImageRow) -> bool:
+        """Whether an image's file is in its place without a row: a killed call left it there, or nilearn."""
+        if row.collection_id not in self._folders_here:
+            return False
+        kinds: tuple[MapKind, ...] = ("original", self._request.kind)
+        places = (storage.map_path(row.collection_id, row.image_id, kind) for kind in kinds)
+        return any((self._store.folder / place).is_file() for place in places)
+
+    @cached_property
+    def _folders_here(self) -> set[int]:
+        return {id_ for _, id_ in collection_folders(self._store.folder)}
 
     def _from_old_collections(self, known: Known) -> Iterator[int]:
         """List again the collections that were listed longer ago than the caller allows."""
-        if self._request.mode == "offline" or self._request.max_age is None:
+        if self._request.mode == "offline":
             return
-        collections = known.collections.values()
+        collections = [c for id_, c in known.collections.items() if id_ not in self._listed_now]
         old = [c.collection_id for c in collections if is_old(c, self._request, self._now)]
         if old:
             yield from self._listed(ToList(collection_ids=tuple(old)), old)
@@ -197,16 +214,21 @@ class Chooser:
             for record in self._collections_wanted(states, progress):
                 if self._must_list(record, states):
                     group.append(record)
+                else:
+                    self._note_broken(records.record_id(record), states)
                 if len(group) >= size:
                     yield from self._from_group(group)
                     group, size = [], min(2 * size, _LARGEST_GROUP)
             yield from self._from_group(group)
 
     def _from_one_collection(self, id_: int) -> Iterator[int]:
+        known = self._store.known([id_], [])
         request = replace(self._request, collection_ids=(id_,), image_ids=())
-        to_list = what_to_list(request, self._store.known([id_], []), now=self._now)
-        if to_list:
+        to_list = what_to_list(request, known, now=self._now)
+        if to_list and id_ not in self._listed_now:
             yield from self._listed(to_list, [id_])
+        elif ("collection", id_) in known.refusals or id_ in known.positions:
+            self._note_troubles(known, [id_])
 
     def _collections_wanted(self, states: Mapping[int, CollectionState], progress: Progress) -> Iterator[Record]:
         """Yield the records of collections that the filter keeps, page by page as they come."""
@@ -217,7 +239,7 @@ class Chooser:
                 for record in page:
                     self._land(record, states)
                     progress.step()
-                    if self._keeps_collection(records.record_id(record), record):
+                    if self._keeps_collection(records.record_id(record), record, again=True):
                         yield record
                 self._lander.land_if_due()
         except RefusedError as error:
@@ -227,13 +249,13 @@ class Chooser:
             self._lose_list(str(error))
         for place in whole.broken:
             reason = f"record {place} of the list of collections"
-            self.lost.append(Outcome("collection", None, "broken_on_server", reason))
+            self._lose(Outcome("collection", None, "broken_on_server", reason))
         if whole.counts and not whole.complete:
-            seen = len(whole.records) + len(whole.broken)
+            seen = len(whole.ids) + len(whole.broken)
             self._lose_list(f"the server counts {whole.count} and listed {seen}; call again")
 
     def _lose_list(self, reason: str) -> None:
-        self.lost.append(Outcome("collection", None, "failed", f"the list of collections: {reason}"))
+        self._lose(Outcome("collection", None, "failed", f"the list of collections: {reason}"))
 
     def _land(self, record: Record, states: Mapping[int, CollectionState]) -> None:
         state = states.get(records.record_id(record))
@@ -246,14 +268,22 @@ class Chooser:
 
     def _must_list(self, record: Record, states: Mapping[int, CollectionState]) -> bool:
         """Whether the catalog cannot answer for a collection's images as the server has them now."""
-        if record.get("number_of_images") == 0:
+        id_ = records.record_id(record)
+        if record.get("number_of_images") == 0 or id_ in self._listed_now:
             return False
-        state = states.get(records.record_id(record))
+        state = states.get(id_)
         if self._request.mode == "overwrite" or state is None or not state.complete:
             return True
         max_age = self._request.max_age
         too_old = max_age is not None and (state.listed_at is None or state.listed_at < self._now - max_age)
+        # A list that lacks broken records is read again in time: they may be whole by now.
+        too_old |= state.broken_at is not None and state.broken_at <= self._now - REFUSAL_LASTS
         return too_old or state.listed_modify_date != records.modify_date_of(record)
+
+    def _note_broken(self, id_: int, states: Mapping[int, CollectionState]) -> None:
+        """Note the records that a collection's list lacks since the server cannot render them."""
+        if id_ in states and states[id_].broken_at is not None and id_ not in self._listed_now:
+            self._note_troubles(self._store.known([id_], []), [id_])
 
     def _from_group(self, group: Iterable[Record]) -> Iterator[int]:
         ids = [records.record_id(record) for record in group]
@@ -264,6 +294,7 @@ class Chooser:
         self, to_list: ToList, collection_ids: list[int], fresh: Mapping[int, Record] | None = None
     ) -> Iterator[int]:
         """List collections, and yield the images in them that the filters keep."""
+        self._listed_now.update(collection_ids)
         known = self._store.known(collection_ids, [])
         for id_, new in (fresh or {}).items():
             former = known.collections.get(id_) or KnownCollection(id_, None)
@@ -275,6 +306,8 @@ class Chooser:
         self._known.packs |= known.packs
         broken = [id_ for id_, places in known.positions.items() if places]
         self._note_troubles(known, [*refused, *(id_ for _, id_ in outcomes), *broken])
+        # What the catalog still had of it before, this call need not ask for.
+        self._tried.update(id_ for id_, image in known.images.items() if image.gone and not image.is_here)
         for id_ in collection_ids:
             collection = known.collections.get(id_)
             record = collection.record if collection else None
@@ -296,8 +329,11 @@ class Chooser:
         for image in images:
             if image.image_id in self._tried:
                 continue
-            self._tried.add(image.image_id)
-            if image.image_id in certain or self._keeps(image, known):
+            is_certain = image.image_id in certain and self._collections.get(image.collection_id, True)
+            is_kept = is_certain or self._keeps(image, known)
+            if is_kept or image.fresh:
+                self._tried.add(image.image_id)  # an older record is judged again when it is renewed
+            if is_kept:
                 self._take(image, known)
                 yield image.image_id
 
@@ -318,8 +354,11 @@ class Chooser:
         try:
             return keeps(wanted, record)
         except Exception as error:  # noqa: BLE001 - a function of the caller's may raise anything; the rest goes on
-            self.lost.append(Outcome(kind, id_, "failed", f"the filter raised {error!r} for its record"))
+            self._lose(Outcome(kind, id_, "failed", f"the filter raised {error!r} for its record"))
             return False
+
+    def _lose(self, outcome: Outcome) -> None:
+        self._lost[outcome] = None
 
     def _take(self, image: KnownImage, known: Known) -> None:
         """Enter a chosen image, and what is known about it, into what the call knows."""
@@ -339,6 +378,11 @@ class Chooser:
             self._known.positions[id_] = known.positions[id_]
         if refusal := known.refusals.get(("collection", id_)):
             self._known.refusals["collection", id_] = refusal
+
+
+def _by_place(images: Iterable[KnownImage]) -> list[KnownImage]:
+    """Return the images that are here, by collection and id."""
+    return sorted((i for i in images if i.is_here), key=lambda image: (image.collection_id, image.image_id))
 
 
 def _as_far_as_known(terms: TermsInSQL, function: Filter) -> TermsInSQL:

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
 from nvcatalog import storage
@@ -331,5 +332,5 @@ def _move_collection_id(image_terms: dict[str, Any], collection_terms: dict[str,
             return
         collection_terms["id"] = image_terms.pop("collection_id")
     id_ = collection_terms.get("id")
-    if isinstance(id_, str) and id_.isascii() and id_.isdigit():
-        collection_terms["id"] = int(id_)
+    if isinstance(id_, Integral) or (isinstance(id_, str) and id_.isascii() and id_.isdigit()):
+        collection_terms["id"] = int(id_)  # numpy's numbers too

@@ -55,6 +55,15 @@ class KnownImage:
         """Return the file of that kind."""
         return self.resampled if kind == "resampled" else self.file
 
+    @property
+    def is_here(self) -> bool:
+        """Whether any map of it is said to be here."""
+        return self.file is not None or self.resampled is not None
+
+    def can_be(self, kind: MapKind) -> bool:
+        """Whether a map of that kind is said to be here, or one that it can be made of."""
+        return self.file is not None or self.map(kind) is not None
+
     def put_map(self, kind: MapKind, file: LocalFile | None) -> None:
         """Note a file of that kind, or that there is none."""
         if kind == "resampled":
@@ -114,4 +123,4 @@ class Known:
 
 
 def _held(image: KnownImage) -> bool:
-    return not image.gone or image.file is not None or image.resampled is not None
+    return not image.gone or image.is_here

@@ -139,7 +139,7 @@ class Lister:
 
     def _put_page(self, collection_id: int, page: Iterable[Record]) -> None:
         for record in page:
-            self._put_image(_as_listed(record, collection_id))
+            self._put_image(as_listed(record, collection_id))
 
     def _put_image(self, record: Record) -> None:
         id_, collection_id = records.record_id(record), records.collection_id_of(record)
@@ -167,7 +167,7 @@ class Lister:
         collection.listed_at, collection.listed_modify_date = now, modified
         # An image that the server cannot render is in the list by its place only: any missing one may be it.
         names_all = not listing.broken
-        ids = frozenset(listing.records)
+        ids = frozenset(listing.ids)
         self._lander.batch.listings.append(
             Listing(collection_id, now, listing.count, listing.complete, ids, names_all, modified)
         )
@@ -175,8 +175,8 @@ class Lister:
         if listing.complete and names_all:
             self._mark_gone(collection_id, listing)
         if not listing.complete:
-            shortfall = Outcome("collection", collection_id, "failed", _shortfall(listing))
-            self.outcomes.setdefault(("collection", collection_id), shortfall)  # the record's trouble says more
+            trouble = Outcome("collection", collection_id, "failed", shortfall(listing))
+            self.outcomes.setdefault(("collection", collection_id), trouble)  # the record's trouble says more
 
     def _put_broken(self, collection: KnownCollection, listing: ImageList, now: datetime) -> None:
         """Remember the places of records that the server cannot render, and forget the former ones."""
@@ -207,7 +207,7 @@ class Lister:
         for id_, (listing, _) in self._read.items():
             self._put_broken(KnownCollection(id_, None), listing, datetime.now(UTC))
             if not listing.complete:
-                self._unlisted[id_] = _shortfall(listing)
+                self._unlisted[id_] = shortfall(listing)
         for id_, refusal in self._broken.items():
             if id_ in self._unlisted:
                 self._forget_refusal("collection", id_)
@@ -218,7 +218,7 @@ class Lister:
 
     def _mark_gone(self, collection_id: int, listing: ImageList) -> None:
         for image in self._known.images.values():
-            if image.collection_id == collection_id and image.image_id not in listing.records:
+            if image.collection_id == collection_id and image.image_id not in listing.ids:
                 image.gone = True
 
     def _forget_refusal(self, kind: str, id_: int) -> None:
@@ -257,7 +257,7 @@ class Lister:
         return records.modify_date_of(known.record) if known and known.record else None
 
 
-def _as_listed(record: Record, collection_id: int) -> Record:
+def as_listed(record: Record, collection_id: int) -> Record:
     """Return a record that belongs to the collection whose list it came from, whatever it says itself."""
     try:
         named = records.collection_id_of(record)
@@ -266,8 +266,9 @@ def _as_listed(record: Record, collection_id: int) -> Record:
     return record if named == collection_id else {**record, "collection_id": collection_id}
 
 
-def _shortfall(listing: ImageList) -> str:
-    listed = len(listing.records) + len(listing.broken)
+def shortfall(listing: ImageList) -> str:
+    """Say what a list lacks that is not complete."""
+    listed = len(listing.ids) + len(listing.broken)
     if not listing.steady:
         return f"it changed while it was listed, {listed} images seen; call again"
     return f"the server counts {listing.count} images and listed {listed}; call again"

@@ -20,6 +20,15 @@ class CollectionState(NamedTuple):
     modify_date: datetime | None
     listed_at: datetime | None
     listed_modify_date: datetime | None
+    broken_at: datetime | None = None  # when records of it were first seen that the server cannot render
+
+
+class ImageRow(NamedTuple):
+    """An image of the catalog that terms may keep, and whether they do for certain."""
+
+    image_id: int
+    collection_id: int
+    certain: bool
 
 
 def collections_of_tokens(store: Store, tokens: Iterable[str]) -> dict[str, int]:
@@ -42,42 +51,74 @@ def collection_states(store: Store) -> dict[int, CollectionState]:
     with store.reading() as connection:
         rows = connection.execute("""
             SELECT collection_id, coalesce(complete, false), epoch_us(modify_date), epoch_us(listed_at),
-                   epoch_us(listed_modify_date)
+                   epoch_us(listed_modify_date), epoch_us(broken_at)
             FROM collections
+            LEFT JOIN (SELECT id, min(seen_at) AS broken_at FROM refusals WHERE kind = 'position' GROUP BY id)
+                ON id = collection_id
         """).fetchall()
-    return {
-        id_: CollectionState(complete, moment(modified), moment(listed), moment(listed_modified))
-        for id_, complete, modified, listed, listed_modified in rows
-    }
+    return {id_: CollectionState(complete, *map(moment, moments)) for id_, complete, *moments in rows}
 
 
-def images_that(
-    store: Store, images: TermsInSQL, collections: TermsInSQL, *, kind: MapKind, only_here: bool
-) -> list[tuple[int, int, bool]]:
-    """Return the images that terms may keep: ``image_id``, ``collection_id``, and whether they do for certain.
+def images_here_that(
+    store: Store, images: TermsInSQL, collections: TermsInSQL, *, kind: MapKind
+) -> list[ImageRow]:
+    """Return the images that terms may keep and of which a map is here, by collection and id.
 
-    Those come first whose file of that kind is here, or can be made of one that is, then by collection and id.
-    What is gone from the server is left out unless it is here.
+    Those come first whose map is of that kind; of the others it can be made.
     """
+    query = f"""
+        WITH f AS (SELECT image_id, bool_or(kind = $kind) AS as_wanted FROM files
+                   WHERE kind IN ('original', $kind) GROUP BY image_id),
+        {_candidates(images, collections)}
+        SELECT image_id, collection_id, certain
+        FROM candidates JOIN f USING (image_id)
+        ORDER BY as_wanted DESC, collection_id, image_id
+    """  # noqa: S608 - expressions of our own, values as parameters
+    return _image_rows(store, query, {"kind": kind, **images.params, **collections.params})
+
+
+def other_images_that(
+    store: Store, images: TermsInSQL, collections: TermsInSQL, *, kind: MapKind, after: ImageRow, limit: int
+) -> list[ImageRow]:
+    """Return some of the images that terms may keep, that are on the server and not here, by collection and id."""
+    query = f"""
+        WITH {_candidates(images, collections)}
+        SELECT image_id, collection_id, certain
+        FROM candidates
+        WHERE gone_at IS NULL AND (collection_id, image_id) > ($collection_id, $image_id)
+          AND image_id NOT IN (SELECT image_id FROM files WHERE kind IN ('original', $kind))
+        ORDER BY collection_id, image_id
+        LIMIT $limit
+    """  # noqa: S608 - as above
+    parameters = {"kind": kind, "limit": limit, "collection_id": after.collection_id, "image_id": after.image_id}
+    return _image_rows(store, query, {**parameters, **images.params, **collections.params})
+
+
+def _candidates(images: TermsInSQL, collections: TermsInSQL) -> str:
+    return f"""
+        i AS (SELECT image_id, collection_id, gone_at, {images.certain} AS certain FROM images
+              WHERE {images.where}),
+        c AS (SELECT collection_id, {collections.certain} AS certain FROM collections
+              WHERE {collections.where}),
+        candidates AS (SELECT image_id, collection_id, gone_at, coalesce(i.certain AND c.certain, false) AS certain
+                       FROM i JOIN c USING (collection_id))
+    """  # noqa: S608 - as above
+
+
+def _image_rows(store: Store, query: str, parameters: dict[str, object]) -> list[ImageRow]:
     if not store.exists:
         return []
-    here = "f.here" if only_here else "(f.here OR i.gone_at IS NULL)"
     with store.reading() as connection:
-        return connection.execute(
-            f"""
-            WITH f AS (SELECT image_id, true AS here, bool_or(kind = $kind) AS as_wanted FROM files
-                       WHERE kind IN ('original', $kind) GROUP BY ALL),
-            i AS (SELECT image_id, collection_id, gone_at, {images.certain} AS certain FROM images
-                  WHERE {images.where}),
-            c AS (SELECT collection_id, {collections.certain} AS certain FROM collections
-                  WHERE {collections.where})
-            SELECT i.image_id, i.collection_id, coalesce(i.certain AND c.certain, false)
-            FROM i JOIN c USING (collection_id) LEFT JOIN f USING (image_id)
-            WHERE {here}
-            ORDER BY coalesce(f.as_wanted, false) DESC, coalesce(f.here, false) DESC, collection_id, image_id
-            """,  # noqa: S608 - expressions of our own, values as parameters
-            {"kind": kind, **images.params, **collections.params},
-        ).fetchall()
+        return list(map(ImageRow._make, connection.execute(query, parameters).fetchall()))
+
+
+def images_with_record(store: Store, image_ids: Iterable[int]) -> set[int]:
+    """Return which of these images the catalog knows."""
+    if not store.exists:
+        return set()
+    with store.reading() as connection:
+        query = "SELECT image_id FROM images WHERE image_id IN (SELECT unnest($ids::INTEGER[]))"
+        return {id_ for (id_,) in connection.execute(query, {"ids": list(image_ids)}).fetchall()}
 
 
 def collections_of_doi(store: Store, doi: str) -> dict[int, str]:
@@ -170,9 +211,9 @@ def has_extra_field(store: Store, name: str) -> bool:
         return bool(connection.execute(query, {"name": name}).fetchall()[0][0])
 
 
-def collection_ids(store: Store) -> set[int]:
-    """Return the ids of all collections that have a record here."""
-    return set(collection_states(store))
+def complete_collections(store: Store) -> set[int]:
+    """Return the ids of the collections whose images are all known."""
+    return {id_ for id_, state in collection_states(store).items() if state.complete}
 
 
 def bytes_per_s(store: Store) -> float | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from nvcatalog import neurosynth, records, resample, sidecars, storage
+from nvcatalog import neurosynth, proving, records, resample, sidecars, storage
 from nvcatalog._batch import Words
 from nvcatalog._parallel import Lane, in_parallel
 from nvcatalog._progress import Progress, logger
@@ -27,6 +28,15 @@ _SPARE = 4
 _TROUBLES = (RefusedError, TransientError, HostGivenUpError, ResampleError, *sidecars.IN_THE_WAY)
 # Resampling is work for a core, and holds Python's lock for some of it.
 _RESAMPLERS = min(4, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class _Arrival:
+    """How many bytes came, what is here now, and why it could not be resampled."""
+
+    size: int
+    proofs: dict[MapKind, proving.Proof]
+    trouble: ResampleError | None = None
 
 
 class Mover:
@@ -95,7 +105,7 @@ class Mover:
         image = self._known.images[image_id]
         try:
             try:
-                size, proofs = self._arrive(image, image.record)
+                arrival = self._arrive(image, image.record)
             except (RefusedError, TransientError):
                 if image.fresh:
                     raise
@@ -104,29 +114,31 @@ class Mover:
                 yield partial(self._put_record, image, record)
                 if not _names_another_file(record, image.record):
                     raise
-                size, proofs = self._arrive(image, record)
+                arrival = self._arrive(image, record)
         except _TROUBLES as error:
             yield partial(self._put_trouble, "image", image, error)
         else:
-            yield partial(self._put_download, image, proofs, size)
+            yield partial(self._put_download, image, arrival)
 
-    def _arrive(self, image: KnownImage, record: Record) -> tuple[int, dict[MapKind, storage.Proof]]:
-        """Download an image's file, and resample it where that is asked for: it stays then only where one was.
-
-        What is returned is how many bytes came, and what is here now.
-        """
+    def _arrive(self, image: KnownImage, record: Record) -> _Arrival:
+        """Download an image's file, and resample it where that is asked for: it stays then only where one was."""
         target = self._folder / storage.image_path(image.collection_id, image.image_id)
         if self._request.kind == "original":
             original = self._download(image, record, target)
-            return original.size, {"original": original}
-        if self._has_map(image, "original"):
-            original = self._download(image, record, target)
-            return original.size, {"original": original, "resampled": self._resample(image, record, target)}
+            return _Arrival(original.size, {"original": original})
         with storage.scratch(target) as passing:
-            size = self._download(image, record, passing).size
-            return size, {"resampled": self._resample(image, record, passing)}
+            original = self._download(image, record, passing)
+            try:
+                arrival = _Arrival(original.size, {"resampled": self._resample(image, record, passing)})
+            except ResampleError as error:
+                arrival = _Arrival(original.size, {}, error)
+            # One that cannot be resampled stays: else every call would download it again to find out.
+            if arrival.trouble or self._has_map(image, "original"):
+                passing.replace(target)
+                arrival.proofs["original"] = original
+            return arrival
 
-    def _resample(self, image: KnownImage, record: Record, source: Path) -> storage.Proof:
+    def _resample(self, image: KnownImage, record: Record, source: Path) -> proving.Proof:
         target = self._folder / storage.map_path(image.collection_id, image.image_id, "resampled")
         chosen = resample.interpolation_of(record, self._request.interpolation)
         return resample.resample_map(source, target, interpolation=chosen)
@@ -141,7 +153,7 @@ class Mover:
         else:
             yield partial(self._put_resampled, image, proof)
 
-    def _download(self, image: KnownImage, record: Record, target: Path) -> storage.Proof:
+    def _download(self, image: KnownImage, record: Record, target: Path) -> proving.Proof:
         url = self._servers.neurovault.file_url(record)
         # The sidecar goes first: nilearn may then find a record without its file, never a file without its record.
         sidecars.write_image(self._folder, image.collection_id, image.image_id, record)
@@ -166,21 +178,23 @@ class Mover:
         image.source, image.fresh = record, True
         self._lander.batch.add_record("image", record)
 
-    def _put_download(self, image: KnownImage, proofs: dict[MapKind, storage.Proof], size: int) -> None:
+    def _put_download(self, image: KnownImage, arrival: _Arrival) -> None:
         former = image.file
-        for kind, proof in proofs.items():
+        for kind, proof in arrival.proofs.items():
             self._put_map(image, kind, proof)
-        self.bytes += size
-        if former and image.file and former.sha256 != image.file.sha256 and "resampled" not in proofs:
+        self.bytes += arrival.size
+        if former and image.file and former.sha256 != image.file.sha256 and "resampled" not in arrival.proofs:
             self._drop_resampled(image)
         self._heal("image", image.image_id)
         self.outcomes["image", image.image_id] = Outcome("image", image.image_id, "downloaded")
+        if arrival.trouble:
+            self._put_trouble("image", image, arrival.trouble)
 
-    def _put_resampled(self, image: KnownImage, proof: storage.Proof) -> None:
+    def _put_resampled(self, image: KnownImage, proof: proving.Proof) -> None:
         self._put_map(image, "resampled", proof)
         self.outcomes["image", image.image_id] = Outcome("image", image.image_id, "cached", "resampled here")
 
-    def _put_map(self, image: KnownImage, kind: MapKind, proof: storage.Proof) -> None:
+    def _put_map(self, image: KnownImage, kind: MapKind, proof: proving.Proof) -> None:
         origin = "neurovault"
         if kind == "resampled":
             origin = f"{RESAMPLED}{resample.interpolation_of(image.record, self._request.interpolation)}"

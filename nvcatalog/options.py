@@ -76,7 +76,7 @@ def parse_options(
         vectorize_words=bool(vectorize_words),
         sparse_words=bool(sparse_words),
         verbose=_verbosity(verbose),
-        timeout_s=_timeout_s(timeout),
+        timeout_s=parse_timeout(timeout),
         max_workers=_workers(max_workers),
         dry_run=bool(dry_run),
     )
@@ -120,7 +120,14 @@ def _verbosity(verbose: object) -> int:
     return int(verbose)
 
 
-def _timeout_s(timeout: object) -> float:
+def parse_timeout(timeout: object) -> float:
+    """Return how many seconds to wait for a server.
+
+    Raises
+    ------
+    InvalidOptionError
+        When that is no number above 0.
+    """
     seconds = -1.0 if isinstance(timeout, bool) or not isinstance(timeout, Real) else float(timeout)
     if not 0 < seconds < float("inf"):
         raise InvalidOptionError(f"timeout is {timeout!r}; give seconds above 0, such as 10")

@@ -281,10 +281,10 @@ def make_plan(request: Request, known: Known, folder: Path, *, now: datetime | N
         file, trouble = _look(folder, image, request.kind)
         if file is not None and _is_as_wanted(file, request):
             here[image_id] = file
-        elif image is not None and image.gone and image_id not in asked:
-            continue  # its collection no longer holds it, and nor do we
         elif request.mode != "overwrite" and request.kind != "original" and _look(folder, image, "original")[0]:
             to_resample.append(image_id)
+        elif image is not None and image.gone and image_id not in asked:
+            continue  # its collection no longer holds it, and nor do we
         images.append(image_id)
         is_here = image_id in here or image_id in to_resample[-1:]
         outcome = _settle(request, known, image_id, trouble, now)

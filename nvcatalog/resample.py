@@ -18,7 +18,7 @@ import nibabel
 import numpy as np
 from nibabel import imageglobals
 
-from nvcatalog import storage
+from nvcatalog import proving, storage
 from nvcatalog.errors import InvalidOptionError, MissingExtraError, ResampleError
 
 #: The grid: voxels of 3 mm, and where the first of them is.
@@ -95,7 +95,7 @@ def require() -> None:
         )
 
 
-def resample_map(source: Path, target: Path, *, interpolation: str) -> storage.Proof:
+def resample_map(source: Path, target: Path, *, interpolation: str) -> proving.Proof:
     """Resample a map to the 3 mm grid as nilearn's fetchers do; the file appears whole or not at all.
 
     Safe to call from several threads at once.
@@ -132,7 +132,7 @@ def resample_map(source: Path, target: Path, *, interpolation: str) -> storage.P
         # The new file is named, since the map may be a temporary one.
         found = str(error) if isinstance(error, ResampleError) else repr(error)
         raise ResampleError(f"{target} cannot be made: {found}. Fetch the map without resample") from error
-    prover = storage.Prover()
+    prover = proving.Prover()
     prover.feed(content)
     proof = prover.finish()
     storage.write_whole(target, content, lasting=True)

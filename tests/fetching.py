@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pytest
 
-from nvcatalog import fetch_neurovault_ids, snapshot
+from nvcatalog import fetch_neurovault, fetch_neurovault_ids, snapshot
 from nvcatalog._store import Store
 from nvcatalog.demo import World
 
@@ -63,6 +63,17 @@ def fetch(server: DemoServer, data_dir: Path) -> Fetch:
     def fetch(**options: Any) -> Bunch:
         settings: dict[str, Any] = {"data_dir": data_dir, "verbose": 0}
         return fetch_neurovault_ids(**settings | options)
+
+    return fetch
+
+
+@pytest.fixture
+def fetch_filtered(server: DemoServer, data_dir: Path) -> Fetch:
+    """Return a function that fetches by filters, likewise."""
+
+    def fetch(**options: Any) -> Bunch:
+        settings: dict[str, Any] = {"data_dir": data_dir, "verbose": 0}
+        return fetch_neurovault(**settings | options)
 
     return fetch
 

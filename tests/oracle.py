@@ -39,6 +39,19 @@ def nilearn(server: DemoServer, nilearn_dir: Path, monkeypatch: pytest.MonkeyPat
     return fetch
 
 
+@pytest.fixture
+def nilearn_filtered(server: DemoServer, nilearn_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Fetch:
+    """Return nilearn's fetch_neurovault, likewise."""
+    point_nilearn_at(server, monkeypatch)
+
+    def fetch(**options: Any) -> Bunch:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return theirs.fetch_neurovault(**{"data_dir": nilearn_dir, "verbose": 0} | options)
+
+    return fetch
+
+
 def point_nilearn_at(server: DemoServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(theirs, "_NEUROVAULT_COLLECTIONS_URL", f"{server.neurovault_url}/api/collections/")
     monkeypatch.setattr(theirs, "_NEUROVAULT_IMAGES_URL", f"{server.neurovault_url}/api/images/")

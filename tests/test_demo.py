@@ -299,6 +299,22 @@ def test_server_runs_in_a_process_of_its_own_until_its_input_ends() -> None:
     assert process.returncode == 0
 
 
+def test_server_process_serves_a_crowd_with_the_real_sites_quirks() -> None:
+    command = [sys.executable, "-m", "nvcatalog.demo", "--empty", "--many", "12:90", "--quirks"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        root = json.loads(process.stdout.readline())["neurovault"]
+        pages = [requests.get(f"{root}/api/collections/?limit=1&offset={n}", timeout=20) for n in range(12)]
+        broken = requests.get(f"{root}/api/collections/5/", timeout=20)
+        image = requests.get(f"{root}/api/images/46/", timeout=20)
+        process.communicate(timeout=20)
+    assert pages[0].json()["count"] == 12
+    assert pages[2].json()["results"] == []
+    assert sorted(page.status_code for page in pages)[-1] == broken.status_code == image.status_code == 500
+    seen = [page.json()["results"][0]["id"] for page in pages if page.ok and page.json()["results"]]
+    assert seen != sorted(seen)
+
+
 def test_server_process_can_be_terminated() -> None:
     command = [sys.executable, "-m", "nvcatalog.demo", "--empty"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from nvcatalog.demo.wire import Answer, Request
+    from nvcatalog.demo.wire import Request
 
 OURS = 900  # a collection of the test's own
 
@@ -175,18 +175,11 @@ def test_a_sick_server_costs_nothing_that_lasts(server: DemoServer, data_dir: Pa
     assert len(fetch(data_dir, collection_ids=[555], image_ids=[10426]).images) == 21
 
 
-def test_a_server_that_fails_now_and_then_is_borne_with(server: DemoServer, data_dir: Path) -> None:
-    lock, count = threading.Lock(), 0
-
-    def every_third(answer: Answer) -> Answer:
-        nonlocal count
-        with lock:
-            count += 1
-            fails = count % 3 == 0
-        return faults.status(503).change(answer) if fails else answer
-
-    server.fail("/*", faults.Fault("now and then", every_third))
-    maps = fetch(data_dir, collection_ids=[555], max_workers=1)
+def test_a_server_that_fails_now_and_then_is_borne_with(server: DemoServer, world: World, data_dir: Path) -> None:
+    server.fail("/api/*", faults.status(503), times=2)
+    for number, id_ in enumerate(world.image_ids(555)):
+        server.fail(world.file_path(id_), faults.status(503), times=number % 4)
+    maps = fetch(data_dir, collection_ids=[555], max_workers=2)
     assert set(statuses(maps).values()) == {"downloaded"}
 
 

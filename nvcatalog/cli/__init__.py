@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-import datetime as dt
-import json
-import math
 import os
-import shlex
+import re
 import sys
 import tempfile
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from decimal import Decimal
 from enum import StrEnum
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlsplit
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from nvcatalog import __version__
+from nvcatalog.cli.demonstration import demonstrate, earlier_demo, serve_until_stopped
+from nvcatalog.cli.output import Format, err, out, show, show_warning
 from nvcatalog.errors import DataDirError, NVCatalogError, NVCatalogWarning, QueryError
 
 if TYPE_CHECKING:
@@ -42,11 +35,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Fetch brain maps from NeuroVault, and ask everything that was ever fetched in SQL.",
 )
-_err = Console(stderr=True, highlight=False)
-_out = Console(highlight=False)
-
 ALL_THERE, SOMETHING_MISSING, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
-NARROWEST_COLUMN = 8
+MOST_NAMED = 20
 
 
 class Mode(StrEnum):
@@ -55,15 +45,6 @@ class Mode(StrEnum):
     download_new = "download_new"
     overwrite = "overwrite"
     offline = "offline"
-
-
-class Format(StrEnum):
-    """How rows are written to stdout."""
-
-    table = "table"
-    csv = "csv"
-    json = "json"
-    parquet = "parquet"
 
 
 DataDir = Annotated[
@@ -76,6 +57,17 @@ OutputFormat = Annotated[
 Params = Annotated[
     list[str] | None, typer.Option("--param", "-p", metavar="NAME=VALUE", help="A parameter's value; repeatable.")
 ]
+Words = Annotated[bool, typer.Option("--words", help="Also the terms Neurosynth associates with them.")]
+When = Annotated[Mode, typer.Option("--mode", help="When the servers are asked.")]
+Resample = Annotated[bool, typer.Option("--resample", help="Bring the maps to nilearn's 3 mm grid.")]
+Extras = Annotated[bool, typer.Option("--extras", help="Also label files, surfaces and NIDM packs.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; fetch no file.")]
+MaxAge = Annotated[
+    float | None,
+    typer.Option("--max-age", metavar="DAYS", help="List again what is known for longer."),
+]
+Timeout = Annotated[float, typer.Option("--timeout", help="Seconds to connect, and to the next byte.")]
+Workers = Annotated[int | None, typer.Option("--max-workers", help="Parallel downloads; 6 by default.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No bars and no summary.")]
 
 
@@ -88,13 +80,15 @@ def fetch(
     images: Annotated[
         list[str] | None, typer.Option("--images", "-i", metavar="IDS", help="Single images: 10426,32980.")
     ] = None,
-    words: Annotated[
-        bool, typer.Option("--words", help="Also the terms Neurosynth associates with them.")
-    ] = False,
-    mode: Annotated[Mode, typer.Option(help="When the servers are asked.")] = Mode.download_new,
+    words: Words = False,
+    mode: When = Mode.download_new,
+    resample: Resample = False,
+    extras: Extras = False,
+    dry_run: DryRun = False,
+    max_age: MaxAge = None,
     data_dir: DataDir = None,
-    timeout: Annotated[float, typer.Option(help="Seconds to connect, and to the next byte.")] = 10.0,
-    max_workers: Annotated[int | None, typer.Option(help="Parallel downloads; 6 by default.")] = None,
+    timeout: Timeout = 10.0,
+    max_workers: Workers = None,
     output: OutputFormat = None,
     quiet: Quiet = False,
 ) -> None:
@@ -121,10 +115,74 @@ def fetch(
             verbose=0 if quiet else 2,
             timeout=timeout,
             max_workers=max_workers,
+            resample=resample,
+            extras=extras,
+            dry_run=dry_run,
+            max_age=max_age,
         )
-    _show(_outcome_rows(maps), output)
-    if maps.report.missing:
-        raise typer.Exit(SOMETHING_MISSING)
+    _show_fetched(maps, output)
+
+
+@app.command()
+def where(
+    condition: Annotated[
+        str | None, typer.Argument(help="An expression over stat_maps: \"stat = 't' AND n_subjects >= $n\".")
+    ] = None,
+    query: Annotated[
+        str | None, typer.Option("--query", help="In its place: a SELECT that gives image_id.")
+    ] = None,
+    param: Params = None,
+    order_by: Annotated[str | None, typer.Option("--order-by", help='As in ORDER BY: "n_subjects DESC".')] = None,
+    max_images: Annotated[int, typer.Option("--max-images", "-n", help="At most; -1 for all.")] = 100,
+    words: Words = False,
+    mode: When = Mode.download_new,
+    resample: Resample = False,
+    extras: Extras = False,
+    dry_run: DryRun = False,
+    max_age: MaxAge = None,
+    data_dir: DataDir = None,
+    timeout: Timeout = 10.0,
+    max_workers: Workers = None,
+    output: OutputFormat = None,
+    quiet: Quiet = False,
+) -> None:
+    """Fetch the images that a condition in SQL selects; one row an image on stdout.
+
+    Ends with status 1 when anything is missing, and says what.
+    """
+    from nvcatalog.select import fetch_where
+
+    with _leaving_politely(), _named_as_here():
+        maps = fetch_where(
+            condition,
+            _parse_params(param),
+            query=query,
+            order_by=order_by,
+            max_images=max_images,
+            mode=mode,
+            data_dir=data_dir,
+            fetch_neurosynth_words=words,
+            vectorize_words=False,
+            verbose=0 if quiet else 2,
+            timeout=timeout,
+            max_workers=max_workers,
+            resample=resample,
+            extras=extras,
+            dry_run=dry_run,
+            max_age=max_age,
+        )
+    _show_fetched(maps, output)
+
+
+@app.command()
+def outdated(data_dir: DataDir = None, output: OutputFormat = None) -> None:
+    """List the local files whose record changed on the server since they came.
+
+    The catalog is compared with itself: sync first to hear what is new.
+    """
+    catalog = _catalog(data_dir)
+    with _asking(catalog):
+        show(catalog.outdated().arrow(), output)
 
 
 @app.command()
@@ -140,7 +198,7 @@ def sql(
     catalog, params = _catalog(data_dir), _parse_params(param)
     text = sys.stdin.read() if query == "-" else query
     with _asking(catalog):
-        _show(catalog.sql(text, params or None).arrow(), output)
+        show(catalog.sql(text, params or None).arrow(), output)
 
 
 @app.command()
@@ -152,11 +210,11 @@ def query(
 ) -> None:
     """Run a query that ships with the package, or list them."""
     if name is None:
-        _show(_shipped_queries(), output)
+        show(_shipped_queries(), output)
         return
     catalog, params = _catalog(data_dir), _parse_params(param)
     with _asking(catalog):
-        _show(catalog.query(name, params).arrow(), output)
+        show(catalog.query(name, params).arrow(), output)
 
 
 @app.command()
@@ -164,15 +222,58 @@ def adopt(data_dir: DataDir = None, quiet: Quiet = False) -> None:
     """Register what is in the folder already, such as what nilearn downloaded."""
     report = _catalog(data_dir).adopt(verbose=0 if quiet else 2)
     for outcome in report.missing:
-        _err.print(f"[red]{escape(str(outcome.reason))}[/]", soft_wrap=True)
+        err.print(f"[red]{escape(str(outcome.reason))}[/]", soft_wrap=True)
     if report.missing:
+        raise typer.Exit(SOMETHING_MISSING)
+
+
+@app.command()
+def sync(
+    collections: Annotated[
+        list[str] | None,
+        typer.Option("--collections", "-c", metavar="IDS", help="Just these, read anew: 555,658."),
+    ] = None,
+    exclude_owner: Annotated[
+        list[int] | None,
+        typer.Option("--exclude-owner", metavar="N", help="Leave out a user's images, such as 5761; repeatable."),
+    ] = None,
+    seed: Annotated[
+        str | None, typer.Option("--seed", metavar="PATH", help="Start from a snapshot of another catalog.")
+    ] = None,
+    data_dir: DataDir = None,
+    timeout: Timeout = 10.0,
+    output: OutputFormat = None,
+    quiet: Quiet = False,
+) -> None:
+    """Bring in the metadata of all public collections and images; no files.
+
+    Ends with status 1 when anything could not be had, and says what.
+    """
+    import pyarrow as pa
+
+    with _leaving_politely():
+        found = _catalog(data_dir).sync(
+            collection_ids=_split(collections) if collections else None,
+            exclude_owners=exclude_owner or (),
+            seed=seed,
+            verbose=0 if quiet else 2,
+            timeout=timeout,
+        )
+    columns = zip(*found.counts, strict=True)
+    show(pa.table(dict(zip(("what", "new", "changed", "gone"), columns, strict=True))), output)
+    missing = found.report.missing
+    for outcome in missing[:MOST_NAMED]:
+        err.print(f"[red]{escape(str(outcome.reason))}[/]", soft_wrap=True)
+    if len(missing) > MOST_NAMED:
+        err.print(f"… and {len(missing) - MOST_NAMED} more: nvcatalog sql 'FROM outcomes'", soft_wrap=True)
+    if found.report.missing or not found.complete:
         raise typer.Exit(SOMETHING_MISSING)
 
 
 @app.command()
 def snapshot(data_dir: DataDir = None) -> None:
     """Write the catalog as Parquet now, and say where."""
-    _out.print(str(_catalog(data_dir).snapshot()), soft_wrap=True, markup=False)
+    out.print(str(_catalog(data_dir).snapshot()), soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -189,13 +290,13 @@ def demo(
     for name in ("NVCATALOG_MIRROR_OF", "NVCATALOG_OFFLINE"):
         os.environ.pop(name, None)
     with DemoServer() as server:
-        environment = server.environment | _earlier_demo(place)
+        environment = server.environment | earlier_demo(place)
         if serve:
-            _serve(environment | {"NILEARN_DATA": place})
+            serve_until_stopped(environment | {"NILEARN_DATA": place})
             return
         # A proxy, common in institutes, leads to no server on this machine.
         os.environ.update(environment | {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"})
-        missing = _demonstrate(place)
+        missing = demonstrate(place)
     if missing:
         raise typer.Exit(SOMETHING_MISSING)
 
@@ -204,11 +305,11 @@ def main() -> None:
     """Run the command line; every error of nvcatalog's becomes one line and an exit status."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", NVCatalogWarning)
-        warnings.showwarning = _show_warning
+        warnings.showwarning = show_warning
         try:
             app()
         except (NVCatalogError, OSError) as error:
-            _err.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
+            err.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
             misused = isinstance(error, ValueError | TypeError | DataDirError)
             raise SystemExit(WRONG_USE if misused else SOMETHING_MISSING) from None
 
@@ -216,84 +317,8 @@ def main() -> None:
 @app.callback(invoke_without_command=True)
 def _options(version: Annotated[bool, typer.Option("--version", help="Say the version.")] = False) -> None:
     if version:
-        _out.print(__version__)
+        out.print(__version__)
         raise typer.Exit(ALL_THERE)
-
-
-# The demonstration
-
-
-def _earlier_demo(place: str) -> dict[str, str]:
-    """Let a folder that an earlier demo filled be filled further: its server had another port."""
-    catalog = _catalog(place)
-    if not _exists(catalog):
-        return {}
-    roots = catalog.sql("SELECT value FROM catalog_info WHERE key = 'server_root'").fetchall()
-    local = [root for (root,) in roots if urlsplit(root).hostname in ("127.0.0.1", "localhost", "::1")]
-    return {"NVCATALOG_MIRROR_OF": local[0]} if local else {}
-
-
-def _serve(environment: dict[str, str]) -> None:
-    """Keep the server up until Ctrl-C; what it says can be pasted into a shell as it is."""
-    lines = (
-        "# A local NeuroVault and Neurosynth are up until Ctrl-C. In another shell:",
-        *(f"export {name}={shlex.quote(value)}" for name, value in environment.items()),
-        "# and then, say: nvcatalog fetch --collections 555 --images 10426 --words",
-    )
-    try:
-        _out.print("\n".join(lines), markup=False, soft_wrap=True)
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        _err.print("Stopped.")
-
-
-def _demonstrate(place: str) -> bool:
-    """Fetch with terms from the local server, ask it two things; return whether anything is missing."""
-    from nvcatalog.fetch import fetch_neurovault_ids
-
-    _say("A NeuroVault on this machine (real records, small maps). Fetching as from neurovault.org:")
-    _code("maps = fetch_neurovault_ids(collection_ids=[555], image_ids=[10426], fetch_neurosynth_words=True)")
-    maps = fetch_neurovault_ids(
-        collection_ids=[555], image_ids=[10426], fetch_neurosynth_words=True, data_dir=place, verbose=1
-    )
-    rows, columns = maps.word_frequencies.shape
-    _say(f"{len(maps.images)} maps, {rows} x {columns} weights of terms. Again, without a request:")
-    again = fetch_neurovault_ids(collection_ids=[555], image_ids=[10426], data_dir=place, verbose=1)
-    catalog = _catalog(place)
-    _ask(catalog, "SELECT modality, map_type, count(*) AS n FROM images GROUP BY ALL ORDER BY n DESC")
-    _ask(
-        catalog,
-        "SELECT image_id, name, round(weight, 2) AS r FROM image_words JOIN images USING (image_id)\n"
-        "WHERE term = 'motor' ORDER BY weight DESC LIMIT 5",
-    )
-    _say("The terms most similar to image 10426 (r: correlation with the term's map):")
-    _show(catalog.query("top_terms", image_id=10426, limit=5).arrow(), Format.table)
-    _say_what_is_real(place)
-    return bool(maps.report.missing or again.report.missing)
-
-
-def _say_what_is_real(place: str) -> None:
-    _say(
-        "Real: the records of collection 555, and the names of the terms. Made up for the demo: the voxels of\n"
-        "these small maps, the record of image 10426 (in the shape of a real one), and the correlations."
-    )
-    _say(
-        f"All of it is in {place}: maps, catalog.duckdb, and snapshots/ as Parquet. The same with neurovault.org:"
-    )
-    _code("nvcatalog fetch --collections 555 --images 10426 --words")
-
-
-def _ask(catalog: Catalog, query: str) -> None:
-    _code(query)
-    _show(catalog.sql(query).arrow(), Format.table)
-
-
-def _say(text: str) -> None:
-    _out.print(f"\n{text}", markup=False, soft_wrap=True)
-
-
-def _code(text: str) -> None:
-    _out.print(f"[cyan]{escape(text)}[/]", soft_wrap=True)
 
 
 # Input and output
@@ -326,7 +351,7 @@ def _leaving_politely() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _err.print("Interrupted. What arrived is kept; run the same again for the rest.", soft_wrap=True)
+        err.print("Interrupted. What arrived is kept; run the same again for the rest.", soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -334,17 +359,24 @@ def _leaving_politely() -> Iterator[None]:
 def _asking(catalog: Catalog) -> Iterator[None]:
     """Name missing parameters as they are given here, and tell an answer from no catalog by the status."""
     there = _exists(catalog)
+    with _named_as_here():
+        yield
+    if not there:
+        raise typer.Exit(SOMETHING_MISSING)
+
+
+@contextmanager
+def _named_as_here() -> Iterator[None]:
+    """Name parameters without a value as they are given on a command line."""
     try:
         yield
     except QueryError as error:
-        _, missing, names = str(error).partition("Values were not provided")
-        if not missing:
+        found = re.search(r"Values were not provided[^:]*: (.*)|no value for (.*?); give", str(error))
+        if found is None:
             raise
-        asked = names.splitlines()[0].rpartition(": ")[2].split(", ")
+        asked = (found[1] or found[2]).replace("$", "").split(", ")
         options = " ".join(f"--param {name}=…" for name in asked)
         raise QueryError(f"the query has parameters without a value: give {options}") from error
-    if not there:
-        raise typer.Exit(SOMETHING_MISSING)
 
 
 def _exists(catalog: Catalog) -> bool:
@@ -369,6 +401,20 @@ def _shipped_queries() -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
+def _show_fetched(maps: Any, output: Format | None) -> None:
+    """Show a plan or an answer, and end with the status that says whether anything is missing."""
+    import pyarrow as pa
+
+    from nvcatalog.plan import Plan
+
+    if isinstance(maps, Plan):
+        show(pa.Table.from_pandas(maps.df(), preserve_index=False), output)
+        return
+    show(_outcome_rows(maps), output)
+    if maps.report.missing:
+        raise typer.Exit(SOMETHING_MISSING)
+
+
 def _outcome_rows(maps: Any) -> pa.Table:
     """Return a row for each outcome, with the path where there is one."""
     import pyarrow as pa
@@ -382,90 +428,3 @@ def _outcome_rows(maps: Any) -> pa.Table:
     return pa.Table.from_pylist(
         rows, schema=pa.schema([(n, pa.int64() if n == "id" else pa.string()) for n in texts])
     )
-
-
-def _show(table: pa.Table, output: Format | None) -> None:
-    """Write rows to stdout."""
-    output = output or (Format.table if sys.stdout.isatty() else Format.csv)
-    if output is Format.table:
-        _show_table(table)
-    elif output is Format.parquet:
-        from pyarrow import parquet
-
-        parquet.write_table(table, sys.stdout.buffer)
-    elif output is Format.csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(table.column_names)
-        writer.writerows([_csv_cell(value) for value in row] for row in _rows(table))
-    else:
-        _out.out(json.dumps(_json_value(table.to_pylist()), indent=2, ensure_ascii=False), highlight=False)
-
-
-def _rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:
-    return zip(*(column.to_pylist() for column in table.columns), strict=True)
-
-
-def _csv_cell(value: Any) -> str:
-    """Return a value so that nothing of it is lost: dates in ISO, lists and structs as JSON."""
-    if value is None:
-        return ""
-    if isinstance(value, Decimal):
-        return format(value, "f")
-    if isinstance(value, bool | list | tuple | dict):
-        return json.dumps(_json_value(value), ensure_ascii=False)
-    return str(value if isinstance(value, float) else _json_value(value))
-
-
-def _json_value(value: Any) -> Any:
-    """Return a value as JSON has it: no NaN, and a decimal as text where a float would change it."""
-    if isinstance(value, dict):
-        return {str(key): _json_value(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json_value(item) for item in value]
-    if isinstance(value, dt.date | dt.time):
-        return value.isoformat()
-    if isinstance(value, dt.timedelta):
-        return str(value).replace(",", "")  # as DuckDB reads it: -1 day 23:00:00
-    if isinstance(value, Decimal):
-        return float(value) if Decimal(repr(float(value))) == value else format(value, "f")
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, bytes):
-        return value.hex()
-    return value if value is None or isinstance(value, int | str) else str(value)
-
-
-def _show_table(table: pa.Table) -> None:
-    """Show rows side by side, or as blocks of ``column: value`` where the columns would be too narrow."""
-    names = table.column_names
-    rows = [["" if value is None else str(value) for value in row] for row in _rows(table)]
-    widest = [max(map(len, cells)) for cells in zip(names, *rows, strict=True)]
-    if sum(min(width, NARROWEST_COLUMN) + 1 for width in widest) <= _out.width:
-        _out.print(_rich_table(names, rows))
-        return
-    if not rows:
-        _err.print("No rows.")
-        return
-    room = max(map(len, names)) + 1
-    blocks = [
-        "\n".join(f"{name + ':':{room}} {cell}" for name, cell in zip(names, row, strict=True)) for row in rows
-    ]
-    _out.print("\n\n".join(blocks), markup=False, soft_wrap=True)
-
-
-def _rich_table(names: list[str], rows: list[list[str]]) -> Table:
-    shown = Table(box=None, header_style="bold", pad_edge=False)
-    for name in names:
-        shown.add_column(escape(name), overflow="fold")
-    for row in rows:
-        shown.add_row(*map(escape, row))
-    return shown
-
-
-def _show_warning(message: Warning | str, category: type[Warning], *_place: object, **_more: object) -> None:
-    name = "Warning" if issubclass(category, NVCatalogWarning) else category.__name__
-    _err.print(f"[yellow]{name}:[/] {escape(str(message))}", soft_wrap=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,5 @@
+"""Run the command line: ``python -m nvcatalog.cli``."""
+
+from nvcatalog.cli import main
+
+main()

@@ -1,0 +1,120 @@
+"""Write answers to stdout as a table, CSV, JSON or Parquet, and everything else to stderr."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import json
+import math
+import sys
+from collections.abc import Iterator
+from decimal import Decimal
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from nvcatalog.errors import NVCatalogWarning
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+err = Console(stderr=True, highlight=False)
+out = Console(highlight=False)
+
+NARROWEST_COLUMN = 8
+
+
+class Format(StrEnum):
+    """How rows are written to stdout."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+    parquet = "parquet"
+
+
+def show(table: pa.Table, output: Format | None) -> None:
+    """Write rows to stdout."""
+    output = output or (Format.table if sys.stdout.isatty() else Format.csv)
+    if output is Format.table:
+        _show_as_table(table)
+    elif output is Format.parquet:
+        from pyarrow import parquet
+
+        parquet.write_table(table, sys.stdout.buffer)
+    elif output is Format.csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(table.column_names)
+        writer.writerows([_csv_cell(value) for value in row] for row in _rows(table))
+    else:
+        out.out(json.dumps(_json_value(table.to_pylist()), indent=2, ensure_ascii=False), highlight=False)
+
+
+def _rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:
+    return zip(*(column.to_pylist() for column in table.columns), strict=True)
+
+
+def _csv_cell(value: Any) -> str:
+    """Return a value so that nothing of it is lost: dates in ISO, lists and structs as JSON."""
+    if value is None:
+        return ""
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, bool | list | tuple | dict):
+        return json.dumps(_json_value(value), ensure_ascii=False)
+    return str(value if isinstance(value, float) else _json_value(value))
+
+
+def _json_value(value: Any) -> Any:
+    """Return a value as JSON has it: no NaN, and a decimal as text where a float would change it."""
+    if isinstance(value, dict):
+        return {str(key): _json_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_value(item) for item in value]
+    if isinstance(value, dt.date | dt.time):
+        return value.isoformat()
+    if isinstance(value, dt.timedelta):
+        return str(value).replace(",", "")  # as DuckDB reads it: -1 day 23:00:00
+    if isinstance(value, Decimal):
+        return float(value) if Decimal(repr(float(value))) == value else format(value, "f")
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, bytes):
+        return value.hex()
+    return value if value is None or isinstance(value, int | str) else str(value)
+
+
+def _show_as_table(table: pa.Table) -> None:
+    """Show rows side by side, or as blocks of ``column: value`` where the columns would be too narrow."""
+    names = table.column_names
+    rows = [["" if value is None else str(value) for value in row] for row in _rows(table)]
+    widest = [max(map(len, cells)) for cells in zip(names, *rows, strict=True)]
+    if sum(min(width, NARROWEST_COLUMN) + 1 for width in widest) <= out.width:
+        out.print(_rich_table(names, rows))
+        return
+    if not rows:
+        err.print("No rows.")
+        return
+    room = max(map(len, names)) + 1
+    blocks = [
+        "\n".join(f"{name + ':':{room}} {cell}" for name, cell in zip(names, row, strict=True)) for row in rows
+    ]
+    out.print("\n\n".join(blocks), markup=False, soft_wrap=True)
+
+
+def _rich_table(names: list[str], rows: list[list[str]]) -> Table:
+    shown = Table(box=None, header_style="bold", pad_edge=False)
+    for name in names:
+        shown.add_column(escape(name), overflow="fold")
+    for row in rows:
+        shown.add_row(*map(escape, row))
+    return shown
+
+
+def show_warning(message: Warning | str, category: type[Warning], *_place: object, **_more: object) -> None:
+    """Write a warning as one line."""
+    name = "Warning" if issubclass(category, NVCatalogWarning) else category.__name__
+    err.print(f"[yellow]{name}:[/] {escape(str(message))}", soft_wrap=True)

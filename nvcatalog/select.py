@@ -1,0 +1,319 @@
+"""Fetch what a condition in SQL selects, or the collections of a paper."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, cast
+
+from nvcatalog import lookup, records, storage
+from nvcatalog import where as conditions
+from nvcatalog._progress import summarise
+from nvcatalog._store import Store
+from nvcatalog.call import Call
+from nvcatalog.client import NeuroVault
+from nvcatalog.errors import InvalidOptionError, QueryError, SelectionWarning, ServerError
+from nvcatalog.fetch import DEFAULT_MAX_IMAGES
+from nvcatalog.options import Options, parse_max_age, parse_options
+from nvcatalog.plan import Request
+from nvcatalog.queries import all_params
+from nvcatalog.report import Outcome
+from nvcatalog.resample import parse_interpolation
+from nvcatalog.servers import Servers
+from nvcatalog.sync import sync_catalog
+from nvcatalog.where import Condition, Selection
+
+if TYPE_CHECKING:
+    from sklearn.utils import Bunch
+
+
+def fetch_where(
+    where: str | None = None,
+    /,
+    params: Mapping[str, Any] | None = None,
+    *,
+    query: str | None = None,
+    tables: Mapping[str, Any] | None = None,
+    order_by: str | None = None,
+    max_images: float | None = DEFAULT_MAX_IMAGES,
+    mode: str = "download_new",
+    data_dir: str | os.PathLike[str] | None = None,
+    fetch_neurosynth_words: bool = False,
+    vectorize_words: bool = True,
+    verbose: int = 3,
+    timeout: float = 10.0,
+    max_workers: int | None = None,
+    sparse_words: bool = False,
+    resample: bool = False,
+    interpolation: str | None = None,
+    dry_run: bool = False,
+    max_age: timedelta | float | None = None,
+    extras: bool = False,
+    **kwargs: Any,
+) -> Bunch:
+    """Fetch the images that a condition in SQL selects among all that the catalog knows.
+
+    The catalog knows what was ever fetched or listed; :meth:`nvcatalog.Catalog.sync` lets it know all of
+    NeuroVault. No list is read here.
+
+    Parameters
+    ----------
+    where : str or None
+        One expression of DuckDB's SQL over the columns of ``stat_maps``, such as ``"stat = 't' AND n_subjects >
+        20"``. ``collections.name`` and the like reach the collection; a name that both have is the image's.
+    params : mapping, optional
+        Values for each ``$name``.
+    query : str or None
+        In the place of `where`: a SELECT that gives a column ``image_id``, in the order wanted.
+    tables : mapping of str to dataframe, optional
+        Tables of your own (pandas, polars, pyarrow) to ask beside the catalog's, by names it does not use.
+    order_by : str or None
+        What the images are ordered by, as in ``ORDER BY``: ``"n_subjects DESC"``; ties by collection and image.
+    max_images : int or None
+        How many images at most; None, a negative number and infinity mean all. More that match are warned of.
+    mode, data_dir, fetch_neurosynth_words, vectorize_words, verbose
+        As in :func:`nvcatalog.fetch_neurovault_ids`.
+    timeout, max_workers, sparse_words, resample, dry_run, extras
+        As there.
+    interpolation : {'continuous', 'linear', 'nearest'} or None
+        As in :func:`nvcatalog.fetch_neurovault`.
+    max_age : timedelta, float or None
+        How old, in days where it is a number, what is known of a selected image's collection may be; older ones
+        are listed again before the selection is made anew.
+    **kwargs
+        Values for each ``$name``, by keyword. A name that is an option of this function too goes into `params`.
+
+    Returns
+    -------
+    sklearn.utils.Bunch
+        As :func:`nvcatalog.fetch_neurovault_ids` gives it. ``report.notes`` says, where nothing matched or values
+        were NULL, how many rows each part of the condition keeps alone.
+
+    Raises
+    ------
+    QueryError
+        When the condition cannot be asked: bad SQL, an unknown column, a parameter missing or unused (a
+        ValueError).
+    InvalidOptionError
+        For an option that cannot be (a ValueError).
+    NVCatalogError
+        As :func:`nvcatalog.fetch_neurovault_ids` raises them.
+
+    Warns
+    -----
+    SelectionWarning
+        When nothing matches, or more than `max_images` do.
+
+    Examples
+    --------
+    >>> from nvcatalog import fetch_neurovault_ids, fetch_where
+    >>> maps = fetch_neurovault_ids(collection_ids=[555], verbose=0)
+    >>> maps = fetch_where("stat = 'p' AND name ILIKE $name", name="%obesity", max_images=2, verbose=0)
+    >>> [meta["id"] for meta in maps.images_meta]
+    [9034, 9037]
+    """
+    options = parse_options(
+        mode=mode,
+        fetch_neurosynth_words=fetch_neurosynth_words,
+        vectorize_words=vectorize_words,
+        sparse_words=sparse_words,
+        verbose=verbose,
+        timeout=timeout,
+        max_workers=max_workers,
+        dry_run=dry_run,
+    )
+    request = Request(
+        (),
+        (),
+        options.mode,
+        options.words,
+        kind="resampled" if resample else "original",
+        interpolation=parse_interpolation(interpolation),
+        extras=bool(extras),
+    )
+    store = Store(storage.data_folder(data_dir))
+    values = all_params(params, kwargs)
+    condition = Condition(where, query, cast("Mapping[str, Any]", values), tables, order_by, max_images)
+    _check_names(store, condition, params)
+    selection = _select(store, condition, options, parse_max_age(max_age))
+    call = Call(
+        replace(request, image_ids=selection.image_ids),
+        options,
+        store.folder,
+        function="fetch_where",
+        parameters={"where": where, "query": query, "order_by": order_by, "params": values},
+    )
+    _tell(selection, call, options)
+    return call.answer()
+
+
+def fetch_collection(
+    *,
+    doi: str,
+    mode: str = "download_new",
+    data_dir: str | os.PathLike[str] | None = None,
+    fetch_neurosynth_words: bool = False,
+    vectorize_words: bool = True,
+    verbose: int = 3,
+    timeout: float = 10.0,
+    max_workers: int | None = None,
+    sparse_words: bool = False,
+    resample: bool = False,
+    dry_run: bool = False,
+    max_age: timedelta | float | None = None,
+    extras: bool = False,
+) -> Bunch:
+    """Fetch the collections of a paper, by its DOI.
+
+    Parameters
+    ----------
+    doi : str
+        The paper's or its preprint's, however it is written: ``10.1234/abc``, ``https://doi.org/10.1234/ABC``.
+    mode, data_dir, fetch_neurosynth_words, vectorize_words, verbose
+        As in :func:`nvcatalog.fetch_neurovault_ids`.
+    timeout, max_workers, sparse_words, resample, dry_run, max_age, extras
+        As there.
+
+    Returns
+    -------
+    sklearn.utils.Bunch
+        As :func:`nvcatalog.fetch_neurovault_ids` gives it, with all collections of that DOI; ``report.notes``
+        names them where they are several.
+
+    Raises
+    ------
+    InvalidOptionError
+        When it is no DOI (a ValueError).
+    NVCatalogError
+        As :func:`nvcatalog.fetch_neurovault_ids` raises them.
+
+    Examples
+    --------
+    >>> from nvcatalog import fetch_collection
+    >>> maps = fetch_collection(doi="https://doi.org/10.1371/journal.pone.0181213", dry_run=True, verbose=0)
+    """
+    options = parse_options(
+        mode=mode,
+        fetch_neurosynth_words=fetch_neurosynth_words,
+        vectorize_words=vectorize_words,
+        sparse_words=sparse_words,
+        verbose=verbose,
+        timeout=timeout,
+        max_workers=max_workers,
+        dry_run=dry_run,
+    )
+    wanted = records.normal_doi(doi) if isinstance(doi, str) else None
+    if wanted is None or not wanted.startswith("10."):
+        raise InvalidOptionError(f"doi is {doi!r}; give a DOI, such as 10.1371/journal.pone.0181213")
+    store = Store(storage.data_folder(data_dir))
+    titles, trouble = _collections_of(wanted, doi, store, options)
+    request = Request(
+        tuple(titles),
+        (),
+        options.mode,
+        options.words,
+        kind="resampled" if resample else "original",
+        max_age=parse_max_age(max_age),
+        extras=bool(extras),
+    )
+    call = Call(request, options, store.folder, function="fetch_collection", parameters={"doi": wanted})
+    call.lost += [trouble] if trouble else []
+    if len(titles) > 1:
+        named = "; ".join(f"{id_} ({title})" for id_, title in titles.items())
+        call.notes.append(f"{wanted} is the DOI of {len(titles)} collections: {named}")
+    return call.answer()
+
+
+# By a condition
+
+# What a keyword of fetch_where means, unless a condition has a parameter of that name too.
+_OPTIONS = frozenset(name for name in fetch_where.__kwdefaults__ or ())
+
+
+def _check_names(store: Store, condition: Condition, params: Mapping[str, Any] | None) -> None:
+    """Refuse a ``$name`` that is an option's name too: nobody could tell which of the two a keyword means."""
+    given = {str(name).lower() for name in params or ()}
+    both = sorted((conditions.parameter_names(store, condition) & _OPTIONS) - given)
+    if both:
+        raise QueryError(
+            f"${both[0]} is a parameter of the condition and {both[0]} an option of fetch_where; name the "
+            f"parameter otherwise, or give it in params={{'{both[0]}': …}}"
+        )
+
+
+def _select(store: Store, condition: Condition, options: Options, max_age: timedelta | None) -> Selection:
+    selection = conditions.select(store, condition)
+    if max_age is None or options.mode == "offline":
+        return selection
+    old = lookup.collections_listed_before(store, datetime.now(UTC) - max_age, selection.image_ids)
+    if not old:
+        return selection
+    sync_catalog(store, collection_ids=old, verbose=min(options.verbose, 1), timeout_s=options.timeout_s)
+    return conditions.select(store, condition)
+
+
+def _tell(selection: Selection, call: Call, options: Options) -> None:
+    """Say how many match and of when the metadata is; warn when nothing does, or more than are fetched."""
+    date = selection.synced_at[:10] if selection.synced_at else None
+    known = f"NeuroVault's metadata of {date}" if date else "what was fetched or listed here (sync never ran)"
+    summarise(f"nvcatalog: {selection.total:,} images match in {known}", verbose=options.verbose)
+    call.notes += conditions.explain(selection)
+    for what, ids in (
+        ("unknown to the catalog", selection.unknown_ids),
+        ("gone from the server", selection.gone_ids),
+    ):
+        if ids:
+            named = ", ".join(map(str, ids[:5])) + (", …" if len(ids) > 5 else "")
+            call.notes.append(f"{len(ids):,} images of the query are {what} and left out: {named}")
+    if selection.nulls:
+        call.notes.append(f"{selection.nulls:,} rows of the query have no image_id and are left out")
+    if not selection.total:
+        offer = "" if date else " Catalog().sync() lets the catalog know all of NeuroVault."
+        call.warn("\n".join([f"No image matches in {known}.{offer}", *call.notes]), SelectionWarning)
+    elif (more := selection.total - len(selection.image_ids)) > 0:
+        unknown = f" and {selection.unknown_sizes:,} of unknown size" if selection.unknown_sizes else ""
+        size = f"{selection.bytes / 1e6:,.1f} MB in all{unknown}"
+        text = f"{selection.total:,} images match ({size}), and {more:,} of them are left out"
+        call.warn(f"{text}; max_images=None takes all", SelectionWarning)
+
+
+# By a DOI
+
+
+def _collections_of(
+    wanted: str, typed: str, store: Store, options: Options
+) -> tuple[dict[int, str], Outcome | None]:
+    """Return the collections of a DOI with their titles, the catalog's or else the server's; or why none."""
+    titles = lookup.collections_of_doi(store, wanted)
+    if titles:
+        return titles, None
+    if options.mode == "offline":
+        return {}, Outcome("collection", None, "missing_offline", f"no collection here has the DOI {wanted}")
+    with Servers(timeout_s=options.timeout_s, log_requests=options.logs_requests) as servers:
+        try:
+            titles = _collections_on_server(wanted, typed, servers.neurovault)
+        except ServerError as error:
+            return {}, Outcome("collection", None, "failed", f"the list of collections: {error}")
+    trouble = None if titles else Outcome("collection", None, "not_found", f"no collection has the DOI {wanted}")
+    return titles, trouble
+
+
+def _collections_on_server(wanted: str, typed: str, vault: NeuroVault) -> dict[int, str]:
+    """Ask for a DOI as people may have typed it; a server that ignores the question gives all there are."""
+    for spelling in dict.fromkeys((typed.strip(), wanted, f"https://doi.org/{wanted}")):
+        titles, others = {}, 0
+        for page, _ in vault.collections({"DOI": spelling}):
+            for record in page:
+                named = {records.normal_doi(_text(record.get(name))) for name in ("DOI", "preprint_DOI")}
+                others += wanted not in named
+                if wanted in named:
+                    titles[records.record_id(record)] = str(record.get("name"))
+        if titles or others:
+            return dict(sorted(titles.items()))
+    return {}
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
