@@ -33,6 +33,7 @@ from nvcatalog.errors import (
     InvalidModeError,
     InvalidOptionError,
     WrongServerError,
+    shown,
 )
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ pytestmark = pytest.mark.usefixtures("no_waiting")
 
 
 # Bad input
+
+HUGE = 10**5000  # more digits than Python writes out
 
 
 @pytest.mark.parametrize("mode", ["new", "", None, 3])
@@ -77,7 +80,11 @@ def test_what_is_no_id_by_its_type_is_a_type_error_and_writes_nothing(
     assert not data_dir.exists()
 
 
-@pytest.mark.parametrize("given", [0, -3, "pain", [3, "abcdefgh"], "ABCDEFG", [2**40], "https://neurovault.org/"])
+@pytest.mark.parametrize(
+    "given",
+    [0, -3, "pain", [3, "abcdefgh"], "ABCDEFG", [2**40], [HUGE], [-HUGE], "9" * 5000, "https://neurovault.org/"],
+    ids=shown,
+)
 @pytest.mark.parametrize("which", ["collection_ids", "image_ids"])
 def test_what_is_no_id_by_its_value_is_a_value_error_and_writes_nothing(
     fetch: Fetch, server: DemoServer, data_dir: Path, which: str, given: Any
@@ -106,10 +113,12 @@ def test_a_bare_collection_id_or_link_is_taken_as_one(fetch: Fetch) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        *({"timeout": value} for value in (0, -1, "10", True, float("nan"), float("inf"))),
-        *({"max_workers": value} for value in (0, -2, 1.5, True, "3")),
+        *({"timeout": value} for value in (0, -1, "10", True, float("nan"), float("inf"), 1e10, HUGE)),
+        *({"max_workers": value} for value in (0, -2, 1.5, True, "3", 33, 10**9, HUGE)),
+        *({"max_age": value} for value in (-1, "1", True, float("nan"), 1e10, HUGE)),
+        {"verbose": "3"},
     ],
-    ids=str,
+    ids=lambda options: f"{next(iter(options))}, {shown(next(iter(options.values())))}",
 )
 def test_an_option_that_cannot_be_is_a_value_error_and_writes_nothing(
     fetch: Fetch, server: DemoServer, data_dir: Path, options: dict[str, Any]
