@@ -249,7 +249,8 @@ class _Sync:
             self._synced = read_synced(self._store)
         if self._synced.server_root is None:
             self._lander.server_root = root
-        self._note("sync_started_at", self._started_at.isoformat(timespec="seconds"))
+        if self._asked is None:
+            self._note("sync_started_at", self._started_at.isoformat(timespec="seconds"))
         if self._asked is None and self._owners:
             # Said before it is so, and taken back when it is no longer: the catalog never looks fuller than it is.
             self._note_excluded(self._owners | self._synced.excluded_owners)
