@@ -766,8 +766,8 @@ def test_a_private_collection_that_was_opened_is_refreshed_with_its_token_and_st
     server: DemoServer, world: World, data_dir: Path
 ) -> None:
     collection_id = world.add_collection(images=[{}])
-    world.make_private(collection_id, "ABCDEFGH")
-    fetch_neurovault_ids("ABCDEFGH", data_dir=data_dir, verbose=0)
+    world.make_private(collection_id, "QWERTYUI")
+    fetch_neurovault_ids("QWERTYUI", data_dir=data_dir, verbose=0)
     (image_id,) = world.image_ids(collection_id)
     world.edit_image(image_id, name="edited")
     report = Catalog(data_dir).sync(collection_ids=[collection_id], verbose=0)
