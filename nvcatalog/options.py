@@ -6,10 +6,16 @@ import os
 from dataclasses import dataclass
 from datetime import timedelta
 from numbers import Integral, Real
+from typing import TypeGuard
 
 from nvcatalog._progress import REQUESTS
-from nvcatalog.errors import InvalidOptionError
+from nvcatalog.errors import InvalidOptionError, shown
 from nvcatalog.plan import Mode, parse_mode
+
+#: No server that still answers lets one wait longer, and the system's own clocks end somewhere.
+LONGEST_TIMEOUT_S = 24 * 3600
+#: A browser opens six connections; a server of one's own may bear more, and none is helped by hundreds.
+MOST_WORKERS = 32
 
 _YES, _NO = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
@@ -94,10 +100,11 @@ def parse_max_age(max_age: object) -> timedelta | None:
         return None
     if isinstance(max_age, timedelta) and max_age >= timedelta(0):
         return max_age
-    days = -1.0 if isinstance(max_age, bool) or not isinstance(max_age, Real) else float(max_age)
-    if 0 <= days < timedelta.max.days:
-        return timedelta(days=days)
-    raise InvalidOptionError(f"max_age is {max_age!r}; give a timedelta, or a number of days from 0 on, or None")
+    if _is_number(max_age) and 0 <= max_age < timedelta.max.days:
+        return timedelta(days=float(max_age))
+    raise InvalidOptionError(
+        f"max_age is {shown(max_age)}; give a timedelta, or a number of days from 0 on, or None"
+    )
 
 
 def is_offline_here() -> bool:
@@ -116,7 +123,7 @@ def is_offline_here() -> bool:
 
 def _verbosity(verbose: object) -> int:
     if not isinstance(verbose, Integral):
-        raise InvalidOptionError(f"verbose is {verbose!r}; give a number from 0 (quiet) to 3")
+        raise InvalidOptionError(f"verbose is {shown(verbose)}; give a number from 0 (quiet) to 3")
     return int(verbose)
 
 
@@ -126,20 +133,25 @@ def parse_timeout(timeout: object) -> float:
     Raises
     ------
     InvalidOptionError
-        When that is no number above 0.
+        When that is no number above 0, or more than a day.
     """
-    seconds = -1.0 if isinstance(timeout, bool) or not isinstance(timeout, Real) else float(timeout)
-    if not 0 < seconds < float("inf"):
-        raise InvalidOptionError(f"timeout is {timeout!r}; give seconds above 0, such as 10")
-    return seconds
+    if _is_number(timeout) and 0 < timeout <= LONGEST_TIMEOUT_S:
+        return float(timeout)
+    raise InvalidOptionError(
+        f"timeout is {shown(timeout)}; give seconds above 0 and up to {LONGEST_TIMEOUT_S}, such as 10"
+    )
 
 
 def _workers(max_workers: object) -> int | None:
     if max_workers is None:
         return None
-    number = 0 if isinstance(max_workers, bool) or not isinstance(max_workers, Integral) else int(max_workers)
-    if number < 1:
-        raise InvalidOptionError(
-            f"max_workers is {max_workers!r}; give a number of connections from 1 on, or None"
-        )
-    return number
+    is_whole = isinstance(max_workers, Integral)
+    if is_whole and _is_number(max_workers) and 1 <= max_workers <= MOST_WORKERS:
+        return int(max_workers)
+    raise InvalidOptionError(
+        f"max_workers is {shown(max_workers)}; give a number of connections from 1 to {MOST_WORKERS}, or None"
+    )
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, Real) and not isinstance(value, bool)
