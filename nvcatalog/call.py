@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import uuid
 import warnings
 from collections import Counter
@@ -276,7 +277,7 @@ class Call:
             return None
         moved = {id_ for (kind, id_), outcome in self._notes.outcomes.items() if kind == "image" and outcome.here}
         here = {*self.plan.here, *moved} if not self.options.dry_run else range(self.plan.offered)
-        return max(0, self._max_images - len(here))
+        return min(max(0, self._max_images - len(here)), sys.maxsize)
 
     def _list(self, servers: Servers) -> None:
         to_list = what_to_list(self.request, self.known, now=self._started_at)
@@ -413,6 +414,7 @@ class Call:
         """Keep a record of a call that used the network, and of each id in it that was not simply here."""
         fetch_id = str(uuid.uuid4())
         counts = Counter(o.status for o in self.report if o.kind == "image")
+        how = {"words": self.request.words, "dry_run": self.options.dry_run}
         self.lander.batch.add(
             "fetches",
             {
@@ -420,7 +422,7 @@ class Call:
                 "started_at": self._started_at,
                 "finished_at": datetime.now(UTC),
                 "function": self._function,
-                "parameters": json.dumps(self._parameters | {"words": self.request.words}, default=repr),
+                "parameters": json.dumps(self._parameters | how, default=repr),
                 "mode": self.request.mode,
                 "server": servers.neurovault_root,
                 "version": __version__,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from datetime import timedelta
-from numbers import Integral, Real
-from typing import TypeGuard
+from numbers import Integral
 
 from nvcatalog._progress import REQUESTS
 from nvcatalog.errors import InvalidOptionError, shown
 from nvcatalog.plan import Mode, parse_mode
+from nvcatalog.where import real_number
 
 #: No server that still answers lets one wait longer, and the system's own clocks end somewhere.
 LONGEST_TIMEOUT_S = 24 * 3600
@@ -100,8 +100,9 @@ def parse_max_age(max_age: object) -> timedelta | None:
         return None
     if isinstance(max_age, timedelta) and max_age >= timedelta(0):
         return max_age
-    if _is_number(max_age) and 0 <= max_age < timedelta.max.days:
-        return timedelta(days=float(max_age))
+    days = real_number(max_age)
+    if 0 <= days < timedelta.max.days:
+        return timedelta(days=days)
     raise InvalidOptionError(
         f"max_age is {shown(max_age)}; give a timedelta, or a number of days from 0 on, or None"
     )
@@ -135,8 +136,9 @@ def parse_timeout(timeout: object) -> float:
     InvalidOptionError
         When that is no number above 0, or more than a day.
     """
-    if _is_number(timeout) and 0 < timeout <= LONGEST_TIMEOUT_S:
-        return float(timeout)
+    seconds = real_number(timeout)
+    if 0 < seconds <= LONGEST_TIMEOUT_S:
+        return seconds
     raise InvalidOptionError(
         f"timeout is {shown(timeout)}; give seconds above 0 and up to {LONGEST_TIMEOUT_S}, such as 10"
     )
@@ -145,13 +147,9 @@ def parse_timeout(timeout: object) -> float:
 def _workers(max_workers: object) -> int | None:
     if max_workers is None:
         return None
-    is_whole = isinstance(max_workers, Integral)
-    if is_whole and _is_number(max_workers) and 1 <= max_workers <= MOST_WORKERS:
-        return int(max_workers)
+    number = real_number(max_workers) if isinstance(max_workers, Integral) else 0.0
+    if 1 <= number <= MOST_WORKERS:
+        return int(number)
     raise InvalidOptionError(
         f"max_workers is {shown(max_workers)}; give a number of connections from 1 to {MOST_WORKERS}, or None"
     )
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, Real) and not isinstance(value, bool)

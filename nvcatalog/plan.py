@@ -187,7 +187,8 @@ class Cost:
 
     def __str__(self) -> str:
         """Say the figures in words."""
-        unknown = f" and {self.unknown_sizes} files of unknown size" if self.unknown_sizes else ""
+        number = f"{self.unknown_sizes} file{'' if self.unknown_sizes == 1 else 's'}"
+        unknown = f" and {number} of unknown size" if self.unknown_sizes else ""
         time = f", about {_duration(self.expected_s)}" if self.expected_s is not None else ""
         return f"{self.bytes / 1e6:,.1f} MB{unknown} to fetch, {self.free_bytes / 1e6:,.0f} MB free{time}"
 
