@@ -190,6 +190,8 @@ def land(connection: duckdb.DuckDBPyConnection, batch: Batch) -> list[str]:
     """
     try:
         _land_whole(connection, batch)
+    except duckdb.CatalogException:  # a table is missing, which is no row's fault
+        raise
     except _MISFITS:
         return _land_what_fits(connection, batch)
     return []

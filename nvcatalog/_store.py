@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import re
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -90,8 +91,16 @@ class Store:
 
     @property
     def exists(self) -> bool:
-        """Whether there is a catalog in the folder."""
-        return self.path.is_file()
+        """Whether there is a catalog in the folder; raises as reading does where it is something else."""
+        try:
+            mode = self.path.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
+        if not stat.S_ISREG(mode):
+            raise _corrupt(self.path, "it is no file")
+        return True
 
     def what_cannot_be_written(self) -> Path | None:
         """Return the folder or the file of the catalog that this user may not write, None when all is well."""
@@ -273,7 +282,18 @@ class Store:
             _read_collections(connection, known)
             _read_refusals(connection, known)
             known.tokens = dict(connection.execute("SELECT collection_id, token FROM access").fetchall())
+        self._check_records(known)
         return known
+
+    def _check_records(self, known: Known) -> None:
+        """Make sure that what stands for a record is one: an object, or the text of one."""
+        for image in known.images.values():
+            if not str(image.source).lstrip().startswith("{"):
+                raise _corrupt(self.path, f"the record of image {image.image_id} is {image.source!r:.40}")
+        for id_, collection in known.collections.items():
+            record: object = collection.record
+            if not isinstance(record, dict | None):
+                raise _corrupt(self.path, f"the record of collection {id_} is {record!r:.40}")
 
     def long_words(self, image_ids: Iterable[int]) -> pa.Table:
         """Return ``image_id``, ``term``, ``weight`` of these images, zeros included."""
@@ -383,8 +403,12 @@ def _unreadable(path: Path, error: Exception) -> NVCatalogError:
         return DataDirError(f"{path} cannot be opened: {text}")
     if "version number" in text:
         return CatalogTooNewError(f"{path} was written by a newer DuckDB ({text}): pip install --upgrade duckdb")
+    return _corrupt(path, text)
+
+
+def _corrupt(path: Path, found: str) -> CatalogCorruptError:
     return CatalogCorruptError(
-        f"{path} cannot be read as a catalog ({text}). The maps beside it are fine. Move it aside "
+        f"{path} cannot be read as a catalog ({found}). The maps beside it are fine. Move it aside "
         f"(mv '{path}' '{path}.broken') and register what is in the folder again: "
         f"nvcatalog adopt --data-dir '{path.parent.parent}'"
     )
@@ -410,7 +434,8 @@ def _troubles_told(path: Path) -> Iterator[None]:
         yield
     except (duckdb.Error, MigrationError, QueryError) as error:
         full = not isinstance(error, QueryError) and (_is_disk_trouble(error) or _NO_FILE_LEFT in str(error))
-        if full or _is_damage(error):
+        # Our own statements know their tables, unless somebody has dropped one; a user's would be a QueryError.
+        if full or _is_damage(error) or isinstance(error, duckdb.CatalogException):
             raise _unreadable(path, error) from error
         raise
     except OSError as error:

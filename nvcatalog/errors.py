@@ -12,6 +12,18 @@ class NVCatalogError(Exception):
     """The root of every error that nvcatalog raises on purpose."""
 
 
+def shown(value: object) -> str:
+    """Return what the caller gave as messages show it: its repr, unless that is endless or cannot be made."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes out no integer of more than some thousand digits
+        return f"a {type(value).__name__} too large to show"
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+
+
+_LONGEST_SHOWN = 300
+
+
 # What the caller typed
 
 

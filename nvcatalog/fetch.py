@@ -14,7 +14,7 @@ from nvcatalog._progress import logger
 from nvcatalog._store import Store
 from nvcatalog.call import Call
 from nvcatalog.choosing import Wanted
-from nvcatalog.errors import FilterWarning, InvalidOptionError
+from nvcatalog.errors import FilterWarning, InvalidOptionError, shown
 from nvcatalog.filters import Filter, basic_collection_terms, basic_image_terms, keep_all
 from nvcatalog.ids import parse_ids_and_tokens
 from nvcatalog.options import parse_max_age, parse_options
@@ -75,7 +75,7 @@ def fetch_neurovault_ids(
         Seconds to wait for a connection, and for the next byte of an answer. Neurosynth, which computes
         while one waits, gets at least 60.
     max_workers : int or None
-        Parallel downloads; None means 6, as a browser does.
+        Parallel downloads, up to 32; None means 6, as a browser does.
     sparse_words : bool
         Whether ``word_frequencies`` is left sparse.
     resample : bool
@@ -309,9 +309,11 @@ def _terms(
 ) -> dict[str, Any]:
     """Return the terms that apply, and say when the default's do beside a function, which few expect."""
     if terms is not None and not isinstance(terms, Mapping):
-        raise InvalidOptionError(f"{kind}_terms is {terms!r}; give a mapping of fields to values")
+        raise InvalidOptionError(f"{kind}_terms is {shown(terms)}; give a mapping of fields to values")
     if not callable(function):
-        raise InvalidOptionError(f"{kind}_filter is {function!r}; give a function that is called with a record")
+        raise InvalidOptionError(
+            f"{kind}_filter is {shown(function)}; give a function that is called with a record"
+        )
     given = default if terms is None else dict(terms)
     if function is not keep_all and given == default:
         text = (

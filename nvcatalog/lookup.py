@@ -31,9 +31,17 @@ class ImageRow(NamedTuple):
     certain: bool
 
 
-def collections_of_tokens(store: Store, tokens: Iterable[str]) -> dict[str, int]:
+def tokens(store: Store) -> dict[int, str]:
+    """Return the tokens of private collections that were opened before, by collection."""
+    if not store.exists:
+        return {}
+    with store.reading() as connection:
+        return dict(connection.execute("SELECT collection_id, token FROM access").fetchall())
+
+
+def collections_of_tokens(store: Store, given: Iterable[str]) -> dict[str, int]:
     """Return which private collections these tokens opened before."""
-    wanted = list(tokens)
+    wanted = list(given)
     if not wanted or not store.exists:
         return {}
     with store.reading() as connection:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from nvcatalog._batch import Words
 from nvcatalog._parallel import Lane, in_parallel
 from nvcatalog._progress import Progress, logger
 from nvcatalog.errors import HostGivenUpError, RefusedError, ResampleError, TransientError
-from nvcatalog.known import Known, KnownImage, LocalFile, MapKind, Refusal
+from nvcatalog.known import Known, KnownCollection, KnownImage, LocalFile, MapKind, Refusal
 from nvcatalog.landing import Lander
 from nvcatalog.plan import RESAMPLED, Plan, Request
 from nvcatalog.records import Record
@@ -84,7 +84,7 @@ class Mover:
         with Progress("Fetching", total=total, verbose=self._verbose) as progress:
             for put in in_parallel(lanes, stop=self._servers.stop):
                 put()
-                progress.step(put.func != self._put_record)
+                progress.step(put.func not in (self._put_record, self._put_parent, self._put_parent_trouble))
                 self._lander.land_if_due()
         return self.outcomes
 
@@ -111,14 +111,29 @@ class Mover:
                     raise
                 # The record is of an earlier day: a replaced file has a new link, and the old one is gone.
                 record = self._servers.neurovault.image(image_id, image.collection_id)
+                is_another = _names_another_file(record, image.record)
+                there = replace(image, source=record, collection_id=records.collection_id_of(record))
+                yield from self._ask_for_parent(there.collection_id)
                 yield partial(self._put_record, image, record)
-                if not _names_another_file(record, image.record):
+                if not is_another:
                     raise
-                arrival = self._arrive(image, record)
+                arrival = self._arrive(there, record)
         except _TROUBLES as error:
             yield partial(self._put_trouble, "image", image, error)
         else:
             yield partial(self._put_download, image, arrival)
+
+    def _ask_for_parent(self, collection_id: int) -> Iterator[partial[None]]:
+        """Read the record of the collection that an image has moved to, where it is not known."""
+        known = self._known.collections.get(collection_id)
+        if known is not None:
+            return
+        try:
+            record = self._servers.neurovault.collection(collection_id)
+        except (RefusedError, TransientError, HostGivenUpError) as error:
+            yield partial(self._put_parent_trouble, collection_id, error)
+        else:
+            yield partial(self._put_parent, record)
 
     def _arrive(self, image: KnownImage, record: Record) -> _Arrival:
         """Download an image's file, and resample it where that is asked for: it stays then only where one was."""
@@ -175,8 +190,34 @@ class Mover:
     # In the main thread
 
     def _put_record(self, image: KnownImage, record: Record) -> None:
+        former, image.collection_id = image.collection_id, records.collection_id_of(record)
         image.source, image.fresh = record, True
         self._lander.batch.add_record("image", record)
+        if former != image.collection_id:
+            self._move_sidecars(image, former)
+
+    def _move_sidecars(self, image: KnownImage, former: int) -> None:
+        """Take what is known of an image along to its new collection's folder: nobody shall find it in both."""
+        place = image.collection_id, image.image_id
+        try:
+            sidecars.write_image(self._folder, *place, image.record)
+            self._remove(storage.sidecar_path(former, image.image_id))
+            words = self._folder / storage.words_path(former, image.image_id)
+            words.replace(self._folder / storage.words_path(*place))
+        except FileNotFoundError:
+            pass  # it has no terms here
+        except sidecars.IN_THE_WAY as error:
+            logger.info("%s", error)  # its file will meet the same, and have an outcome to say so
+
+    def _put_parent(self, record: Record) -> None:
+        id_ = records.record_id(record)
+        self._known.collections[id_] = KnownCollection(id_, record, fresh=True)
+        self._heal("collection", id_)
+        self._lander.batch.add_record("collection", record)
+        self._write_collections([id_])
+
+    def _put_parent_trouble(self, id_: int, error: Exception) -> None:
+        self.outcomes["collection", id_] = outcome_of("collection", id_, error)
 
     def _put_download(self, image: KnownImage, arrival: _Arrival) -> None:
         former = image.file
@@ -199,6 +240,8 @@ class Mover:
         if kind == "resampled":
             origin = f"{RESAMPLED}{resample.interpolation_of(image.record, self._request.interpolation)}"
         path = storage.map_path(image.collection_id, image.image_id, kind)
+        if (former := image.map(kind)) and former.path != path:
+            self._remove(former.path)  # where it was before the image moved to another collection
         image.put_map(kind, LocalFile(path, proof.size, "present", proof.sha256, origin))
         self._lander.batch.add_file(image.image_id, path, proof, origin=origin, kind=kind)
         self._lander.folders.add((self._folder / path).parent)
@@ -206,10 +249,13 @@ class Mover:
     def _drop_resampled(self, image: KnownImage) -> None:
         """Remove what was made of a map that another has replaced."""
         if image.resampled is not None:
-            with suppress(OSError):  # somebody else's: its row goes all the same, so it is no part of an answer
-                (self._folder / image.resampled.path).unlink(missing_ok=True)
+            self._remove(image.resampled.path)
             image.resampled = None
             self._lander.batch.drop_file(image.image_id, "resampled")
+
+    def _remove(self, path: str) -> None:
+        with suppress(OSError):  # somebody else's: its row goes all the same, so it is no part of an answer
+            (self._folder / path).unlink(missing_ok=True)
 
     def _put_words(self, image: KnownImage, decoded: neurosynth.Decoded) -> None:
         self._lander.batch.words[image.image_id] = Words(decoded.weights, decoded.reference)

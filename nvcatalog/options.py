@@ -8,12 +8,15 @@ from datetime import timedelta
 from numbers import Integral
 
 from nvcatalog._progress import REQUESTS
-from nvcatalog.errors import InvalidOptionError
+from nvcatalog.errors import InvalidOptionError, shown
 from nvcatalog.plan import Mode, parse_mode
 from nvcatalog.where import real_number
 
-# The operating system refuses to wait for longer than a few thousand years.
-_LONGEST_TIMEOUT_S = 1e9
+#: No server that still answers lets one wait longer, and the system's own clocks end somewhere.
+LONGEST_TIMEOUT_S = 24 * 3600
+#: A browser opens six connections; a server of one's own may bear more, and none is helped by hundreds.
+MOST_WORKERS = 32
+
 _YES, _NO = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
 
@@ -100,7 +103,9 @@ def parse_max_age(max_age: object) -> timedelta | None:
     days = real_number(max_age)
     if 0 <= days < timedelta.max.days:
         return timedelta(days=days)
-    raise InvalidOptionError(f"max_age is {max_age!r}; give a timedelta, or a number of days from 0 on, or None")
+    raise InvalidOptionError(
+        f"max_age is {shown(max_age)}; give a timedelta, or a number of days from 0 on, or None"
+    )
 
 
 def is_offline_here() -> bool:
@@ -119,7 +124,7 @@ def is_offline_here() -> bool:
 
 def _verbosity(verbose: object) -> int:
     if not isinstance(verbose, Integral):
-        raise InvalidOptionError(f"verbose is {verbose!r}; give a number from 0 (quiet) to 3")
+        raise InvalidOptionError(f"verbose is {shown(verbose)}; give a number from 0 (quiet) to 3")
     return int(verbose)
 
 
@@ -129,20 +134,22 @@ def parse_timeout(timeout: object) -> float:
     Raises
     ------
     InvalidOptionError
-        When that is no number above 0.
+        When that is no number above 0, or more than a day.
     """
     seconds = real_number(timeout)
-    if not 0 < seconds < _LONGEST_TIMEOUT_S:
-        raise InvalidOptionError(f"timeout is {timeout!r}; give seconds above 0, such as 10")
-    return seconds
+    if 0 < seconds <= LONGEST_TIMEOUT_S:
+        return seconds
+    raise InvalidOptionError(
+        f"timeout is {shown(timeout)}; give seconds above 0 and up to {LONGEST_TIMEOUT_S}, such as 10"
+    )
 
 
 def _workers(max_workers: object) -> int | None:
     if max_workers is None:
         return None
-    number = 0 if isinstance(max_workers, bool) or not isinstance(max_workers, Integral) else int(max_workers)
-    if number < 1:
-        raise InvalidOptionError(
-            f"max_workers is {max_workers!r}; give a number of connections from 1 on, or None"
-        )
-    return number
+    number = real_number(max_workers) if isinstance(max_workers, Integral) else 0.0
+    if 1 <= number <= MOST_WORKERS:
+        return int(number)
+    raise InvalidOptionError(
+        f"max_workers is {shown(max_workers)}; give a number of connections from 1 to {MOST_WORKERS}, or None"
+    )

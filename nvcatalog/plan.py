@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from nvcatalog import neurosynth, records, storage
-from nvcatalog.errors import InvalidModeError
+from nvcatalog.errors import InvalidModeError, shown
 from nvcatalog.known import Known, KnownCollection, KnownImage, LocalFile, MapKind, Refusal
 from nvcatalog.report import Outcome
 
@@ -203,7 +203,7 @@ def parse_mode(mode: object) -> Mode:
     """
     if isinstance(mode, str) and mode.lower() in MODES:
         return cast("Mode", mode.lower())
-    raise InvalidModeError(f"'mode' must be one of {', '.join(map(repr, MODES))}; got {mode!r}")
+    raise InvalidModeError(f"'mode' must be one of {', '.join(map(repr, MODES))}; got {shown(mode)}")
 
 
 def refusal_holds(refusal: Refusal | None, modify_date: datetime | None, *, mode: Mode, now: datetime) -> bool:

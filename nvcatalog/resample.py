@@ -19,7 +19,7 @@ import numpy as np
 from nibabel import imageglobals
 
 from nvcatalog import proving, storage
-from nvcatalog.errors import InvalidOptionError, MissingExtraError, ResampleError
+from nvcatalog.errors import InvalidOptionError, MissingExtraError, ResampleError, shown
 
 #: The grid: voxels of 3 mm, and where the first of them is.
 STD_AFFINE = np.array([[3.0, 0, 0, -90], [0, 3, 0, -126], [0, 0, 3, -72], [0, 0, 0, 1]])
@@ -49,7 +49,7 @@ def parse_interpolation(value: object) -> str | None:
     """
     if value is None or (isinstance(value, str) and value in INTERPOLATIONS):
         return value
-    raise InvalidOptionError(f"interpolation is {value!r}; give 'continuous', 'linear', 'nearest' or None")
+    raise InvalidOptionError(f"interpolation is {shown(value)}; give 'continuous', 'linear', 'nearest' or None")
 
 
 def interpolation_of(record: Mapping[str, Any], chosen: str | None) -> str:

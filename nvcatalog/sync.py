@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import NamedTuple
 
-from nvcatalog import __version__, records, snapshot, storage
+from nvcatalog import __version__, lookup, records, snapshot, storage
 from nvcatalog._batch import Batch, Listing
 from nvcatalog._parallel import Lane, in_parallel
 from nvcatalog._progress import BARS, REQUESTS, Progress, summarise
@@ -249,7 +249,10 @@ class _Sync:
             self._synced = read_synced(self._store)
         if self._synced.server_root is None:
             self._lander.server_root = root
-        self._note("sync_started_at", self._started_at.isoformat(timespec="seconds"))
+        for id_, token in lookup.tokens(self._store).items():
+            self._vault.open_with(id_, token)
+        if self._asked is None:
+            self._note("sync_started_at", self._started_at.isoformat(timespec="seconds"))
         if self._asked is None and self._owners:
             # Said before it is so, and taken back when it is no longer: the catalog never looks fuller than it is.
             self._note_excluded(self._owners | self._synced.excluded_owners)
@@ -296,11 +299,10 @@ class _Sync:
         id_, modified = records.record_id(record), records.modify_date_of(record)
         if self._is_excluded(record) or not self._is_out_of_date(id_, modified):
             return
-        n_images = record.get("number_of_images")
-        if n_images == 0:
+        if record.get("number_of_images") == 0:
             self._put_list(id_, modified, ImageList(counts={0}))
         else:
-            self._notes.to_read.append(_ToRead(id_, modified, n_images if isinstance(n_images, int) else 0))
+            self._notes.to_read.append(_ToRead(id_, modified, _number_of_images(record)))
 
     def _is_excluded(self, record: Record) -> bool:
         return record.get("owner") in self._owners
@@ -369,11 +371,11 @@ class _Sync:
     # In the workers: ask, and yield what the main thread shall do with the answer.
 
     def _ask(self, to_read: _ToRead) -> Iterator[partial[None]]:
-        id_, modified, _, ask = to_read
+        id_, modified, number, ask = to_read
         try:
             if ask:
                 record = self._vault.collection(id_)
-                modified = records.modify_date_of(record)
+                modified, number = records.modify_date_of(record), _number_of_images(record)
                 yield partial(self._put_collection, record)
                 if self._is_excluded(record):
                     return
@@ -386,6 +388,9 @@ class _Sync:
                 yield partial(self._put_page, _shaped(id_, page))
                 last = listing
             yield partial(self._put_list, id_, modified, last)
+            if last.complete and number > last.count:  # it counts NIDM packs too
+                for page, _ in self._vault.packs_of(id_):
+                    yield partial(self._put_packs, id_, page)
         except (RefusedError, TransientError, HostGivenUpError) as error:
             yield partial(self._notes.outcomes.append, outcome_of("collection", id_, error))
 
@@ -397,6 +402,10 @@ class _Sync:
         self._lander.batch.extend(page)
         for id_ in self._synced.refused_images.intersection(ids):
             self._lander.batch.heal("image", id_)  # it was about the record, which is here now
+
+    def _put_packs(self, collection_id: int, page: list[Record]) -> None:
+        for record in page:
+            self._lander.batch.add_pack(record, collection_id)
 
     def _put_list(self, collection_id: int, modified: datetime | None, listing: ImageList) -> None:
         """Note that a list was read to the end, and the places of records that the server cannot render."""
@@ -416,7 +425,7 @@ class _Sync:
             self._notes.outcomes.append(Outcome("image", None, "broken_on_server", reason))
         if not listing.complete:
             reason = shortfall(listing)
-            self._notes.outcomes.append(Outcome("image", None, "failed", reason))
+            self._notes.outcomes.append(Outcome("collection", collection_id, "failed", reason))
 
     def _put_trouble(self, collection_id: int, error: ServerError) -> None:
         """Note why a collection's own record could not be had."""
@@ -532,6 +541,11 @@ class _Sync:
             texts.append((_missing_text(report.report.missing) + stopped, IncompleteWarning))
         for text, category in texts:
             warnings.warn(text, category, stacklevel=5)
+
+
+def _number_of_images(record: Record) -> int:
+    number = record.get("number_of_images")
+    return number if isinstance(number, int) else 0
 
 
 def _shaped(collection_id: int, page: list[Record]) -> Batch:

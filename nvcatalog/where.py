@@ -16,8 +16,8 @@ import duckdb
 from nvcatalog import _expressions, queries
 from nvcatalog._expressions import Expressions
 from nvcatalog._store import Store
-from nvcatalog.errors import InvalidIdError, InvalidIdTypeError, InvalidOptionError, QueryError
-from nvcatalog.ids import parse_ids
+from nvcatalog.errors import InvalidIdError, InvalidIdTypeError, InvalidOptionError, QueryError, shown
+from nvcatalog.ids import LARGEST, parse_ids
 
 
 @dataclass(frozen=True)
@@ -155,13 +155,13 @@ def parse_max_images(value: object) -> int | None:
     >>> parse_max_images(100), parse_max_images(-1), parse_max_images(float("inf"))
     (100, None, None)
     """
-    if value is None:
+    if value is None or (isinstance(value, int) and not 0 <= value <= LARGEST):  # more than there can be
         return None
     number = real_number(value)
     if number < 0 or number == math.inf:
         return None
     if not number.is_integer():
-        raise InvalidOptionError(f"max_images is {value!r}; give a whole number, or None for all")
+        raise InvalidOptionError(f"max_images is {shown(value)}; give a whole number, or None for all")
     return int(number)
 
 

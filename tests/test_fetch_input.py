@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import duckdb
 import fetching
 import numpy as np
 import pytest
@@ -32,10 +33,11 @@ from nvcatalog.errors import (
     InvalidModeError,
     InvalidOptionError,
     WrongServerError,
+    shown,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from fetching import Fetch
 
@@ -43,6 +45,8 @@ pytestmark = pytest.mark.usefixtures("no_waiting")
 
 
 # Bad input
+
+HUGE = 10**5000  # more digits than Python writes out
 
 
 @pytest.mark.parametrize("mode", ["new", "", None, 3])
@@ -76,7 +80,11 @@ def test_what_is_no_id_by_its_type_is_a_type_error_and_writes_nothing(
     assert not data_dir.exists()
 
 
-@pytest.mark.parametrize("given", [0, -3, "pain", [3, "abcdefgh"], "ABCDEFG", [2**40], "https://neurovault.org/"])
+@pytest.mark.parametrize(
+    "given",
+    [0, -3, "pain", [3, "abcdefgh"], "ABCDEFG", [2**40], [HUGE], [-HUGE], "9" * 5000, "https://neurovault.org/"],
+    ids=shown,
+)
 @pytest.mark.parametrize("which", ["collection_ids", "image_ids"])
 def test_what_is_no_id_by_its_value_is_a_value_error_and_writes_nothing(
     fetch: Fetch, server: DemoServer, data_dir: Path, which: str, given: Any
@@ -105,10 +113,12 @@ def test_a_bare_collection_id_or_link_is_taken_as_one(fetch: Fetch) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        *({"timeout": value} for value in (0, -1, "10", True, float("nan"), float("inf"))),
-        *({"max_workers": value} for value in (0, -2, 1.5, True, "3")),
+        *({"timeout": value} for value in (0, -1, "10", True, float("nan"), float("inf"), 1e10, HUGE)),
+        *({"max_workers": value} for value in (0, -2, 1.5, True, "3", 33, 10**9, HUGE)),
+        *({"max_age": value} for value in (-1, "1", True, float("nan"), 1e10, HUGE)),
+        {"verbose": "3"},
     ],
-    ids=str,
+    ids=lambda options: f"{next(iter(options))}, {shown(next(iter(options.values())))}",
 )
 def test_an_option_that_cannot_be_is_a_value_error_and_writes_nothing(
     fetch: Fetch, server: DemoServer, data_dir: Path, options: dict[str, Any]
@@ -410,6 +420,71 @@ def test_a_corrupt_catalog_says_how_to_rebuild_and_nothing_is_lost(
     assert maps.word_frequencies.any(axis=1).all()
     # The list is read again, since only the server can tell whether it was whole; no file and no term is.
     assert {hit.path for hit in server.log[asked:]} == {"/api/collections/3/", "/api/collections/3/images/"}
+
+
+def in_its_place_a_folder(catalog: Path) -> None:
+    catalog.unlink()
+    catalog.mkdir()
+
+
+def in_its_place_links_in_a_circle(catalog: Path) -> None:
+    catalog.unlink()
+    catalog.symlink_to(catalog.name)
+
+
+def without_a_table(catalog: Path) -> None:
+    change(catalog, "DROP VIEW stat_maps; DROP VIEW local_images; DROP TABLE images")
+
+
+def without_a_table_that_is_only_written(catalog: Path) -> None:
+    change(catalog, "DROP TABLE fetches")
+
+
+def with_an_image_whose_record_is_none(catalog: Path) -> None:
+    change(catalog, "UPDATE raw_records SET raw = '[1]' WHERE kind = 'image'")
+
+
+def with_a_collection_whose_record_is_none(catalog: Path) -> None:
+    change(catalog, "UPDATE raw_records SET raw = '[1]' WHERE kind = 'collection'")
+
+
+def change(catalog: Path, statements: str) -> None:
+    with duckdb.connect(str(catalog)) as connection:
+        connection.execute(statements)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        in_its_place_a_folder,
+        in_its_place_links_in_a_circle,
+        without_a_table,
+        without_a_table_that_is_only_written,
+        with_an_image_whose_record_is_none,
+        with_a_collection_whose_record_is_none,
+    ],
+)
+def test_a_catalog_that_somebody_has_spoilt_says_how_to_rebuild(
+    fetch: Fetch, data_dir: Path, damage: Callable[[Path], None]
+) -> None:
+    fetch(collection_ids=[3])
+    catalog = data_dir / "neurovault" / "catalog.duckdb"
+    damage(catalog)
+
+    with pytest.raises(CatalogCorruptError, match=f"{catalog} cannot be read.*nvcatalog adopt --data-dir"):
+        fetch(collection_ids=[3], image_ids=[10426])
+
+    catalog.rename(f"{catalog}.broken")
+    assert len(Catalog(data_dir).adopt(verbose=0)) >= len(FOUR)
+    assert ids(fetch(collection_ids=[3])) == FOUR
+
+
+@pytest.mark.parametrize("damage", [in_its_place_a_folder, in_its_place_links_in_a_circle])
+def test_what_is_no_file_is_no_empty_catalog(fetch: Fetch, data_dir: Path, damage: Callable[[Path], None]) -> None:
+    fetch(collection_ids=[3])
+    damage(data_dir / "neurovault" / "catalog.duckdb")
+    with pytest.raises(CatalogCorruptError, match="nvcatalog adopt --data-dir"):
+        Catalog(data_dir).sql("SELECT count(*) FROM images")
 
 
 def test_a_lost_catalog_costs_no_download(fetch: Fetch, server: DemoServer, data_dir: Path) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from nvcatalog.demo.wire import Request
+    from nvcatalog.demo.wire import Answer, Request
 
 OURS = 900  # a collection of the test's own
 

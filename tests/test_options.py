@@ -113,7 +113,7 @@ def test_a_variable_makes_a_call_offline_and_what_was_asked_for_is_remembered(
         ({"timeout": None}, "timeout is None"),
         ({"timeout": 10**400}, "timeout is 1000"),
         ({"timeout": 1e12}, "timeout is 1000"),
-        ({"max_workers": 0}, "max_workers is 0; give a number of connections from 1 on"),
+        ({"max_workers": 0}, "max_workers is 0; give a number of connections from 1 to 32"),
         ({"max_workers": 2.0}, r"max_workers is 2\.0"),
         ({"max_workers": True}, "max_workers is True"),
     ],

@@ -22,6 +22,22 @@ def test_the_scheme_makes_no_other_server() -> None:
     assert check_server(REAL, "http://neurovault.org", FOLDER) == "http://neurovault.org"
 
 
+def test_nor_does_a_slash_at_the_end() -> None:
+    assert check_server(REAL, f"{REAL}/", FOLDER) == f"{REAL}/"
+    assert check_server(f"{MIRROR}/a", f"{MIRROR}/a/", FOLDER) == f"{MIRROR}/a/"
+
+
+def test_two_servers_below_one_host_are_two_servers() -> None:
+    with pytest.raises(WrongServerError, match=rf"filled from {MIRROR}/a, .*from {MIRROR}/b"):
+        check_server(f"{MIRROR}/b", f"{MIRROR}/a", FOLDER)
+    with pytest.raises(WrongServerError):
+        check_server(MIRROR, f"{MIRROR}/a", FOLDER)
+
+
+def test_a_folder_that_names_only_its_host_may_be_of_any_path_there() -> None:
+    assert check_server(f"{MIRROR}/a", MIRROR, FOLDER) == MIRROR
+
+
 def test_two_servers_are_not_mixed_and_the_message_says_what_to_do() -> None:
     with pytest.raises(WrongServerError, match=rf"filled from {REAL}.*NVCATALOG_MIRROR_OF={REAL}"):
         check_server(MIRROR, REAL, FOLDER)

@@ -259,9 +259,9 @@ def test_another_process_can_write_right_after_a_read_and_a_write(filled: Store)
 
 
 def test_a_failing_read_and_a_failing_write_leave_nothing_open(filled: Store) -> None:
-    with pytest.raises(duckdb.CatalogException):
+    with pytest.raises(CatalogCorruptError):
         ask(filled, "SELECT * FROM nowhere")
-    with pytest.raises(duckdb.CatalogException):
+    with pytest.raises(CatalogCorruptError):
         tell(filled, "INSERT INTO nowhere VALUES (1)")
 
     done = python("import sys, duckdb; duckdb.connect(sys.argv[1])", filled.path)

@@ -535,7 +535,7 @@ def test_just_the_collections_asked_for_are_read_whatever_is_known_of_them(
     assert ids(ask("SELECT image_id FROM images ORDER BY ALL")) == sorted(
         world.image_ids(one) + world.image_ids(other)
     )
-    assert "synced_at" not in info(ask)
+    assert not {"synced_at", "sync_started_at"} & info(ask).keys()
 
 
 def test_collections_asked_for_that_are_not_to_be_had_are_in_the_report(
@@ -744,3 +744,35 @@ def check_that_complete_lists_are_whole(world: World, ask: Any) -> None:
         assert here.get(id_, []) == world.image_ids(id_)
     texts = ask("SELECT id FROM raw_records WHERE kind = 'image' ORDER BY id")
     assert ids(texts) == sorted(image_id for images in here.values() for image_id in images)
+
+
+# What else a collection may be
+
+
+def test_nidm_packs_are_listed_where_a_collection_counts_more_than_its_images(
+    server: DemoServer, world: World, data_dir: Path
+) -> None:
+    collection_id = world.collection_ids()[0]
+    pack = world.add_nidm_pack(collection_id, "spm_example.nidm")
+    Catalog(data_dir).sync(verbose=0)
+    packs = Catalog(data_dir).sql("SELECT DISTINCT collection_id, pack_id FROM nidm_packs").fetchall()
+    assert packs == [(collection_id, pack)]
+    assert [hit.path for hit in server.hits("*nidm_results*")] == [
+        f"/api/collections/{collection_id}/nidm_results/"
+    ]
+
+
+def test_a_private_collection_that_was_opened_is_refreshed_with_its_token_and_stays(
+    server: DemoServer, world: World, data_dir: Path
+) -> None:
+    collection_id = world.add_collection(images=[{}])
+    world.make_private(collection_id, "QWERTYUI")
+    fetch_neurovault_ids("QWERTYUI", data_dir=data_dir, verbose=0)
+    (image_id,) = world.image_ids(collection_id)
+    world.edit_image(image_id, name="edited")
+    report = Catalog(data_dir).sync(collection_ids=[collection_id], verbose=0)
+    assert (report.changed_images, report.complete) == (1, True)
+    Catalog(data_dir).sync(verbose=0)
+    maps = fetch_neurovault_ids(collection_id, data_dir=data_dir, verbose=0)
+    assert [meta["name"] for meta in maps.images_meta] == ["edited"]
+    assert maps.report.counts == {"cached": 1}
