@@ -17,10 +17,8 @@ from nvcatalog.choosing import Wanted
 from nvcatalog.errors import FilterWarning, InvalidOptionError, shown
 from nvcatalog.filters import Filter, basic_collection_terms, basic_image_terms, keep_all
 from nvcatalog.ids import parse_ids_and_tokens
-from nvcatalog.options import parse_max_age, parse_options
-from nvcatalog.plan import Request
+from nvcatalog.options import parse_options
 from nvcatalog.private import Opener
-from nvcatalog.resample import parse_interpolation
 from nvcatalog.where import parse_max_images
 
 if TYPE_CHECKING:
@@ -157,21 +155,15 @@ def fetch_neurovault_ids(
         timeout=timeout,
         max_workers=max_workers,
         dry_run=dry_run,
+        resample=resample,
+        max_age=max_age,
+        extras=extras,
     )
     collections = parse_ids_and_tokens(collection_ids, kind="collection")
     images = parse_ids_and_tokens(image_ids, kind="image")
-    request = Request(
-        (),
-        (),
-        options.mode,
-        options.words,
-        kind="resampled" if resample else "original",
-        max_age=parse_max_age(max_age),
-        extras=bool(extras),
-    )
     folder = storage.data_folder(data_dir)
     call = Call(
-        request,
+        options.request(),
         options,
         folder,
         function="fetch_neurovault_ids",
@@ -271,26 +263,20 @@ def fetch_neurovault(
         timeout=timeout,
         max_workers=max_workers,
         dry_run=dry_run,
+        resample=resample,
+        interpolation=interpolation,
+        max_age=max_age,
+        extras=extras,
     )
     limit = parse_max_images(max_images)
     if limit == DEFAULT_MAX_IMAGES:
         logger.info("At most %d images, the default; max_images=None gives all", DEFAULT_MAX_IMAGES)
-    request = Request(
-        (),
-        (),
-        options.mode,
-        options.words,
-        kind="resampled" if resample else "original",
-        interpolation=parse_interpolation(interpolation),
-        max_age=parse_max_age(max_age),
-        extras=bool(extras),
-    )
     collection_terms = _terms(collection_terms, basic_collection_terms(), collection_filter, "collection")
     image_terms = _terms(image_terms, basic_image_terms(), image_filter, "image") | kwarg_image_filters
     _move_collection_id(image_terms, collection_terms)
     wanted = Wanted(collection_terms, collection_filter, image_terms, image_filter)
     call = Call(
-        request,
+        options.request(),
         options,
         storage.data_folder(data_dir),
         function="fetch_neurovault",

@@ -9,7 +9,9 @@ from numbers import Integral
 
 from nvcatalog._progress import REQUESTS
 from nvcatalog.errors import InvalidOptionError, shown
-from nvcatalog.plan import Mode, parse_mode
+from nvcatalog.known import MapKind
+from nvcatalog.plan import Mode, Request, parse_mode
+from nvcatalog.resample import parse_interpolation
 from nvcatalog.where import real_number
 
 #: No server that still answers lets one wait longer, and the system's own clocks end somewhere.
@@ -38,6 +40,8 @@ class Options:
         Parallel downloads; None is the polite default.
     dry_run : bool
         Whether only the plan is wanted.
+    kind, interpolation, max_age, extras
+        What is asked for of each image, as in :class:`~nvcatalog.plan.Request`.
     """
 
     mode: Mode
@@ -49,6 +53,23 @@ class Options:
     timeout_s: float
     max_workers: int | None
     dry_run: bool
+    kind: MapKind
+    interpolation: str | None
+    max_age: timedelta | None
+    extras: bool
+
+    def request(self, collection_ids: tuple[int, ...] = (), image_ids: tuple[int, ...] = ()) -> Request:
+        """Return a request for these collections and images."""
+        return Request(
+            collection_ids,
+            image_ids,
+            self.mode,
+            self.words,
+            kind=self.kind,
+            interpolation=self.interpolation,
+            max_age=self.max_age,
+            extras=self.extras,
+        )
 
     @property
     def logs_requests(self) -> bool:
@@ -66,6 +87,10 @@ def parse_options(
     timeout: object,
     max_workers: object,
     dry_run: object = False,
+    resample: object = False,
+    interpolation: object = None,
+    max_age: object = None,
+    extras: object = False,
 ) -> Options:
     """Return the options of a call, as its keywords name them.
 
@@ -85,6 +110,10 @@ def parse_options(
         timeout_s=parse_timeout(timeout),
         max_workers=_workers(max_workers),
         dry_run=bool(dry_run),
+        kind="resampled" if resample else "original",
+        interpolation=parse_interpolation(interpolation),
+        max_age=parse_max_age(max_age),
+        extras=bool(extras),
     )
 
 

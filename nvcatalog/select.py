@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,10 +16,8 @@ from nvcatalog.client import NeuroVault
 from nvcatalog.errors import InvalidOptionError, QueryError, SelectionWarning, ServerError
 from nvcatalog.fetch import DEFAULT_MAX_IMAGES
 from nvcatalog.options import Options, parse_max_age, parse_options
-from nvcatalog.plan import Request
 from nvcatalog.queries import all_params
 from nvcatalog.report import Outcome
-from nvcatalog.resample import parse_interpolation
 from nvcatalog.servers import Servers
 from nvcatalog.sync import sync_catalog
 from nvcatalog.where import Condition, Selection
@@ -123,15 +120,9 @@ def fetch_where(
         timeout=timeout,
         max_workers=max_workers,
         dry_run=dry_run,
-    )
-    request = Request(
-        (),
-        (),
-        options.mode,
-        options.words,
-        kind="resampled" if resample else "original",
-        interpolation=parse_interpolation(interpolation),
-        extras=bool(extras),
+        resample=resample,
+        interpolation=interpolation,
+        extras=extras,
     )
     store = Store(storage.data_folder(data_dir))
     values = all_params(params, kwargs)
@@ -139,7 +130,7 @@ def fetch_where(
     _check_names(store, condition, params)
     selection = _select(store, condition, options, parse_max_age(max_age))
     call = Call(
-        replace(request, image_ids=selection.image_ids),
+        options.request(image_ids=selection.image_ids),
         options,
         store.folder,
         function="fetch_where",
@@ -203,22 +194,22 @@ def fetch_collection(
         timeout=timeout,
         max_workers=max_workers,
         dry_run=dry_run,
+        resample=resample,
+        max_age=max_age,
+        extras=extras,
     )
     wanted = records.normal_doi(doi) if isinstance(doi, str) else None
     if wanted is None or not wanted.startswith("10."):
         raise InvalidOptionError(f"doi is {doi!r}; give a DOI, such as 10.1371/journal.pone.0181213")
     store = Store(storage.data_folder(data_dir))
     titles, trouble = _collections_of(wanted, doi, store, options)
-    request = Request(
-        tuple(titles),
-        (),
-        options.mode,
-        options.words,
-        kind="resampled" if resample else "original",
-        max_age=parse_max_age(max_age),
-        extras=bool(extras),
+    call = Call(
+        options.request(tuple(titles)),
+        options,
+        store.folder,
+        function="fetch_collection",
+        parameters={"doi": wanted},
     )
-    call = Call(request, options, store.folder, function="fetch_collection", parameters={"doi": wanted})
     call.lost += [trouble] if trouble else []
     if len(titles) > 1:
         named = "; ".join(f"{id_} ({title})" for id_, title in titles.items())

@@ -83,7 +83,8 @@ def test_whatever_an_age_is_it_can_be_gone_back_or_is_refused(value: Any) -> Non
 def test_the_defaults_are_nilearns() -> None:
     assert parse() == Options(
         mode="download_new", asked_mode="download_new", words=False, vectorize_words=True, sparse_words=False,
-        verbose=3, timeout_s=10.0, max_workers=None, dry_run=False,
+        verbose=3, timeout_s=10.0, max_workers=None, dry_run=False, kind="original", interpolation=None,
+        max_age=None, extras=False,
     )  # fmt: skip
 
 
