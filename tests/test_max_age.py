@@ -85,7 +85,9 @@ def test_the_record_of_a_single_image_known_for_longer_is_read_again(
     assert paths_of(server) == ["/api/images/3/"]
 
 
-def test_an_image_deleted_meanwhile_stays_while_its_file_is_here(fetch: Fetch, world: World, data_dir: Path) -> None:
+def test_an_image_deleted_meanwhile_stays_while_its_file_is_here(
+    fetch: Fetch, world: World, data_dir: Path
+) -> None:
     fetch(collection_ids=[3])
     world.delete_image(4)
     assert ids(fetch(collection_ids=[3], max_age=0)) == FOUR
