@@ -51,25 +51,30 @@ class Besides:
         self._known = known
         self._lander = lander
         self._servers = servers
+        self._asked: list[tuple[int, Extra]] = []
         self._outcomes: dict[tuple[str, int], Outcome] = {}
 
     @property
     def _folder(self) -> Path:
         return self._store.folder
 
+    def plan(self, image_ids: Iterable[int]) -> list[tuple[int, Extra]]:
+        """Return which files are to be fetched, with their collections; of the others, note what they are."""
+        self._asked = list(self._wanted(list(image_ids)))
+        here = lookup.files_of(self._store, {extra.item_id for _, extra in self._asked})
+        refused = lookup.refused_extras(self._store, {extra.item_id for _, extra in self._asked})
+        return [each for each in self._asked if not self._settled(*each, here, refused)]
+
     def run(self, image_ids: Iterable[int], *, verbose: int) -> list[Outcome]:
         """Fetch what the records of these images, and the packs they are in, name; return an outcome for each."""
-        wanted = list(self._wanted(list(image_ids)))
-        here = lookup.files_of(self._store, {extra.item_id for _, extra in wanted})
-        refused = lookup.refused_extras(self._store, {extra.item_id for _, extra in wanted})
-        to_fetch = [each for each in wanted if not self._settled(*each, here, refused)]
+        to_fetch = self.plan(image_ids)
         lane = Lane(self._move, to_fetch, workers=min(self._servers.max_workers, len(to_fetch)))
         with Progress("Fetching extras", total=len(to_fetch), verbose=verbose) as progress:
             for put in in_parallel([lane], stop=self._servers.stop):
                 put()
                 progress.step()
                 self._lander.land_if_due()
-        return [self._outcomes[extra.kind, extra.item_id] for _, extra in wanted]
+        return [self._outcomes[extra.kind, extra.item_id] for _, extra in self._asked]
 
     def _wanted(self, image_ids: list[int]) -> Iterator[tuple[int, Extra]]:
         """Yield the extra files with their collections."""

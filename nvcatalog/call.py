@@ -360,10 +360,13 @@ class Call:
 
     def _fetch_extras(self, servers: Servers) -> None:
         """Fetch what lies beside the maps; a failure of these is their own."""
-        if not self.request.extras or self.options.dry_run:
+        if not self.request.extras:
             return
         besides = Besides(self.request, self.store, self.known, self.lander, servers)
         known = [id_ for id_ in self.plan.images if id_ in self.known.images]
+        if self.options.dry_run:
+            self.plan = replace(self.plan, extras_to_fetch=len(besides.plan(known)))
+            return
         self._extras = besides.run(known, verbose=self.options.verbose)
         self._bytes += besides.bytes
 
@@ -383,6 +386,8 @@ class Call:
         if self.options.asked_mode == "overwrite" and request.mode == "offline":
             outcomes = [_not_renewed(outcome) for outcome in outcomes]
         self.report = Report(outcomes, self.notes)
+        if self.options.dry_run:
+            self.plan = replace(self.plan, report=self.report)
         here = {outcome.id for outcome in self.report if outcome.kind == "image" and outcome.here}
         self.image_ids = [id_ for id_ in self.plan.images if id_ in here]
         if request.words and not self.options.dry_run:
@@ -448,7 +453,8 @@ class Call:
                 filter(None, (counts_text(self.report, k) for k in ("image", "words", "extra", "collection")))
             )
             text = f"nvcatalog: {counts or 'nothing asked for'}{size} in {seconds:.1f} s, in {self.folder}"
-        summarise(text, verbose=self.options.verbose)
+        for line in (text, *self.notes):
+            summarise(line, verbose=self.options.verbose)
         healths = (servers.neurovault_health, servers.neurosynth_health)
         self._warnings += [(text, CatalogWarning) for text in self.lander.troubles]
         self._warnings += [(text, FilterWarning) for text in (self._chooser.warnings() if self._chooser else [])]

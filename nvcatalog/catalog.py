@@ -160,13 +160,18 @@ class Catalog:
         >>> Catalog().labels(14227)[:2]
         [(0, 'Primary motor cortex'), (1, 'Sensory cortex')]
         """
-        (id_,) = parse_ids(image_id, kind="image")
+        id_ = parse_ids([image_id], kind="image")[0]
         file = lookup.files_of(self._store, [id_]).get((id_, "labels"))
         if file is None:
             raise LabelsError(
                 f"image {id_} has no label file in {self._folder}; if it is an atlas, fetch it with extras=True"
             )
-        return read_labels(self._folder / file.path)
+        try:
+            return read_labels(self._folder / file.path)
+        except OSError as error:
+            raise LabelsError(
+                f"{self._folder / file.path} cannot be read ({error.strerror}); fetch image {id_} with extras=True"
+            ) from error
 
     def outdated(self) -> Answer:
         """Return the local files whose record changed on the server since they came, and what changed.

@@ -139,17 +139,24 @@ class Chooser:
         return list(self._lost)
 
     def warnings(self) -> list[str]:
-        """Return a line for each field asked for that no image has."""
-        documented = {*records.IMAGE_FIELDS, "id", "gender"} - {"image_id"}
-        unknown = [name for name in self._wanted.image_terms if name not in documented]
+        """Return a line for each field asked for that no record has."""
+        images = {*records.IMAGE_FIELDS, "id", "gender"} - {"image_id"}
+        collections = {*records.COLLECTION_FIELDS, "id", "DOI", "preprint_DOI"} - {
+            "collection_id",
+            "doi",
+            "doi_raw",
+        }
         lines = []
-        for name in unknown:
-            if not lookup.has_extra_field(self._store, name) and not any(
-                name in i.record for i in self._known.images.values()
-            ):
-                near = difflib.get_close_matches(name, documented, n=1)
-                lines.append(f"No image here has a field {name!r}{f'; did you mean {near[0]!r}?' if near else ''}")
-        return lines
+        for name in self._wanted.image_terms.keys() - images:
+            seen = any(name in image.record for image in self._known.images.values())
+            if not seen and not lookup.has_extra_field(self._store, name, "images"):
+                lines.append(f"No image here has a field {name!r}{_nearest(name, images)}")
+        strange = [
+            name
+            for name in self._wanted.collection_terms.keys() - collections
+            if not lookup.has_extra_field(self._store, name, "collections")
+        ]
+        return lines + [f"No collection here has a field {n!r}{_nearest(n, collections)}" for n in strange]
 
     # From the catalog
 
@@ -387,6 +394,11 @@ class Chooser:
 def _by_place(images: Iterable[KnownImage]) -> list[KnownImage]:
     """Return the images that are here, by collection and id."""
     return sorted((i for i in images if i.is_here), key=lambda image: (image.collection_id, image.image_id))
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _as_far_as_known(terms: TermsInSQL, function: Filter) -> TermsInSQL:

@@ -128,7 +128,7 @@ def _from_text(text: str, kind: Kind) -> int:
     if match:
         return int(next(group for group in match.groups() if group))
     if any(pattern.fullmatch(text) for pattern in _TOKENS.values()):
-        asked = "an image's id behind it, as in ABCDEFGH-243" if kind == "image" else "the token alone"
+        asked = "an image's id behind it, as in ABCDEFGH-243" if kind == "image" else "the collection's number"
         raise InvalidIdError(f"{kind}_ids: the token of a private collection does not fit here; give {asked}")
     raise InvalidIdError(
         f"{kind}_ids: {shown(text)} is no id; give integers, such as 555, or a link to the {kind}'s page"

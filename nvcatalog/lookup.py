@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 from nvcatalog import records
 from nvcatalog._store import Store, moment
@@ -29,6 +30,20 @@ class ImageRow(NamedTuple):
     image_id: int
     collection_id: int
     certain: bool
+
+
+def fact(store: Store, key: str) -> str | None:
+    """Return what the catalog notes of itself under a name, such as ``synced_at``; None for nothing."""
+    if not store.exists:
+        return None
+    with store.reading() as connection:
+        rows = connection.execute("SELECT value FROM catalog_info WHERE key = $key", {"key": key}).fetchall()
+    return rows[0][0] if rows else None
+
+
+def excluded_owners(store: Store) -> list[int]:
+    """Return the users whose images the last sync of everything left out."""
+    return sorted(json.loads(fact(store, "sync_excluded_owners") or "[]"))
 
 
 def tokens(store: Store) -> dict[int, str]:
@@ -210,12 +225,12 @@ def refused_extras(store: Store, ids: Iterable[int]) -> dict[tuple[str, int], Re
     }
 
 
-def has_extra_field(store: Store, name: str) -> bool:
-    """Whether any image's record here has a free-form field of that name."""
+def has_extra_field(store: Store, name: str, table: Literal["images", "collections"]) -> bool:
+    """Whether any record here has a free-form field of that name."""
     if not store.exists:
         return False
     with store.reading() as connection:
-        query = "SELECT count(*) FROM images WHERE list_contains(json_keys(extra), $name)"
+        query = f"SELECT count(*) FROM {table} WHERE list_contains(json_keys(extra), $name)"  # noqa: S608 - one of two
         return bool(connection.execute(query, {"name": name}).fetchall()[0][0])
 
 

@@ -111,6 +111,10 @@ def fetch_where(
     >>> [meta["id"] for meta in maps.images_meta]
     [9034, 9037]
     """
+    store = Store(storage.data_folder(data_dir))
+    values = all_params(params, kwargs)
+    condition = Condition(where, query, cast("Mapping[str, Any]", values), tables, order_by, max_images)
+    _check_names(store, condition, params)
     options = parse_options(
         mode=mode,
         fetch_neurosynth_words=fetch_neurosynth_words,
@@ -124,10 +128,6 @@ def fetch_where(
         interpolation=interpolation,
         extras=extras,
     )
-    store = Store(storage.data_folder(data_dir))
-    values = all_params(params, kwargs)
-    condition = Condition(where, query, cast("Mapping[str, Any]", values), tables, order_by, max_images)
-    _check_names(store, condition, params)
     selection = _select(store, condition, options, parse_max_age(max_age))
     call = Call(
         options.request(image_ids=selection.image_ids),
@@ -183,7 +183,9 @@ def fetch_collection(
     Examples
     --------
     >>> from nvcatalog import fetch_collection
-    >>> maps = fetch_collection(doi="https://doi.org/10.1371/journal.pone.0181213", dry_run=True, verbose=0)
+    >>> plan = fetch_collection(doi="https://doi.org/10.1111/obr.12221", dry_run=True, verbose=0)
+    >>> len(plan.images)
+    20
     """
     options = parse_options(
         mode=mode,
@@ -200,9 +202,12 @@ def fetch_collection(
     )
     wanted = records.normal_doi(doi) if isinstance(doi, str) else None
     if wanted is None or not wanted.startswith("10."):
-        raise InvalidOptionError(f"doi is {doi!r}; give a DOI, such as 10.1371/journal.pone.0181213")
+        raise InvalidOptionError(f"doi is {doi!r}; give a DOI, such as 10.1111/obr.12221")
     store = Store(storage.data_folder(data_dir))
-    titles, trouble = _collections_of(wanted, doi, store, options)
+    titles, trouble = lookup.collections_of_doi(store, wanted), None
+    asks = not titles or options.mode == "overwrite" or options.max_age is not None
+    if asks:
+        titles, trouble = _ask_for_collections(wanted, doi, titles, options)
     call = Call(
         options.request(tuple(titles)),
         options,
@@ -211,6 +216,8 @@ def fetch_collection(
         parameters={"doi": wanted},
     )
     call.lost += [trouble] if trouble else []
+    if not asks and lookup.fact(store, "synced_at") is None:
+        call.notes.append(f"Of {wanted} there may be more on the server: sync, or mode='overwrite', asks for them")
     if len(titles) > 1:
         named = "; ".join(f"{id_} ({title})" for id_, title in titles.items())
         call.notes.append(f"{wanted} is the DOI of {len(titles)} collections: {named}")
@@ -249,6 +256,8 @@ def _tell(selection: Selection, call: Call, options: Options) -> None:
     """Say how many match and of when the metadata is; warn when nothing does, or more than are fetched."""
     date = selection.synced_at[:10] if selection.synced_at else None
     known = f"NeuroVault's metadata of {date}" if date else "what was fetched or listed here (sync never ran)"
+    if owners := lookup.excluded_owners(call.store):
+        known += f", without the images of {len(owners)} owners that sync left out ({', '.join(map(str, owners))})"
     summarise(f"nvcatalog: {selection.total:,} images match in {known}", verbose=options.verbose)
     call.notes += conditions.explain(selection)
     for what, ids in (
@@ -258,37 +267,36 @@ def _tell(selection: Selection, call: Call, options: Options) -> None:
         if ids:
             named = ", ".join(map(str, ids[:5])) + (", …" if len(ids) > 5 else "")
             call.notes.append(f"{len(ids):,} images of the query are {what} and left out: {named}")
+            call.warn(call.notes[-1], SelectionWarning)
     if selection.nulls:
         call.notes.append(f"{selection.nulls:,} rows of the query have no image_id and are left out")
     if not selection.total:
-        offer = "" if date else " Catalog().sync() lets the catalog know all of NeuroVault."
+        offer = "" if date else " Catalog().sync() (nvcatalog sync) lets the catalog know all of NeuroVault."
         call.warn("\n".join([f"No image matches in {known}.{offer}", *call.notes]), SelectionWarning)
     elif (more := selection.total - len(selection.image_ids)) > 0:
         unknown = f" and {selection.unknown_sizes:,} of unknown size" if selection.unknown_sizes else ""
         size = f"{selection.bytes / 1e6:,.1f} MB in all{unknown}"
         text = f"{selection.total:,} images match ({size}), and {more:,} of them are left out"
-        call.warn(f"{text}; max_images=None takes all", SelectionWarning)
+        call.warn(f"{text}; max_images=None (or -1) takes all", SelectionWarning)
 
 
 # By a DOI
 
 
-def _collections_of(
-    wanted: str, typed: str, store: Store, options: Options
+def _ask_for_collections(
+    wanted: str, typed: str, known: dict[int, str], options: Options
 ) -> tuple[dict[int, str], Outcome | None]:
-    """Return the collections of a DOI with their titles, the catalog's or else the server's; or why none."""
-    titles = lookup.collections_of_doi(store, wanted)
-    if titles:
-        return titles, None
+    """Return the collections of a DOI with their titles, the server's beside those known; or why none."""
     if options.mode == "offline":
-        return {}, Outcome("collection", None, "missing_offline", f"no collection here has the DOI {wanted}")
+        trouble = Outcome("collection", None, "missing_offline", f"no collection here has the DOI {wanted}")
+        return known, None if known else trouble
     with Servers(timeout_s=options.timeout_s, log_requests=options.logs_requests) as servers:
         try:
-            titles = _collections_on_server(wanted, typed, servers.neurovault)
+            titles = known | _collections_on_server(wanted, typed, servers.neurovault)
         except ServerError as error:
-            return {}, Outcome("collection", None, "failed", f"the list of collections: {error}")
-    trouble = None if titles else Outcome("collection", None, "not_found", f"no collection has the DOI {wanted}")
-    return titles, trouble
+            return known, Outcome("collection", None, "failed", f"the list of collections: {error}")
+    trouble = Outcome("collection", None, "not_found", f"no collection has the DOI {wanted}")
+    return titles, None if titles else trouble
 
 
 def _collections_on_server(wanted: str, typed: str, vault: NeuroVault) -> dict[int, str]:

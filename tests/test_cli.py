@@ -127,7 +127,7 @@ def test_where_fetches_what_a_condition_selects(nvcatalog: Run, server: DemoServ
     assert planned.returncode == 0
     fates = [line.split(",")[1] for line in planned.stdout.decode().splitlines()]
     assert fates == ["fate", "to fetch", "to fetch"]
-    assert b"12 of them are left out; max_images=None takes all" in planned.stderr
+    assert b"12 of them are left out; max_images=None (or -1) takes all" in planned.stderr
     assert not list(data_dir.rglob("*.nii.gz"))
     done = nvcatalog("where", *condition, "-n", "-1", "-q", "--words")
     assert done.returncode == 0

@@ -335,14 +335,17 @@ def _split(values: list[str] | None) -> list[str]:
     return [part for value in values or [] for part in value.replace(",", " ").split()]
 
 
-def _parse_params(pairs: list[str] | None) -> dict[str, str]:
-    """Read ``NAME=VALUE``; values stay text, which DuckDB reads as a number where it is compared with one."""
-    params: dict[str, str] = {}
+def _parse_params(pairs: list[str] | None) -> dict[str, str | float]:
+    """Read ``NAME=VALUE``; values stay text, which DuckDB reads as a number where it is compared with one.
+
+    But for fractions: compared with a column of whole numbers, DuckDB would round their text.
+    """
+    params: dict[str, str | float] = {}
     for pair in pairs or []:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise typer.BadParameter(f"{pair!r} is no parameter; write --param NAME=VALUE")
-        params[name] = value
+        params[name] = float(value) if re.fullmatch(r"[+-]?[0-9]+\.[0-9]+", value) else value
     return params
 
 
@@ -409,8 +412,8 @@ def _show_fetched(maps: Any, output: Format | None) -> None:
 
     if isinstance(maps, Plan):
         show(pa.Table.from_pandas(maps.df(), preserve_index=False), output)
-        return
-    show(_outcome_rows(maps), output)
+    else:
+        show(_outcome_rows(maps), output)
     if maps.report.missing:
         raise typer.Exit(SOMETHING_MISSING)
 
