@@ -78,6 +78,7 @@ class Batch:
     gone: dict[int, datetime] = field(default_factory=dict)
     healed: set[tuple[str, int]] = field(default_factory=set)
     dropped: set[tuple[int, str]] = field(default_factory=set)
+    packless: set[int] = field(default_factory=set)  # collections whose NIDM packs are listed anew
     follows_misfits: bool = False  # an earlier landing had to leave rows out, maybe of a list that this one ends
 
     def add(self, table: str, row: Row) -> None:
@@ -130,6 +131,13 @@ class Batch:
         }
         self.add("files", row)
 
+    def forget_packs(self, collection_id: int) -> None:
+        """Forget which NIDM packs a collection has, in the catalog and in this batch so far."""
+        self.packless.add(collection_id)
+        if "nidm_packs" in self.tables:
+            rows = self.tables["nidm_packs"]
+            self.tables["nidm_packs"] = [row for row in rows if row["collection_id"] != collection_id]
+
     def drop_file(self, image_id: int, kind: str) -> None:
         """Forget a file that has been removed."""
         self.dropped.add((image_id, kind))
@@ -167,8 +175,11 @@ class Batch:
         merged.tables = {table: list(rows) for table, rows in self.tables.items()}
         merged.healed = set(self.healed)
         merged.dropped = self.dropped | later.dropped
+        merged.packless = set(self.packless)
         for kind, id_ in later.healed:
             merged.heal(kind, id_)
+        for id_ in later.packless:
+            merged.forget_packs(id_)
         for table, rows in later.tables.items():
             merged.tables.setdefault(table, []).extend(rows)
         for table, rows in (*self.found.items(), *later.found.items()):
@@ -177,7 +188,8 @@ class Batch:
 
     def __len__(self) -> int:
         rows = sum(map(len, (*self.tables.values(), *self.found.values())))
-        return rows + sum(map(len, (self.words, self.listings, self.gone, self.healed, self.dropped)))
+        rest = (self.words, self.listings, self.gone, self.healed, self.dropped, self.packless)
+        return rows + sum(map(len, rest))
 
 
 def land(connection: duckdb.DuckDBPyConnection, batch: Batch) -> list[str]:
@@ -216,6 +228,11 @@ def _land_whole(connection: duckdb.DuckDBPyConnection, batch: Batch) -> None:
     connection.execute("BEGIN")
     try:
         _heal(connection, batch.healed)
+        if batch.packless:
+            connection.execute(
+                "DELETE FROM nidm_packs WHERE collection_id IN (SELECT unnest($ids::INTEGER[]))",
+                {"ids": list(batch.packless)},
+            )
         for image_id, kind in batch.dropped:
             connection.execute(
                 "DELETE FROM files WHERE image_id = $id AND kind = $kind", {"id": image_id, "kind": kind}
@@ -239,7 +256,7 @@ def _land_whole(connection: duckdb.DuckDBPyConnection, batch: Batch) -> None:
 def _land_what_fits(connection: duckdb.DuckDBPyConnection, batch: Batch) -> list[str]:
     """Land table by table, and return a line for each row that does not fit."""
     # Refusals are healed first, as in a whole batch: the same batch may hold the ones that follow them.
-    _land_whole(connection, Batch(healed=batch.healed, dropped=batch.dropped))
+    _land_whole(connection, Batch(healed=batch.healed, dropped=batch.dropped, packless=batch.packless))
     culprits: list[str] = []
     for table, rows in batch.found.items():
         culprits += _land_rows(connection, table, rows, found=True)

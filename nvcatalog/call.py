@@ -203,6 +203,7 @@ class Call:
         named = {("collection", id_) for id_ in opened} | {
             ("image", i) for i, c in self.known.parents.items() if c in opened
         }
+        named |= {("image", i.image_id) for i in self.known.images.values() if i.collection_id in opened}
         for kind, id_ in named & self.known.refusals.keys():  # without the token it was refused
             del self.known.refusals[kind, id_]
             self.lander.batch.heal(kind, id_)
@@ -309,6 +310,9 @@ class Call:
 
     def _finish_plan(self) -> None:
         """Put what was chosen into the order of the answer, and say what it takes where only that is wanted."""
+        if self._chooser is not None:
+            unwanted = self._chooser.no_longer_kept(self.plan.images)
+            self.plan = replace(self.plan, images=tuple(id_ for id_ in self.plan.images if id_ not in unwanted))
         if self._wanted is not None:
             # What was here comes first, in an order that does not depend on how it came here.
             here = set() if self.request.mode == "overwrite" else {*self.plan.here, *self._had}

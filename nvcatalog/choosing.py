@@ -138,6 +138,11 @@ class Chooser:
         """What could not be looked at: records that a filter fails on, places in the list of collections."""
         return list(self._lost)
 
+    def no_longer_kept(self, image_ids: Iterable[int]) -> set[int]:
+        """Return which of these have been given another record since they were chosen, one that is not kept."""
+        renewed = (self._known.images[id_] for id_ in image_ids if self._known.images[id_].fresh)
+        return {i.image_id for i in renewed if not self._judge(self._wanted.images, "image", i.image_id, i.record)}
+
     def warnings(self) -> list[str]:
         """Return a line for each field asked for that no record has."""
         images = {*records.IMAGE_FIELDS, "id", "gender"} - {"image_id"}
@@ -317,6 +322,10 @@ class Chooser:
         self._known.packs |= known.packs
         broken = [id_ for id_, places in known.positions.items() if places]
         self._note_troubles(known, [*refused, *(id_ for _, id_ in outcomes), *broken])
+        # What was chosen by an earlier record has a newer one now, by which it is judged again at the end.
+        for id_ in known.images.keys() & self._known.images.keys():
+            if known.images[id_].fresh:
+                self._known.images[id_].source, self._known.images[id_].fresh = known.images[id_].source, True
         # What the catalog still had of it before, this call need not ask for.
         self._tried.update(id_ for id_, image in known.images.items() if image.gone and not image.is_here)
         for id_ in collection_ids:

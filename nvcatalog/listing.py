@@ -107,6 +107,7 @@ class Lister:
             if what == "images":
                 yield from self._ask_for_list(id_)
             elif what == "packs":
+                yield partial(self._forget_packs, id_)
                 for page, _ in self._vault.packs_of(id_):
                     yield partial(self._put_packs, id_, page)
             elif what == "collection":
@@ -150,6 +151,18 @@ class Lister:
         if refusal is not None and refusal.modify_date is None:
             self._forget_refusal("image", id_)  # it was about the record, which is here now
         self._lander.batch.add_record("image", record)
+
+    def _forget_packs(self, collection_id: int) -> None:
+        self._lander.batch.forget_packs(collection_id)
+
+    def _put_no_packs(self, id_: int, error: ServerError) -> None:
+        """Have a list read again whose packs could not be had."""
+        collection = self._known.collections[id_]
+        collection.complete = False
+        count = collection.listed_count or 0
+        unread = Listing(id_, datetime.now(UTC), count, complete=False, image_ids=frozenset(), names_all=False)
+        self._lander.batch.listings.append(unread)
+        self.outcomes["collection", id_] = Outcome("collection", id_, "failed", f"its NIDM packs: {error}")
 
     def _put_packs(self, collection_id: int, page: Iterable[Record]) -> None:
         for record in page:
@@ -235,8 +248,10 @@ class Lister:
         lasting = isinstance(error, RefusedError) and error.lasting
         if what == "images" and not lasting:
             self._unlisted[id_] = str(error)
-        if what == "packs" or (what == "images" and (kind, id_) in self.outcomes):
-            # Packs are asked for again with the next list; their maps are images like any other.
+        if what == "packs":
+            self._put_no_packs(id_, error)
+            return
+        if what == "images" and (kind, id_) in self.outcomes:
             return  # of a collection's two requests the record's own says best what is wrong, first or last
         outcome = outcome_of(kind, id_, error)
         if lasting:

@@ -57,7 +57,9 @@ class Seed:
     def __init__(self, place: str | os.PathLike[str]) -> None:
         self.folder = _find(Path(place).expanduser())
         self.name = self.folder.name
-        self._rows: dict[str, int] = _read_manifest(self.folder).get("rows", {})
+        rows = _read_manifest(self.folder).get("rows")
+        numbers = rows.items() if isinstance(rows, dict) else ()
+        self._rows = {table: number for table, number in numbers if isinstance(number, int)}
         newest, ours = max(self._column("schema_migrations", "version"), default=0), load_migrations()[-1].version
         if newest > ours:
             raise CatalogTooNewError(
@@ -86,6 +88,7 @@ class Seed:
         if self.server_root is None or not same_host(self.server_root, root):
             whose = self.server_root or "no server that it names"
             raise WrongServerError(f"{self.folder} was filled from {whose}, and {store.folder} is from {root}")
+        self._check_rows()
         total = sum(self._rows.get(table, 0) for table in _KEYS)
         with Progress("Seeding", total=total, verbose=verbose, unit="row") as progress:
             for table in _KEYS:
@@ -128,6 +131,17 @@ class Seed:
 
     def _column(self, table: str, name: str) -> list[Any]:
         return [value for batch in self._batches(table, [name]) for value in batch.column(name).to_pylist()]
+
+    def _check_rows(self) -> None:
+        """Raise where a table lacks rows that the manifest counts: its lists would pass for read for good."""
+        for table in _KEYS:
+            found = sum(batch.num_rows for batch in self._batches(table, [_KEYS[table][-1]]))
+            counted = self._rows.get(table)
+            if counted is not None and found != counted:
+                raise SnapshotError(
+                    f"{self.folder / table} has {found:,} rows and its manifest counts {counted:,}: take another "
+                    "snapshot to start from"
+                )
 
     def _batches(self, table: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa

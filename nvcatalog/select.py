@@ -300,18 +300,30 @@ def _ask_for_collections(
 
 
 def _collections_on_server(wanted: str, typed: str, vault: NeuroVault) -> dict[int, str]:
-    """Ask for a DOI as people may have typed it; a server that ignores the question gives all there are."""
-    for spelling in dict.fromkeys((typed.strip(), wanted, f"https://doi.org/{wanted}")):
-        titles, others = {}, 0
-        for page, _ in vault.collections({"DOI": spelling}):
-            for record in page:
-                named = {records.normal_doi(_text(record.get(name))) for name in ("DOI", "preprint_DOI")}
-                others += wanted not in named
-                if wanted in named:
-                    titles[records.record_id(record)] = str(record.get("name"))
-        if titles or others:
+    """Ask for a DOI as people may have typed it, else for all collections: a preprint's cannot be asked for.
+
+    A server that ignores the question gives all there are at once.
+    """
+    titles: dict[int, str] = {}
+    for spelling in dict.fromkeys((typed.strip(), wanted, wanted.upper(), f"https://doi.org/{wanted}")):
+        found, others = _of_doi(wanted, vault, {"DOI": spelling})
+        titles |= found
+        if others:
             return dict(sorted(titles.items()))
-    return {}
+    return dict(sorted((titles or _of_doi(wanted, vault, {})[0]).items()))
+
+
+def _of_doi(wanted: str, vault: NeuroVault, filters: Mapping[str, str]) -> tuple[dict[int, str], int]:
+    """Return the titles of a list's collections with a DOI, and how many others it has."""
+    titles: dict[int, str] = {}
+    others = 0
+    for page, _ in vault.collections(filters):
+        for record in page:
+            named = {records.normal_doi(_text(record.get(name))) for name in ("DOI", "preprint_DOI")}
+            others += wanted not in named
+            if wanted in named:
+                titles[records.record_id(record)] = str(record.get("name"))
+    return titles, others
 
 
 def _text(value: object) -> str | None:

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import NamedTuple
+from numbers import Integral
+from typing import Any, NamedTuple
 
 from nvcatalog import __version__, lookup, records, snapshot, storage
 from nvcatalog._batch import Batch, Listing
@@ -164,11 +165,11 @@ def sync_catalog(
 
 
 def _parse_owners(owners: Iterable[int] | int) -> frozenset[int]:
-    owners = [owners] if isinstance(owners, int | str) else list(owners)
-    for owner in owners:
-        if isinstance(owner, bool) or not isinstance(owner, int) or owner <= 0:
+    given: list[Any] = list(owners) if isinstance(owners, Iterable) else [owners]
+    for owner in given:
+        if isinstance(owner, bool) or not isinstance(owner, Integral) or owner <= 0:
             raise InvalidOptionError(f"exclude_owners: {owner!r} is no user id; give numbers, such as 5761")
-    return frozenset(owners)
+    return frozenset(int(owner) for owner in given)
 
 
 class _ToRead(NamedTuple):
@@ -305,7 +306,8 @@ class _Sync:
             self._notes.to_read.append(_ToRead(id_, modified, _number_of_images(record)))
 
     def _is_excluded(self, record: Record) -> bool:
-        return record.get("owner") in self._owners
+        owner = record.get("owner")
+        return isinstance(owner, int) and owner in self._owners
 
     def _is_out_of_date(self, id_: int, modified: datetime | None) -> bool:
         known = self._synced.collections.get(id_)
@@ -387,10 +389,12 @@ class _Sync:
             for page, listing in self._vault.images_of(id_):
                 yield partial(self._put_page, _shaped(id_, page))
                 last = listing
-            yield partial(self._put_list, id_, modified, last)
+            # Before the list counts as read: packs that could not be had are then asked for with it again.
+            yield partial(self._forget_packs, id_)
             if last.complete and number > last.count:  # it counts NIDM packs too
                 for page, _ in self._vault.packs_of(id_):
                     yield partial(self._put_packs, id_, page)
+            yield partial(self._put_list, id_, modified, last)
         except (RefusedError, TransientError, HostGivenUpError) as error:
             yield partial(self._notes.outcomes.append, outcome_of("collection", id_, error))
 
@@ -402,6 +406,9 @@ class _Sync:
         self._lander.batch.extend(page)
         for id_ in self._synced.refused_images.intersection(ids):
             self._lander.batch.heal("image", id_)  # it was about the record, which is here now
+
+    def _forget_packs(self, collection_id: int) -> None:
+        self._lander.batch.forget_packs(collection_id)
 
     def _put_packs(self, collection_id: int, page: list[Record]) -> None:
         for record in page:

@@ -575,3 +575,18 @@ def test_whatever_the_filters_ours_chooses_what_python_alone_would(
     assert set(ids(maps)) == expected
     assert len(maps.images) == len(expected)
     assert not maps.report.missing
+
+
+def test_an_image_whose_record_changed_in_the_course_of_a_call_is_judged_by_the_new_one(
+    world: World, server: DemoServer, data_dir: Path
+) -> None:
+    Catalog(data_dir).sync(verbose=0)
+    first, second = world.image_ids(3)[:2]
+    world.replace_file(first, world.image_bytes(second))
+    for id_ in (first, second):
+        world.edit_image(id_, is_thresholded=True)
+    maps = fetch_neurovault(max_images=None, collection_id=3, data_dir=data_dir, verbose=0)
+    later = fetch_neurovault(max_images=None, data_dir=data_dir, verbose=0)
+    assert first not in ids(maps)
+    assert not {first, second} & set(ids(later))
+    assert all(meta["is_thresholded"] is False for meta in later.images_meta)

@@ -292,3 +292,11 @@ def test_values_that_do_not_fit_are_named_and_nothing_is_kept_of_them(
         sync(seed=theirs)
     assert rows(data_dir, "SELECT count(*) FROM images") == [(0,)]
     assert Store(data_dir / "neurovault").exists
+
+
+def test_a_snapshot_that_lacks_rows_is_no_seed(server: DemoServer, tmp_path: Path) -> None:
+    Catalog(tmp_path / "one").sync(verbose=0)
+    taken = Catalog(tmp_path / "one").snapshot()
+    shutil.rmtree(taken / "images")
+    with pytest.raises(SnapshotError, match=r"images has 0 rows and its manifest counts"):
+        Catalog(tmp_path / "other").sync(seed=taken, verbose=0)

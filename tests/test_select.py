@@ -232,3 +232,21 @@ def test_what_is_no_doi_is_refused(server: DemoServer, data_dir: Path, doi: Any)
     with pytest.raises(InvalidOptionError, match=r"doi is .* give a DOI, such as"):
         fetch_collection(doi=doi, data_dir=data_dir)
     assert server.requests == 0
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("10.1234/nv.test.0001", FOUR),
+        ("doi:10.1234/NV.TEST.0001", FOUR),
+        ("https://doi.org/10.1234/NV.TEST.0001", FOUR),
+        ("10.1101/pre.1", [10426]),
+    ],
+)
+def test_a_doi_is_found_however_it_is_typed_on_a_server_that_looks_for_just_that_text(
+    server: DemoServer, world: World, data_dir: Path, typed: str, expected: list[int]
+) -> None:
+    world.edit_collection(3, DOI="10.1234/NV.TEST.0001")
+    world.edit_collection(658, preprint_DOI="10.1101/pre.1")
+    server.settings.honour_filters = True
+    assert ids(fetch_collection(doi=typed, data_dir=data_dir, verbose=0)) == expected

@@ -776,3 +776,20 @@ def test_a_private_collection_that_was_opened_is_refreshed_with_its_token_and_st
     maps = fetch_neurovault_ids(collection_id, data_dir=data_dir, verbose=0)
     assert [meta["name"] for meta in maps.images_meta] == ["edited"]
     assert maps.report.counts == {"cached": 1}
+
+
+def test_packs_that_could_not_be_had_are_asked_for_again(server: DemoServer, world: World, data_dir: Path) -> None:
+    collection_id = world.collection_ids()[0]
+    world.add_nidm_pack(collection_id, "spm_example.nidm")
+    fault = server.fail(f"/api/collections/{collection_id}/nidm_results/*", faults.status(503))
+    with pytest.warns(IncompleteWarning):
+        assert not Catalog(data_dir).sync(verbose=0).complete
+    fault.remove()
+    assert Catalog(data_dir).sync(verbose=0).complete
+    assert len(Catalog(data_dir).sql("SELECT * FROM nidm_packs").fetchall()) == 2
+
+
+@pytest.mark.parametrize("owner", [{}, [1], None, "5"])
+def test_an_odd_owner_ends_no_sync(server: DemoServer, world: World, data_dir: Path, owner: object) -> None:
+    world.edit_collection(world.collection_ids()[0], owner=owner)
+    assert Catalog(data_dir).sync(exclude_owners=5761, verbose=0).new_images > 0
