@@ -301,6 +301,8 @@ def _terms(
             f"{kind}_filter is {shown(function)}; give a function that is called with a record"
         )
     given = default if terms is None else dict(terms)
+    if odd := [name for name in given if not isinstance(name, str)]:
+        raise InvalidOptionError(f"{kind}_terms has {odd[0]!r}, which is no field's name; give text")
     if function is not keep_all and given == default:
         text = (
             f"{kind}_filter was given, and the default {kind}_terms still apply: {default}. "

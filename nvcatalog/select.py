@@ -243,13 +243,16 @@ def _check_names(store: Store, condition: Condition, params: Mapping[str, Any] |
 
 def _select(store: Store, condition: Condition, options: Options, max_age: timedelta | None) -> Selection:
     selection = conditions.select(store, condition)
-    if max_age is None or options.mode == "offline":
+    if max_age is None or options.mode == "offline" or store.what_cannot_be_written():
         return selection
-    old = lookup.collections_listed_before(store, datetime.now(UTC) - max_age, selection.image_ids)
-    if not old:
-        return selection
-    sync_catalog(store, collection_ids=old, verbose=min(options.verbose, 1), timeout_s=options.timeout_s)
-    return conditions.select(store, condition)
+    before, listed = datetime.now(UTC) - max_age, set[int]()
+    while True:  # what is selected anew may be in other collections
+        found = lookup.collections_listed_before(store, before, selection.image_ids)
+        if not (old := [id_ for id_ in found if id_ not in listed]):
+            return selection
+        listed.update(old)
+        sync_catalog(store, collection_ids=old, verbose=min(options.verbose, 1), timeout_s=options.timeout_s)
+        selection = conditions.select(store, condition)
 
 
 def _tell(selection: Selection, call: Call, options: Options) -> None:

@@ -250,3 +250,11 @@ def test_a_doi_is_found_however_it_is_typed_on_a_server_that_looks_for_just_that
     world.edit_collection(658, preprint_DOI="10.1101/pre.1")
     server.settings.honour_filters = True
     assert ids(fetch_collection(doi=typed, data_dir=data_dir, verbose=0)) == expected
+
+
+def test_what_is_selected_anew_is_not_old_either(where: Select, world: World, server: DemoServer) -> None:
+    for id_ in (3, 10426):
+        world.edit_image(id_, number_of_subjects=5)
+    world.edit_image(8718, number_of_subjects=5)
+    with pytest.warns(SelectionWarning, match="No image matches"):
+        assert ids(where("n_subjects > 19", max_images=1, max_age=0)) == []
