@@ -51,6 +51,10 @@ class QueryError(NVCatalogError, ValueError):
     """Raised when DuckDB refuses a query: bad SQL, a missing parameter, something the fence forbids."""
 
 
+class LockFileError(NVCatalogError, ValueError):
+    """Raised when a lock file cannot be read: damaged, or of a newer version; names the line and the reason."""
+
+
 class MissingExtraError(NVCatalogError, ImportError):
     """Raised when a feature needs an optional dependency that is not installed."""
 
@@ -76,6 +80,10 @@ class TooManyFilesError(NVCatalogError, OSError):
 
 class ResampleError(NVCatalogError):
     """Raised when a map cannot be brought to the 3 mm grid: an odd shape, an affine that leads nowhere."""
+
+
+class FreezeError(NVCatalogError):
+    """Raised when images cannot be frozen: their files are not here, or nothing has proven them yet."""
 
 
 # The catalog
@@ -178,6 +186,10 @@ class FilterWarning(NVCatalogWarning):
 
 class SelectionWarning(NVCatalogWarning):
     """Warns that a condition selects no image, or more images than are fetched."""
+
+
+class FrozenWarning(NVCatalogWarning):
+    """Warns that images of a frozen set are no longer what was frozen; the report says what differs."""
 
 
 class FolderWarning(NVCatalogWarning):
