@@ -355,12 +355,16 @@ class Call:
         return image is not None and image.map(kind) is not None
 
     def _move(self, request: Request, plan: Plan, servers: Servers) -> None:
-        mover = Mover(request, self.folder, self.known, self.lander, servers, verbose=self.options.verbose)
+        mover = self._mover(request, servers)
         try:
             mover.run(plan)
         finally:
             self._notes.outcomes |= mover.outcomes
             self._bytes += mover.bytes
+
+    def _mover(self, request: Request, servers: Servers) -> Mover:
+        """Return who moves what a request asks for."""
+        return Mover(request, self.folder, self.known, self.lander, servers, verbose=self.options.verbose)
 
     def _fetch_extras(self, servers: Servers) -> None:
         """Fetch what lies beside the maps; a failure of these is their own."""

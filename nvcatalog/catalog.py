@@ -13,6 +13,7 @@ from nvcatalog._store import Store
 from nvcatalog.errors import CatalogWarning, LabelsError, SnapshotWarning
 from nvcatalog.ids import parse_ids
 from nvcatalog.labels import read_labels
+from nvcatalog.meant import images_meant
 from nvcatalog.options import parse_timeout
 from nvcatalog.queries import Answer, Params
 from nvcatalog.words import words_to_matrix
@@ -20,7 +21,10 @@ from nvcatalog.words import words_to_matrix
 if TYPE_CHECKING:
     import numpy as np
     from scipy.sparse import csr_matrix
+    from sklearn.utils import Bunch
 
+    from nvcatalog.cite import Citations
+    from nvcatalog.known import MapKind
     from nvcatalog.report import Report
     from nvcatalog.sync import SyncReport
 
@@ -288,6 +292,129 @@ class Catalog:
             verbose=verbose,
             timeout_s=parse_timeout(timeout),
         )
+
+    def freeze(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        where: str | None = None,
+        bunch: Bunch | None = None,
+        image_ids: Iterable[int | str] | int | str | None = None,
+        params: Mapping[str, Any] | None = None,
+        resample: bool = False,
+        private: bool = False,
+        verbose: int = 2,
+    ) -> Path:
+        """Write a lock file from which :func:`nvcatalog.fetch_frozen` brings back exactly these maps.
+
+        It is JSON, with each image on a line of its own: its id, the sha256 and size of its file, and when its
+        record had last changed. Every file is read for it. Terms are not frozen.
+
+        Parameters
+        ----------
+        path : path-like
+            Where it is to be, such as ``maps.lock.json``; it appears whole or not at all.
+        where : str or None
+            A condition over ``stat_maps`` chooses the images, as in :func:`nvcatalog.fetch_where`.
+        bunch : Bunch or None
+            What a fetcher returned chooses them.
+        image_ids : iterable of int or str, int, str or None
+            Their ids do. Where nothing chooses, all that are here are meant.
+        params : mapping, optional
+            Values for each ``$name`` of the condition.
+        resample : bool
+            Whether their maps on the 3 mm grid are meant; those of an answer are told by their paths.
+        private : bool
+            Whether images of private collections are frozen too; their tokens never are.
+        verbose : int
+            0 says nothing, 1 gives a summary, 2 shows a progress bar too.
+
+        Returns
+        -------
+        Path
+            Where it is.
+
+        Raises
+        ------
+        FreezeError
+            When there is no image, and when the file of one is not here, not proven, or no longer what was
+            proven; the message names them all.
+        InvalidOptionError, QueryError
+            For options that cannot be, and a condition that cannot be asked (ValueErrors).
+
+        Warns
+        -----
+        SelectionWarning
+            When images of private collections are left out.
+
+        Examples
+        --------
+        >>> from nvcatalog import Catalog, fetch_neurovault_ids
+        >>> maps = fetch_neurovault_ids(image_ids=[10426], verbose=0)
+        >>> path = Catalog().freeze(Catalog().folder / "maps.lock.json", where="image_id = 10426", verbose=0)
+        >>> path.name
+        'maps.lock.json'
+        """
+        from nvcatalog import freeze
+
+        self._warn_if_absent()
+        kind: MapKind = "resampled" if resample else "original"
+        meant = images_meant(self._store, where=where, bunch=bunch, image_ids=image_ids, params=params, kind=kind)
+        return freeze.freeze(self._store, path, meant, resampled=resample, private=private, verbose=verbose)
+
+    def cite(
+        self,
+        *,
+        where: str | None = None,
+        bunch: Bunch | None = None,
+        image_ids: Iterable[int | str] | int | str | None = None,
+        params: Mapping[str, Any] | None = None,
+        private: bool = False,
+    ) -> Citations:
+        """Return how to cite the collections behind images, NeuroVault, and Neurosynth where terms were used.
+
+        Parameters
+        ----------
+        where : str or None
+            A condition over ``stat_maps`` chooses the images, as in :func:`nvcatalog.fetch_where`.
+        bunch : Bunch or None
+            What a fetcher returned chooses them, and says whether terms were used. Without it, Neurosynth is cited
+            where terms of any of the images are here.
+        image_ids : iterable of int or str, int, str or None
+            Their ids do. Where nothing chooses, all that are here are meant.
+        params : mapping, optional
+            Values for each ``$name`` of the condition.
+        private : bool
+            Whether private collections are cited too.
+
+        Returns
+        -------
+        Citations
+            With ``.bibtex()`` and ``.text()``.
+
+        Raises
+        ------
+        InvalidOptionError, QueryError
+            For options that cannot be, and a condition that cannot be asked (ValueErrors).
+
+        Warns
+        -----
+        SelectionWarning
+            When there is nothing to cite, and when something is left out: private collections, and images that
+            the catalog does not know.
+
+        Examples
+        --------
+        >>> from nvcatalog import Catalog, fetch_neurovault_ids
+        >>> maps = fetch_neurovault_ids(image_ids=[9034, 9035], verbose=0)
+        >>> Catalog().cite(bunch=maps)
+        <Citations: 1 collection; .bibtex() and .text() write them>
+        """
+        from nvcatalog.cite import cite
+
+        self._warn_if_absent()
+        meant = images_meant(self._store, where=where, bunch=bunch, image_ids=image_ids, params=params)
+        return cite(self._store, meant, private=private)
 
     def snapshot(self) -> Path:
         """Write the catalog as Parquet now, and return the folder of the snapshot.
