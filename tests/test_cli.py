@@ -408,3 +408,27 @@ def test_demo_serve_prints_what_a_shell_can_evaluate_and_ends_with_ctrl_c(tmp_pa
         assert all(line.startswith("# ") for line in (lines[0], lines[4]))
         os.kill(process.pid, signal.SIGINT)
         assert process.wait(timeout=20) == 0
+
+
+def test_freeze_writes_a_lock_file_and_cite_the_citations(nvcatalog: Run, filled: Path, tmp_path: Path) -> None:
+    path = tmp_path / "maps.lock.json"
+    done = nvcatalog("freeze", path, "--where", "image_id = $id", "-p", "id=10426", "-d", filled, "-q")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode().strip() == str(path)
+    frozen = json.loads(path.read_text(encoding="utf-8"))
+    assert [each["image_id"] for each in frozen["images"]] == [10426]
+    assert b"froze 1 images" in nvcatalog("freeze", path, "--images", "10426", "-d", filled).stderr
+    missing = nvcatalog("freeze", path, "--images", "10426,9034", "-d", filled)
+    assert missing.returncode == 1
+    assert b"1 of 2 images cannot be frozen" in missing.stderr
+    forgotten = nvcatalog("freeze", path, "--where", "image_id = $id", "-d", filled)
+    assert forgotten.returncode == 2
+    assert b"--param id=" in forgotten.stderr
+
+    cited = nvcatalog("cite", "--where", "image_id = $id", "-p", "id=10426", "-d", filled)
+    assert cited.returncode == 0, cited.stderr
+    assert b"@misc{neurovault_658,\n" in cited.stdout
+    assert cited.stdout.count(b"@") == 3, "with the terms that were fetched, Neurosynth too"
+    plain = nvcatalog("cite", "--images", "10426", "--format", "text", "-d", filled)
+    assert plain.stdout.startswith(b"Maps of 1 NeuroVault collection.\n\n")
+    assert nvcatalog("cite", "-d", tmp_path / "none").returncode == 1

@@ -68,6 +68,9 @@ MaxAge = Annotated[
 ]
 Timeout = Annotated[float, typer.Option("--timeout", help="Seconds to connect, and to the next byte.")]
 Workers = Annotated[int | None, typer.Option("--max-workers", help="Parallel downloads; 6 by default.")]
+Where = Annotated[str | None, typer.Option("--where", help="Those that a condition over stat_maps is true for.")]
+Images = Annotated[list[str] | None, typer.Option("--images", "-i", metavar="IDS", help="Those: 10426,32980.")]
+Private = Annotated[bool, typer.Option("--private", help="Those of private collections too.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No bars and no summary.")]
 
 
@@ -268,6 +271,61 @@ def sync(
         err.print(f"… and {len(missing) - MOST_NAMED} more: nvcatalog sql 'FROM outcomes'", soft_wrap=True)
     if found.report.missing or not found.complete:
         raise typer.Exit(SOMETHING_MISSING)
+
+
+@app.command()
+def freeze(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="Where the lock file is to be: maps.lock.json.")],
+    where: Where = None,
+    images: Images = None,
+    param: Params = None,
+    resample: Annotated[bool, typer.Option("--resample", help="Freeze the maps on the 3 mm grid.")] = False,
+    private: Private = False,
+    data_dir: DataDir = None,
+    quiet: Quiet = False,
+) -> None:
+    """Freeze maps that are here, all unless chosen, as a small file that brings back the same bytes elsewhere.
+
+    In Python, nvcatalog.fetch_frozen(PATH) does.
+    """
+    catalog = _catalog(data_dir)
+    with _named_as_here():
+        written = catalog.freeze(
+            path,
+            where=where,
+            image_ids=_split(images) or None,
+            params=_parse_params(param),
+            resample=resample,
+            private=private,
+            verbose=0 if quiet else 2,
+        )
+    out.print(str(written), soft_wrap=True, markup=False)
+
+
+class CitationFormat(StrEnum):
+    """How citations are written."""
+
+    bibtex = "bibtex"
+    text = "text"
+
+
+@app.command()
+def cite(
+    where: Where = None,
+    images: Images = None,
+    param: Params = None,
+    private: Private = False,
+    data_dir: DataDir = None,
+    output: Annotated[CitationFormat, typer.Option("--format", "-f", help="How.")] = CitationFormat.bibtex,
+) -> None:
+    """Cite the collections behind the maps that are here, or behind those chosen."""
+    catalog = _catalog(data_dir)
+    with _asking(catalog):
+        citations = catalog.cite(
+            where=where, image_ids=_split(images) or None, params=_parse_params(param), private=private
+        )
+        text = citations.bibtex() if output is CitationFormat.bibtex else citations.text()
+        out.out(text, end="", highlight=False)
 
 
 @app.command()
