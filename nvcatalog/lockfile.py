@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args
@@ -110,8 +110,8 @@ def text_of(lock: LockFile) -> str:
         "interpolation": lock.interpolation,
     }
     parts = [f"  {_json(key)}: {_json(value)}" for key, value in head.items()]
-    parts.append(_lines("collections", (asdict(collection) for collection in lock.collections)))
-    parts.append(_lines("images", (asdict(image) for image in lock.images)))
+    parts.append(_lines("collections", map(vars, lock.collections)))
+    parts.append(_lines("images", map(vars, lock.images)))
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
