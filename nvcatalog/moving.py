@@ -224,8 +224,12 @@ class Mover:
         for kind, proof in arrival.proofs.items():
             self._put_map(image, kind, proof)
         self.bytes += arrival.size
-        if former and image.file and former.sha256 != image.file.sha256 and "resampled" not in arrival.proofs:
-            self._drop_resampled(image)
+        # Of what it was made nobody knows where no original was here before, and to overwrite is to doubt it.
+        original = arrival.proofs.get("original")
+        if original is not None and "resampled" not in arrival.proofs:
+            is_other = former.sha256 != original.sha256 if former else self._request.mode == "overwrite"
+            if is_other:
+                self._drop_resampled(image)
         self._heal("image", image.image_id)
         self.outcomes["image", image.image_id] = Outcome("image", image.image_id, "downloaded")
         if arrival.trouble:

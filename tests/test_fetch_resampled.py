@@ -234,3 +234,12 @@ def test_without_nilearn_nothing_is_done(
             call(resample=True, mode=mode)
     assert server.requests == 0
     assert not data_dir.exists()
+
+
+def test_to_overwrite_an_original_is_to_doubt_what_was_resampled_without_it(fetch: Fetch, world: World) -> None:
+    first = fetch(image_ids=[3], resample=True)
+    before = Path(first.images[0]).read_bytes()
+    world.replace_file(3, world.image_bytes(10426))
+    fetch(image_ids=[3], mode="overwrite")
+    after = Path(fetch(image_ids=[3], resample=True).images[0]).read_bytes()
+    assert after != before
