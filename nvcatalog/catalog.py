@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from nvcatalog import adopt, connecting, lookup, outdated, queries, snapshot, storage
 from nvcatalog._store import Store
-from nvcatalog.errors import CatalogWarning, LabelsError, SnapshotWarning
+from nvcatalog.errors import LabelsError, SnapshotWarning
 from nvcatalog.ids import parse_ids
 from nvcatalog.labels import read_labels
 from nvcatalog.meant import images_meant
 from nvcatalog.options import parse_timeout
+from nvcatalog.outward import Outward
 from nvcatalog.queries import Answer, Params
 from nvcatalog.words import words_to_matrix
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from nvcatalog.sync import SyncReport
 
 
-class Catalog:
+class Catalog(Outward):
     """Every collection, image and term that was ever fetched into a folder, as a database.
 
     Opens nothing until it is asked, and holds nothing open afterwards.
@@ -475,11 +476,3 @@ class Catalog:
     def _ask(self, query: str, params: Params, tables: Mapping[str, Any] | None = None) -> Answer:
         with self._store.reading() as connection:
             return queries.run(connection, query, params, tables)
-
-    def _warn_if_absent(self) -> None:
-        if not self._store.exists:
-            warnings.warn(
-                f"There is no catalog in {self._folder}: fetch something, or adopt() what is there",
-                CatalogWarning,
-                stacklevel=3,
-            )

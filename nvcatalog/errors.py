@@ -117,6 +117,10 @@ class SnapshotError(NVCatalogError):
     """Raised when a Parquet snapshot was asked for and could not be written."""
 
 
+class ExportError(NVCatalogError):
+    """Raised when an export was asked for and could not be written."""
+
+
 # The servers. These end one request; a fetch turns them into outcomes and never lets them out.
 
 

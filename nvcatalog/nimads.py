@@ -1,4 +1,4 @@
-"""Describe maps as NIMADS, what meta-analysis tools read: studies, the analyses of each, and where their maps are."""
+"""Describe maps as NIMADS, which meta-analysis tools read: studies, the analyses of each, and their maps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from nvcatalog import lookup, records, storage
+from nvcatalog import records, storage
 from nvcatalog._store import Store, moment
 from nvcatalog.errors import InvalidOptionError, MissingExtraError, SelectionWarning, shown
 from nvcatalog.known import MapKind
@@ -150,13 +150,13 @@ def to_nimads(
         When anything is left out, or not independent.
     """
     rows = _rows(store, meant.image_ids, kind, study, analysis)
-    left_out = [_left_out(row, why) for row in rows if (why := _why_left_out(row, private=private))]
-    maps = [row for row in rows if not _why_left_out(row, private=private)]
-    no_file = [_no_file(row, kind) for row in maps if not _is_here(store.folder, row)]
+    why = {row.image_id: _why_left_out(row, private=private) for row in rows}
+    left_out = [Remark("left_out", None, id_, text) for id_, text in why.items() if text]
+    maps = [row for row in rows if not why[row.image_id]]
+    no_file = [_no_file(row, kind) for row in maps if row.path is None]
     if not without_files:
-        maps = [row for row in maps if _is_here(store.folder, row)]
-    size_of = _size_reader(sample_sizes, maps)
-    builder = _Builder(store.folder, size_of)
+        maps = [row for row in maps if row.path is not None]
+    builder = _Builder(store.folder, _size_reader(sample_sizes, maps))
     studies = [builder.study(id_, members) for id_, members in _grouped(maps, lambda row: row.study)]
     report = Remarks([*left_out, *no_file, *builder.remarks])
     _tell(report, n_maps=len(maps))
@@ -164,8 +164,8 @@ def to_nimads(
     return Nimads({"id": "nvcatalog", "name": name, "studies": studies}, report)
 
 
-def to_nimare(nimads: Nimads) -> Any:
-    """Return a NIMADS studyset as a ``nimare.nimads.Studyset``.
+def nimare() -> Any:
+    """Return NiMARE's module for NIMADS.
 
     Raises
     ------
@@ -173,15 +173,16 @@ def to_nimare(nimads: Nimads) -> Any:
         When NiMARE is not installed, or does not work beside what is.
     """
     try:
-        from nimare.nimads import Studyset
+        from nimare import nimads
     except ImportError as error:
-        is_absent = error.name == "nimare"
-        found = "NiMARE is not installed" if is_absent else f"NiMARE cannot be imported ({error})"
+        found = (
+            "is not installed" if error.name == "nimare" else f"does not work beside what is installed ({error})"
+        )
         raise MissingExtraError(
-            f"{found}; pip install 'nvcatalog[nimare]', in an environment of its own where nilearn is newer than "
-            "what NiMARE takes"
+            f"NiMARE {found}; pip install 'nvcatalog[nimare]', in an environment of its own if this one needs a "
+            "nilearn that is too new for it"
         ) from error
-    return Studyset(nimads)
+    return nimads
 
 
 # What the catalog knows
@@ -259,14 +260,17 @@ def _rows(store: Store, image_ids: Iterable[int], kind: MapKind, study: str, ana
         keys = {"study": _key(names, "study", study), "analysis": _key(names, "analysis", analysis)}
         query = _ROWS.format(doi=_DOI, **keys)
         found = connection.execute(query, {"ids": list(image_ids), "kind": kind}).fetchall()
-    rows = [_Row._make(values) for values in found]
-    return [
-        row._replace(
-            added_at=moment(row.added_at),  # type: ignore[arg-type]  # DuckDB gives microseconds
-            **records.null_placeholders({name: getattr(row, name) for name in _TYPED}),
-        )
-        for row in rows
-    ]
+    return [_read(store.folder, _Row._make(values)) for values in found]
+
+
+def _read(folder: Path, row: _Row) -> _Row:
+    """Return a row with its time as one, its placeholders as nothing, and a path only where the file is here."""
+    here = row.path is not None and storage.why_not_here(folder / row.path, row.size or 0) is None
+    return row._replace(
+        added_at=moment(row.added_at),  # type: ignore[arg-type]  # DuckDB gives microseconds
+        path=row.path if here else None,
+        **records.null_placeholders({name: getattr(row, name) for name in _TYPED}),
+    )
 
 
 def _key(names: Mapping[str, str], option: str, value: object) -> str:
@@ -293,31 +297,22 @@ def _why_left_out(row: _Row, *, private: bool) -> str | None:
 _VALUE_TYPES = ("t", "z", "beta", "varcope", "p")
 
 
-def _left_out(row: _Row, why: str) -> Remark:
-    return Remark("left_out", None, row.image_id, why)
-
-
 def _no_file(row: _Row, kind: MapKind) -> Remark:
     how = " with resample=True" if kind == "resampled" else ""
     return Remark("no_file", row.study, row.image_id, f"its file is not here; fetch it{how}")
 
 
-def _is_here(folder: Path, row: _Row) -> bool:
-    path, size = row.path, row.size
-    return path is not None and size is not None and storage.why_not_here(folder / path, size) is None
-
-
 # Sample sizes
 
 
-def _size_reader(given: SampleSizes, maps: Sequence[_Row]) -> Callable[[_Row], int | None]:
+def _size_reader(given: Any, maps: Sequence[_Row]) -> Callable[[_Row], int | None]:
     """Return what tells how many subjects are behind a map: what was given, else what its record says."""
     if given is None:
         return lambda row: row.n_subjects
-    if not hasattr(given, "keys"):
+    if not hasattr(given, "items"):  # a pandas Series has, too, and is no Mapping
         everywhere = _size(given, "sample_sizes")
         return lambda row: everywhere or row.n_subjects
-    sizes = {_size_key(key): _size(given[key], f"sample_sizes[{shown(key)}]") for key in given.keys()}  # noqa: SIM118 - a pandas Series will do
+    sizes = {_size_key(key): _size(value, f"sample_sizes[{shown(key)}]") for key, value in given.items()}
     both = sizes.keys() & {str(row.image_id) for row in maps} & {row.study for row in maps}
     if both:
         raise InvalidOptionError(
@@ -369,7 +364,7 @@ class _Builder:
             self.remarks.append(
                 Remark("several_analyses", id_, None, f"{len(analyses)} analyses, not independent: {ids}")
             )
-        collections = sorted({row.collection_id for row in rows})
+        links = [f"https://identifiers.org/neurovault.collection:{each}" for each in _collections(rows)]
         about = {
             "doi": first.doi,
             "description": first.description,
@@ -380,7 +375,7 @@ class _Builder:
             "id": id_,
             "name": first.collection_name or f"NeuroVault collection {first.collection_id}",
             **_present(about),
-            "metadata": {"urls": [f"https://identifiers.org/neurovault.collection:{each}" for each in collections]},
+            "metadata": {"urls": links},
             "analyses": analyses,
         }
 
@@ -416,7 +411,10 @@ class _Builder:
             why = f"its maps have different ones: {sorted(filter(None, sizes))}" if sizes else "nobody says"
             self.remarks += [Remark("no_sample_size", row.study, row.image_id, why) for row in rows]
         names = ("task", "contrast", "contrast_definition", "modality", "analysis_level", "collection_id")
-        return {**_present({name: _common(rows, name) for name in names}), **({"sample_sizes": [size]} if size else {})}
+        return {
+            **_present({name: _common(rows, name) for name in names}),
+            **({"sample_sizes": [size]} if size else {}),
+        }
 
     def _look_at(self, rows: list[_Row]) -> None:
         for row in rows:
@@ -428,16 +426,19 @@ class _Builder:
 
 def _image(folder: Path, row: _Row) -> dict[str, Any]:
     """Return an image. One that is here has no link: NiMARE would follow that instead."""
-    here = _is_here(folder, row)
     about = {"image_id": row.image_id, "map_type": row.map_type, "url": row.link, "sha256": row.sha256}
     return {
         "id": str(row.image_id),
-        **({"filename": str(folder / (row.path or ""))} if here else {"url": row.link}),
+        **({"filename": str(folder / row.path)} if row.path else {"url": row.link}),
         "space": row.space or ("MNI" if row.not_mni is False else None),
         "value_type": row.stat,
         **({"add_date": row.added_at.isoformat()} if row.added_at else {}),
         "metadata": _present(about),
     }
+
+
+def _collections(rows: list[_Row]) -> list[int]:
+    return sorted({row.collection_id for row in rows})
 
 
 def _common(rows: list[_Row], name: str) -> Any:
@@ -461,7 +462,9 @@ def _tell(report: Remarks, *, n_maps: int) -> None:
         reasons = ", ".join(f"{n} {why}" for why, n in Counter(each.text for each in left_out).most_common())
         lines.append(f"{len(left_out)} images are left out ({reasons})")
     if no_file := report.of("no_file"):
-        lines.append(f"{len(no_file)} maps are not here; fetch them first ({_named(each.image_id for each in no_file)})")
+        lines.append(
+            f"{len(no_file)} maps are not here; fetch them first ({_named(each.image_id for each in no_file)})"
+        )
     if several := report.of("several_analyses"):
         lines.append(
             f"{len(several)} studies contribute several analyses, which are not independent "

@@ -328,6 +328,58 @@ def cite(
         out.out(text, end="", highlight=False)
 
 
+class ExportFormat(StrEnum):
+    """What tables are written as."""
+
+    parquet = "parquet"
+    csv = "csv"
+    arrow = "arrow"
+    ndjson = "ndjson"
+    duckdb = "duckdb"
+
+
+@app.command()
+def export(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="A folder; for duckdb a file: maps.duckdb.")],
+    what: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--what", "-w", metavar="TABLES", help="Tables and views: images,image_words; metadata if not said."
+        ),
+    ] = None,
+    where: Where = None,
+    images: Images = None,
+    param: Params = None,
+    output: Annotated[
+        ExportFormat | None, typer.Option("--format", "-f", help="As what; parquet, duckdb for TARGET.duckdb.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
+    private: Private = False,
+    gone: Annotated[bool, typer.Option("--gone", help="What the server no longer has, too.")] = False,
+    data_dir: DataDir = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write tables of the catalog as files that other tools read.
+
+    Of the whole catalog, or of what belongs to the images that are chosen.
+    """
+    catalog = _catalog(data_dir)
+    with _named_as_here():
+        written = catalog.export(
+            target,
+            _split(what) or None,
+            where=where,
+            image_ids=_split(images) or None,
+            params=_parse_params(param) or None,
+            format=output,
+            overwrite=overwrite,
+            private=private,
+            gone=gone,
+            verbose=0 if quiet else 2,
+        )
+    out.print(str(written), soft_wrap=True, markup=False)
+
+
 @app.command()
 def snapshot(data_dir: DataDir = None) -> None:
     """Write the catalog as Parquet now, and say where."""
