@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
@@ -47,8 +45,8 @@ class Writer(Protocol):
     def __enter__(self) -> Self: ...
     def __exit__(self, *_: object) -> None: ...
 
-    def write(self, relation: Relation, rows: duckdb.DuckDBPyRelation) -> int:
-        """Write the rows of a table, and return how many there are."""
+    def write(self, relation: Relation, query: str, source: duckdb.DuckDBPyConnection) -> int:
+        """Write a table, the rows of a query, and return how many there are."""
 
     def finish(self, manifest: Mapping[str, Any]) -> None:
         """Write what the export says about itself."""
@@ -114,10 +112,10 @@ class _ArrowFiles(_Files):
 
     suffix = "arrow"
 
-    def write(self, relation: Relation, rows: duckdb.DuckDBPyRelation) -> int:
+    def write(self, relation: Relation, query: str, source: duckdb.DuckDBPyConnection) -> int:
         import pyarrow as pa
 
-        reader = rows.to_arrow_reader(_ROWS_AT_ONCE)
+        reader = _rows_of(query, source)
         schema = _commented(reader.schema, relation)
         count = 0
         with self.open(self.path(relation), schema) as writer:
@@ -158,9 +156,10 @@ class _TextFiles(_Files):
 
     options: ClassVar[str]
 
-    def write(self, relation: Relation, rows: duckdb.DuckDBPyRelation) -> int:
+    def write(self, relation: Relation, query: str, source: duckdb.DuckDBPyConnection) -> int:
         with in_memory() as connection:
-            return _execute(connection, f"COPY incoming TO {quoted(self.path(relation))} ({self.options})", rows)
+            copy = f"COPY incoming TO {quoted(self.path(relation))} ({self.options})"
+            return _execute(connection, copy, _rows_of(query, source))
 
 
 class _CsvFiles(_TextFiles):
@@ -189,9 +188,9 @@ class _DuckdbFile:
     def __exit__(self, *_: object) -> None:
         self._connection.close()
 
-    def write(self, relation: Relation, rows: duckdb.DuckDBPyRelation) -> int:
+    def write(self, relation: Relation, query: str, source: duckdb.DuckDBPyConnection) -> int:
         table = f'export."{relation.name}"'
-        count = _execute(self._connection, f"CREATE TABLE {table} AS FROM incoming", rows)
+        count = _execute(self._connection, f"CREATE TABLE {table} AS FROM incoming", _rows_of(query, source))
         if relation.comment:
             self._connection.execute(f"COMMENT ON TABLE {table} IS {_text(relation.comment)}")
         for column in relation.columns:
@@ -210,24 +209,17 @@ def _text(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _execute(connection: duckdb.DuckDBPyConnection, statement: str, rows: duckdb.DuckDBPyRelation) -> int:
-    """Run a statement over ``incoming``, the rows as they come, and return how many there were.
-
-    In a thread beside this one, since DuckDB itself hears of Ctrl-C only now and then.
-    """
+def _execute(connection: duckdb.DuckDBPyConnection, statement: str, rows: pa.RecordBatchReader) -> int:
+    """Run a statement over ``incoming``, the rows as they come, and return how many there were."""
     connection.execute("SET TimeZone = 'UTC'")
-    connection.register("incoming", rows.to_arrow_reader(_ROWS_AT_ONCE))
-    with ThreadPoolExecutor(1, thread_name_prefix="nvcatalog-export") as pool:
-        done = pool.submit(lambda: connection.execute(statement).fetchall())
-        try:
-            [(count,)] = done.result()
-        except KeyboardInterrupt:
-            while not done.done():
-                connection.interrupt()
-                time.sleep(0.01)
-            raise
+    connection.register("incoming", rows)
+    [(count,)] = connection.execute(statement).fetchall()
     connection.unregister("incoming")
     return int(count)
+
+
+def _rows_of(query: str, source: duckdb.DuckDBPyConnection) -> pa.RecordBatchReader:
+    return source.sql(query).to_arrow_reader(_ROWS_AT_ONCE)
 
 
 WRITERS: dict[Format, Callable[[Path], Writer]] = {

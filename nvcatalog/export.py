@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import difflib
 import os
+import time
 import warnings
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -115,7 +118,7 @@ def export(store: Store, target: Path, order: Order, *, overwrite: bool = False,
     place = PLACES[order.format](target, overwrite=overwrite)
     try:
         with ExitStack() as stack:
-            connection = stack.enter_context(store.reading() if order.private else connected(store))
+            connection = stack.enter_context(_reading(store, order))
             relations = _relations(connection, store, order.what)
             sense = _mark(connection, order)
             part = stack.enter_context(place.appearing())
@@ -125,8 +128,8 @@ def export(store: Store, target: Path, order: Order, *, overwrite: bool = False,
             )
             counts = {}
             for relation in relations:
-                query = _query(relation, sense, order.format)
-                counts[relation.name] = writer.write(relation, connection.sql(query))
+                write = partial(writer.write, relation, _query(relation, sense, order.format), connection)
+                counts[relation.name] = _interruptibly(connection, write)
                 progress.step()
             writer.finish(_manifest(order, relations, counts))
             left_out = _left_out(connection, order)
@@ -140,6 +143,19 @@ def export(store: Store, target: Path, order: Order, *, overwrite: bool = False,
 
 
 # What there is
+
+
+@contextmanager
+def _reading(store: Store, order: Order) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open what is to be read: a snapshot has no private rows, so for those it is the catalog itself."""
+    if order.private:
+        with store.reading() as connection:
+            yield connection
+        return
+    with connected(store) as connection:
+        # A sort that needs more than this goes on on the disk; each thread needs some of it.
+        connection.execute(f"SET memory_limit = '1 GB'; SET threads = {min(4, os.cpu_count() or 1)}")
+        yield connection
 
 
 _NAMES = """
@@ -177,6 +193,19 @@ def _no_such_table(name: str, there: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, there, n=3)
     near = f"; did you mean {' or '.join(close)}?" if close else ""
     return f"what has {name!r}, and there is no table of that name; there are {', '.join(sorted(there))}{near}"
+
+
+def _interruptibly(connection: duckdb.DuckDBPyConnection, write: Callable[[], int]) -> int:
+    """Do something in a thread beside this one: DuckDB itself hears of Ctrl-C only now and then."""
+    with ThreadPoolExecutor(1, thread_name_prefix="nvcatalog-export") as pool:
+        rows = pool.submit(write)
+        try:
+            return rows.result()
+        except KeyboardInterrupt:
+            while not rows.done():
+                connection.interrupt()
+                time.sleep(0.01)
+            raise
 
 
 # Which rows
