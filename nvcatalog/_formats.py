@@ -67,6 +67,8 @@ def plain(column: Column, format_: Format) -> str:
         return f"strftime({name}, '%Y-%m-%dT%H:%M:%S.%fZ')"
     if kind.endswith("]") and format_ == "csv":
         return f"to_json({_finite(name, kind)})::VARCHAR"
+    if kind in ("DOUBLE", "FLOAT") and format_ == "csv":  # polars knows NaN by this name only
+        return f"CASE WHEN isnan({name}) THEN 'NaN' ELSE {name}::VARCHAR END"
     return _finite(name, kind) if format_ == "ndjson" else name
 
 

@@ -6,12 +6,11 @@ import difflib
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -126,10 +125,12 @@ def export(store: Store, target: Path, order: Order, *, overwrite: bool = False,
             progress = stack.enter_context(
                 Progress("Exporting", total=len(relations), verbose=verbose, unit="table")
             )
+            pool = stack.enter_context(_worker())
             counts = {}
             for relation in relations:
-                write = partial(writer.write, relation, _query(relation, sense, order.format), connection)
-                counts[relation.name] = _interruptibly(connection, write)
+                query = _query(relation, sense, order.format)
+                rows = pool.submit(writer.write, relation, query, connection)
+                counts[relation.name] = _result(rows, connection)
                 progress.step()
             writer.finish(_manifest(order, relations, counts))
             left_out = _left_out(connection, order)
@@ -137,8 +138,8 @@ def export(store: Store, target: Path, order: Order, *, overwrite: bool = False,
         raise ExportError(f"{target} cannot be written: {str(error).splitlines()[0]}") from error
     if left_out:
         warnings.warn(left_out, SelectionWarning, stacklevel=3)
-    rows, tables = sum(counts.values()), f"{len(counts)} table{'' if len(counts) == 1 else 's'}"
-    summarise(f"nvcatalog: exported {rows:,} rows of {tables} to {target}", verbose=verbose)
+    tables = f"{len(counts)} table{'' if len(counts) == 1 else 's'}"
+    summarise(f"nvcatalog: exported {sum(counts.values()):,} rows of {tables} to {target}", verbose=verbose)
     return target
 
 
@@ -195,17 +196,22 @@ def _no_such_table(name: str, there: Iterable[str]) -> str:
     return f"what has {name!r}, and there is no table of that name; there are {', '.join(sorted(there))}{near}"
 
 
-def _interruptibly(connection: duckdb.DuckDBPyConnection, write: Callable[[], int]) -> int:
-    """Do something in a thread beside this one: DuckDB itself hears of Ctrl-C only now and then."""
+@contextmanager
+def _worker() -> Iterator[ThreadPoolExecutor]:
+    """Start a thread to write in beside this one: DuckDB itself hears of Ctrl-C only now and then."""
     with ThreadPoolExecutor(1, thread_name_prefix="nvcatalog-export") as pool:
-        rows = pool.submit(write)
-        try:
-            return rows.result()
-        except KeyboardInterrupt:
-            while not rows.done():
-                connection.interrupt()
-                time.sleep(0.01)
-            raise
+        pool.submit(int).result()  # a thread that Ctrl-C surprises at its start is not waited for
+        yield pool
+
+
+def _result(rows: Future[int], connection: duckdb.DuckDBPyConnection) -> int:
+    try:
+        return rows.result()
+    except KeyboardInterrupt:
+        while not rows.done():
+            connection.interrupt()
+            time.sleep(0.01)
+        raise
 
 
 # Which rows
