@@ -92,7 +92,8 @@ def _former_files(target: Path, *, overwrite: bool) -> list[str] | None:
         return None
     if not overwrite:
         raise InvalidOptionError(
-            f"{target} is not empty ({_some(names)}); give another folder, or overwrite=True to replace an export"
+            f"{target} is not empty ({_some(names)}); give another folder, or overwrite=True (--overwrite) to "
+            "replace an export"
         )
     files = _listed(target / MANIFEST)
     if files is None:
@@ -141,7 +142,9 @@ class FilePlace:
 
 def _check_is_export(target: Path, *, overwrite: bool) -> None:
     if not overwrite:
-        raise InvalidOptionError(f"{target} exists; give another file, or overwrite=True to replace an export")
+        raise InvalidOptionError(
+            f"{target} exists; give another file, or overwrite=True (--overwrite) to replace an export"
+        )
     try:
         with in_memory() as connection:
             connection.execute(f"ATTACH {quoted(target)} AS former (READ_ONLY)")

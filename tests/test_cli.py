@@ -432,3 +432,40 @@ def test_freeze_writes_a_lock_file_and_cite_the_citations(nvcatalog: Run, filled
     plain = nvcatalog("cite", "--images", "10426", "--format", "text", "-d", filled)
     assert plain.stdout.startswith(b"Maps of 1 NeuroVault collection.\n\n")
     assert nvcatalog("cite", "-d", tmp_path / "none").returncode == 1
+
+
+def test_export_writes_tables_as_files_and_says_where(nvcatalog: Run, filled: Path, tmp_path: Path) -> None:
+    place = tmp_path / "out"
+    chosen = ("--where", "image_id = $id", "-p", "id=10426", "-d", filled)
+    done = nvcatalog("export", place, "--what", "images,files", "--format", "csv", *chosen)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode().strip() == str(place)
+    assert b"exported 2 rows of 2 tables" in done.stderr
+    with (place / "images.csv").open(encoding="utf-8", newline="") as file:
+        assert [row["image_id"] for row in csv.DictReader(file)] == ["10426"]
+
+    refused = nvcatalog("export", place, "-d", filled)
+    assert refused.returncode == 2
+    assert b"is not empty" in refused.stderr
+    assert b"--overwrite" in refused.stderr
+    again = nvcatalog("export", place, "-w", "image_words", "--images", "10426", "--overwrite", "-q", "-d", filled)
+    assert (again.returncode, again.stderr) == (0, b"")
+    assert sorted(path.name for path in place.iterdir()) == ["image_words.parquet", "nvcatalog-export.json"]
+    assert nvcatalog("export", tmp_path / "maps.duckdb", "-q", "-d", filled).returncode == 0
+    with duckdb.connect(str(tmp_path / "maps.duckdb"), read_only=True) as connection:
+        assert connection.execute("SELECT count(*) FROM images").fetchall() == [(4,)]
+
+
+def test_export_of_what_does_not_exist_is_wrong_use_and_without_a_catalog_it_fails(
+    nvcatalog: Run, filled: Path, tmp_path: Path
+) -> None:
+    unknown = nvcatalog("export", tmp_path / "out", "-w", "imagez", "-d", filled)
+    assert unknown.returncode == 2
+    assert b"did you mean images" in unknown.stderr
+    forgotten = nvcatalog("export", tmp_path / "out", "--where", "image_id = $id", "-d", filled)
+    assert forgotten.returncode == 2
+    assert b"--param id=" in forgotten.stderr
+    absent = nvcatalog("export", tmp_path / "out", "-d", tmp_path / "none")
+    assert absent.returncode == 1
+    assert b"no catalog yet" in absent.stderr
+    assert not (tmp_path / "out").exists()
