@@ -65,7 +65,7 @@ def plain(column: Column, format_: Format) -> str:
         return f"{name}::VARCHAR"
     if kind == "TIMESTAMP WITH TIME ZONE" and format_ in ("csv", "ndjson"):
         return f"strftime({name}, '%Y-%m-%dT%H:%M:%S.%fZ')"
-    if kind.endswith("]") and format_ == "csv":
+    if format_ == "csv" and (kind.endswith("]") or kind.startswith(("STRUCT", "MAP"))):
         return f"to_json({_finite(name, kind)})::VARCHAR"
     if kind in ("DOUBLE", "FLOAT") and format_ == "csv":  # polars knows NaN by this name only
         return f"CASE WHEN isnan({name}) THEN 'NaN' ELSE {name}::VARCHAR END"

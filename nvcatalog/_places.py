@@ -87,7 +87,8 @@ def _former_files(target: Path, *, overwrite: bool) -> list[str] | None:
         raise InvalidOptionError(
             f"{target} is the folder you are in; give one of its own, such as {target / 'export'}"
         )
-    names = sorted(entry.name for entry in target.iterdir())
+    entries = {entry.name: entry.is_file() and not entry.is_symlink() for entry in target.iterdir()}
+    names = sorted(entries)
     if not names:
         return None
     if not overwrite:
@@ -98,9 +99,9 @@ def _former_files(target: Path, *, overwrite: bool) -> list[str] | None:
     files = _listed(target / MANIFEST)
     if files is None:
         raise InvalidOptionError(f"{target} is no export ({_some(names)}), and nothing else is ever replaced")
-    if others := sorted({*names} - {*files}):
+    if others := [name for name in names if name not in files or not entries[name]]:
         raise InvalidOptionError(f"{target} holds more than an export ({_some(others)}); move that away first")
-    return files
+    return names
 
 
 def _listed(manifest: Path) -> list[str] | None:

@@ -87,11 +87,15 @@ class Outward:
             When it cannot be written, or there is no catalog yet.
         InvalidOptionError, QueryError
             For a folder that is not empty, a table that does not exist, and the like (ValueErrors).
+        SnapshotError, CatalogLockedError
+            When there is no snapshot and none can be published; when another process keeps the catalog open.
 
         Warns
         -----
         SelectionWarning
             When images that were chosen are not part of it.
+        SnapshotWarning
+            When what landed since the last snapshot cannot be published; it says how old that is.
 
         Examples
         --------

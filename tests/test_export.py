@@ -438,6 +438,21 @@ def test_overwriting_replaces_an_export_and_nothing_else(export: Callable[..., P
     assert list(tmp_path.iterdir()) == [place]
 
 
+def test_what_a_forged_manifest_lists_elsewhere_is_not_touched(export: Callable[..., Path], tmp_path: Path) -> None:
+    place = export("images")
+    (tmp_path / "mine.txt").write_text("mine")
+    about = json.loads((place / "nvcatalog-export.json").read_text())
+    about["tables"]["forged"] = {"file": "../mine.txt"}
+    (place / "nvcatalog-export.json").write_text(json.dumps(about))
+
+    export("images", overwrite=True)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    (place / "images.parquet").unlink()
+    (place / "images.parquet").mkdir()
+    with pytest.raises(InvalidOptionError, match=r"holds more than an export \(images.parquet\)"):
+        export("images", overwrite=True)
+
+
 def test_overwriting_replaces_a_duckdb_export_and_no_other_file(
     export: Callable[..., Path], tmp_path: Path
 ) -> None:
