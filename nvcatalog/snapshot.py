@@ -331,6 +331,7 @@ class _Files:
     def fill(self, store: Store) -> None:
         """Write all files, in short reads of the catalog: again, where something landed in between."""
         patient_until = time.monotonic() + _PATIENCE_S
+        often_enough = 3
         while True:
             store.heed_others()
             with store.reading() as connection:
@@ -338,7 +339,8 @@ class _Files:
                 release_at = time.monotonic() + (HELD_S if time.monotonic() < patient_until else float("inf"))
                 done = self._go_on(parts.View(connection), release_at)
                 self._seen = store.state
-                if done and (store.is_as_noted or time.monotonic() > patient_until):
+                often_enough -= done
+                if done and (store.is_as_noted or not often_enough):
                     return
             store.give_way()
 
@@ -348,13 +350,16 @@ class _Files:
         self._schema_version = view.schema_version
         for path in self._done.keys() - {part.path for part in wanted}:
             self._remove(path)
+        to_write = []
         for part in wanted:
-            if self._done.get(part.path, {}).get("key") == part.key:
-                continue
-            if time.monotonic() > release_at:
+            if self._done.get(part.path, {}).get("key") != part.key:
+                self._remove(part.path)
+                if not self._take_over(part):
+                    to_write.append(part)
+        for number, part in enumerate(to_write, start=1):
+            self._done[part.path] = view.write(part, self._folder)
+            if time.monotonic() > release_at and number < len(to_write):
                 return False
-            self._remove(part.path)
-            self._done[part.path] = self._take_over(part) or view.write(part, self._folder)
         return True
 
     def _remove(self, path: str) -> None:
@@ -362,16 +367,17 @@ class _Files:
         (self._folder / path).unlink(missing_ok=True)
         self._done.pop(path, None)
 
-    def _take_over(self, part: parts.Part) -> dict[str, Any] | None:
+    def _take_over(self, part: parts.Part) -> bool:
         """Take the former snapshot's file where it depends on the same, and is there as it was written."""
         entry = self._theirs.get(part.path)
         if self._former is None or entry is None or entry.get("key") != part.key:
-            return None
+            return False
         former = self._former / part.path
         if not former.is_file() or former.stat().st_size != entry["bytes"]:
-            return None
+            return False
         link_or_copy(former, self._folder / part.path)
-        return entry
+        self._done[part.path] = entry
+        return True
 
     def manifest(self) -> dict[str, Any]:
         """Return what the snapshot says of itself."""
