@@ -438,7 +438,9 @@ def test_overwriting_replaces_an_export_and_nothing_else(export: Callable[..., P
     assert list(tmp_path.iterdir()) == [place]
 
 
-def test_what_a_forged_manifest_lists_elsewhere_is_not_touched(export: Callable[..., Path], tmp_path: Path) -> None:
+def test_what_a_forged_manifest_lists_elsewhere_is_not_touched(
+    export: Callable[..., Path], tmp_path: Path
+) -> None:
     place = export("images")
     (tmp_path / "mine.txt").write_text("mine")
     about = json.loads((place / "nvcatalog-export.json").read_text())
