@@ -27,7 +27,7 @@ import duckdb
 import pytest
 from filelock import FileLock
 
-from nvcatalog import Catalog, _gate, _store
+from nvcatalog import Catalog, _gate, _locks
 from nvcatalog._batch import Batch, Listing, Words
 from nvcatalog._store import LOCK_NAME, Store
 from nvcatalog.errors import (
@@ -364,13 +364,13 @@ def test_a_lock_timeout_that_is_no_number_of_seconds_is_refused(
     monkeypatch.setenv("NVCATALOG_LOCK_TIMEOUT", text)
 
     with pytest.raises(InvalidOptionError, match=f"NVCATALOG_LOCK_TIMEOUT is '{text}'; give seconds"):
-        _store.lock_timeout_s()
+        _locks.lock_timeout_s()
 
 
 def test_the_lock_timeout_is_a_minute_unless_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _store.lock_timeout_s() == 60
+    assert _locks.lock_timeout_s() == 60
     monkeypatch.setenv("NVCATALOG_LOCK_TIMEOUT", " 2.5 ")
-    assert _store.lock_timeout_s() == 2.5
+    assert _locks.lock_timeout_s() == 2.5
 
 
 # Threads
