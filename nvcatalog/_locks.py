@@ -23,11 +23,12 @@ from nvcatalog.errors import InvalidOptionError
 #: Where a data folder has its lock files. They are empty, and never deleted: whoever waits for one has it open.
 FOLDER = ".locks"
 _TURNS = 64
-_POLL_S = 0.05, 0.25
+# Hundreds of processes may wait, on a folder that is on a network: the longer one does, the less often it looks.
+_FIRST_POLL_S, _LONGEST_POLL_S = 0.02, 0.25
 # A place that others wait for is handed on after so long; a connection made anew for each request would cost more.
-_HELD_S = 1.0
+_HELD_S = 0.5
 # Who handed a place on lets others look for it first.
-_STANDS_BACK_S = 0.5
+_STANDS_BACK_S = 0.3
 # A folder on a network is not told of every chunk.
 _SIGN_OF_LIFE_S = 2.0
 
@@ -75,6 +76,14 @@ def _signalled_ns(path: Path) -> int:
         return path.stat().st_mtime_ns
     except OSError:
         return 0
+
+
+def _pauses_s() -> Iterator[float]:
+    """Yield how long to wait between two looks, without end, and jittered lest all look at once."""
+    pause_s = _FIRST_POLL_S
+    while True:
+        yield pause_s * random.uniform(0.5, 1.5)  # noqa: S311 - jitter, no secret
+        pause_s = min(1.5 * pause_s, _LONGEST_POLL_S)
 
 
 class Slot:
@@ -135,6 +144,7 @@ class Slots:
         self._places = [folder / FOLDER / f"{name}-{number}" for number in range(count)]
         self._wanted = folder / FOLDER / f"{name}-wanted"
         self._back_at = 0.0
+        self._looking = threading.Lock()
 
     def take(self, wait: Wait) -> Slot:
         """Return a place as soon as one is free; whoever shows no life for ``lock_timeout`` is passed by.
@@ -144,21 +154,23 @@ class Slots:
         wait : callable
             Sleeps for so many seconds, or raises.
         """
-        patience_s = lock_timeout_s()
-        since = time.monotonic()
-        wait(self._back_at - since)
-        while True:
+        with self._looking:  # one thread of a call is enough
+            wait(self._back_at - time.monotonic())
             try:
-                lock = self._free()
+                return Slot(self, self._look(wait))
             except OSError as error:
                 logger.info("%s cannot be locked (%s): connections are counted by process", self._wanted, error)
                 return Slot(self, None)
-            if lock:
-                return Slot(self, lock)
+
+    def _look(self, wait: Wait) -> BaseFileLock | None:
+        patience_s, since = lock_timeout_s(), time.monotonic()
+        pauses_s = _pauses_s()
+        while (lock := self._free()) is None:
             _signal(self._wanted)
             if time.monotonic() - since >= patience_s and not self._any_life(patience_s):
-                return Slot(self, None)
-            wait(random.uniform(*_POLL_S))  # noqa: S311 - jitter, no secret
+                return None
+            wait(next(pauses_s))
+        return lock
 
     def _free(self) -> BaseFileLock | None:
         self._wanted.parent.mkdir(exist_ok=True)
@@ -253,13 +265,14 @@ class Turns:
             lock.release()
 
     def _take(self, path: Path, wait: Wait) -> BaseFileLock | None:
-        deadline = time.monotonic() + lock_timeout_s()
-        while time.monotonic() < deadline:
+        deadline, pauses_s = time.monotonic() + lock_timeout_s(), _pauses_s()
+        while True:
             try:
                 path.parent.mkdir(exist_ok=True)
                 return file_lock(path).acquire(blocking=False).lock
             except Timeout:
-                wait(random.uniform(*_POLL_S))  # noqa: S311 - jitter, no secret
+                if time.monotonic() >= deadline:
+                    return None
+                wait(next(pauses_s))
             except OSError:
                 return None
-        return None

@@ -77,7 +77,7 @@ class Mover:
         """Fetch the files and terms that a plan says are missing, and return an outcome for each."""
         images, here = plan.to_fetch, plan.to_resample
         words = [id_ for id_ in plan.images if id_ in plan.words_to_fetch]
-        self._before = {id_: storage.identity(self._target(self._known.images[id_])) for id_ in images}
+        self._before = {id_: self._known_state(self._known.images[id_]) for id_ in images}
         self._write_collections({self._known.images[id_].collection_id for id_ in (*images, *words)})
         lanes = [
             Lane(self._move_file, images, workers=min(self._servers.max_workers + _SPARE, len(images))),
@@ -116,6 +116,11 @@ class Mover:
 
     def _target(self, image: KnownImage) -> Path:
         return self._folder / storage.map_path(image.collection_id, image.image_id, self._request.kind)
+
+    def _known_state(self, image: KnownImage) -> tuple[int, int, int] | None:
+        """Return what stands for the file that is to be replaced, None where there is none."""
+        replaces = self._request.mode == "overwrite" or image.map(self._request.kind)
+        return storage.identity(self._target(image)) if replaces else None
 
     def _put_here_meanwhile(self, image: KnownImage) -> proving.Proof | None:
         """Prove the file that another process has put in its place since this call looked."""
