@@ -77,7 +77,7 @@ class Mover:
         """Fetch the files and terms that a plan says are missing, and return an outcome for each."""
         images, here = plan.to_fetch, plan.to_resample
         words = [id_ for id_ in plan.images if id_ in plan.words_to_fetch]
-        self._before = {id_: self._known_state(self._known.images[id_]) for id_ in images}
+        self._before = {id_: self._doubted(self._known.images[id_]) for id_ in images}
         self._write_collections({self._known.images[id_].collection_id for id_ in (*images, *words)})
         lanes = [
             Lane(self._move_file, images, workers=min(self._servers.max_workers + _SPARE, len(images))),
@@ -117,10 +117,14 @@ class Mover:
     def _target(self, image: KnownImage) -> Path:
         return self._folder / storage.map_path(image.collection_id, image.image_id, self._request.kind)
 
-    def _known_state(self, image: KnownImage) -> tuple[int, int, int] | None:
-        """Return what stands for the file that is to be replaced, None where there is none."""
-        replaces = self._request.mode == "overwrite" or image.map(self._request.kind)
-        return storage.identity(self._target(image)) if replaces else None
+    def _doubted(self, image: KnownImage) -> tuple[int, int, int] | None:
+        """Return what stands for the file that will not do, where one may be in this image's place."""
+        will_do = (
+            self._request.mode != "overwrite"
+            and image.map(self._request.kind) is None
+            and _announced_size(image.record)
+        )
+        return None if will_do else storage.identity(self._target(image))
 
     def _put_here_meanwhile(self, image: KnownImage) -> proving.Proof | None:
         """Prove the file that another process has put in its place since this call looked."""
@@ -128,10 +132,13 @@ class Mover:
         if storage.identity(path) in (None, self._before[image.image_id]):
             return None
         try:
-            return proving.prove(path)
+            proof = proving.prove(path)
         except (proving.NotWholeError, OSError) as error:
             logger.info("%s is downloaded all the same: %s", path, error)
             return None
+        announced = _announced_size(image.record)
+        is_another = self._request.kind == "original" and announced not in (None, proof.size)
+        return None if is_another else proof
 
     def _fetch_file(self, image: KnownImage) -> Iterator[partial[None]]:
         try:
@@ -203,10 +210,7 @@ class Mover:
         url = self._servers.neurovault.file_url(record)
         # The sidecar goes first: nilearn may then find a record without its file, never a file without its record.
         sidecars.write_image(self._folder, image.collection_id, image.image_id, record)
-        size = record.get("file_size")
-        return storage.download(
-            self._servers.files, url, target, announced_size=size if isinstance(size, int) else None
-        )
+        return storage.download(self._servers.files, url, target, announced_size=_announced_size(record))
 
     def _move_words(self, image_id: int) -> Iterator[partial[None]]:
         image = self._known.images[image_id]
@@ -323,6 +327,11 @@ class Mover:
     def _has_map(self, image: KnownImage, kind: MapKind) -> bool:
         file = image.map(kind)
         return file is not None and storage.why_not_here(self._folder / file.path, file.size) is None
+
+
+def _announced_size(record: Record) -> int | None:
+    size = record.get("file_size")
+    return size if isinstance(size, int) and size > 0 else None
 
 
 def _names_another_file(new: Record, old: Record) -> bool:
