@@ -324,7 +324,7 @@ def test_a_folder_with_a_quote_in_its_name_is_fine(rich_catalog: Path, tmp_path:
 DIE = """
 import os, signal, sys
 from pathlib import Path
-from nvcatalog import parts, snapshot
+from nvcatalog import kept, parts, snapshot
 from nvcatalog._store import Store
 left = int(sys.argv[2])
 def counting(function):
@@ -335,8 +335,9 @@ def counting(function):
             os.kill(os.getpid(), signal.SIGKILL)
         return function(*arguments, **options)
     return counted
-for name in ("write_whole", "_name", "_make_current", "_prune"):
+for name in ("write_whole", "_name", "_make_current"):
     setattr(snapshot, name, counting(getattr(snapshot, name)))
+kept.prune = counting(kept.prune)
 parts.View.write = counting(parts.View.write)
 snapshot.take(Store(Path(sys.argv[1])), whole=True)
 """
