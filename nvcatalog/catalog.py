@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nvcatalog import adopt, lookup, outdated, queries, snapshot, storage
+from nvcatalog import adopt, comparing, connecting, lookup, outdated, queries, snapshot, storage
 from nvcatalog._store import Store
 from nvcatalog.errors import CatalogWarning, LabelsError, SnapshotWarning
 from nvcatalog.ids import parse_ids
@@ -19,6 +19,7 @@ from nvcatalog.queries import Answer, Params
 from nvcatalog.words import words_to_matrix
 
 if TYPE_CHECKING:
+    import duckdb
     import numpy as np
     from scipy.sparse import csr_matrix
     from sklearn.utils import Bunch
@@ -416,20 +417,113 @@ class Catalog:
         meant = images_meant(self._store, where=where, bunch=bunch, image_ids=image_ids, params=params)
         return cite(self._store, meant, private=private)
 
-    def snapshot(self) -> Path:
+    def snapshot(self, name: str | None = None, *, whole: bool = False) -> Path:
         """Write the catalog as Parquet now, and return the folder of the snapshot.
 
         Each table is a folder of Parquet files that pandas, polars, pyarrow and DuckDB read. Rows of private
-        collections are left out.
+        collections are left out. Files in which nothing changed are the former snapshot's (hard links), so that
+        little is written where little has changed.
+
+        Parameters
+        ----------
+        name : str or None
+            A name to keep it by for good, such as ``paper-v1``; others go when three newer ones are there.
+        whole : bool
+            Whether files in which nothing changed are written anew too.
+
+        Returns
+        -------
+        Path
+            The folder of the snapshot; in its ``manifest.json`` is what it holds.
 
         Raises
         ------
+        InvalidOptionError
+            When it cannot have this name (a ValueError).
         SnapshotError
             When it cannot be written, or there is no catalog yet.
         CatalogLockedError
             When another process keeps the catalog open.
         """
-        return snapshot.take(self._store)
+        return snapshot.take(self._store, name, whole=whole)
+
+    def connect(self, snapshot: str | os.PathLike[str] | None = None) -> duckdb.DuckDBPyConnection:
+        """Open a snapshot as a DuckDB database of your own, for as long as you like: it is in nobody's way.
+
+        It has the catalog's tables and views, such as ``stat_maps``, without rows of private collections, and you
+        may do with it as you like: read and write files, make tables, load extensions.
+
+        Parameters
+        ----------
+        snapshot : str, path-like or None
+            The name of a folder in ``snapshots/``, or that folder. None means the newest, after publishing what
+            landed since.
+
+        Returns
+        -------
+        duckdb.DuckDBPyConnection
+            To a database in memory. The snapshot stays on disk until the connection is closed or forgotten.
+
+        Raises
+        ------
+        InvalidOptionError
+            When there is no snapshot of that name (a ValueError).
+        SnapshotError
+            When there is none at all and none can be published, or it cannot be read.
+
+        Warns
+        -----
+        SnapshotWarning
+            When what landed since cannot be published; it says how old the snapshot is.
+        CatalogWarning
+            When there is no catalog: all tables are empty then.
+
+        Examples
+        --------
+        >>> from nvcatalog import Catalog, fetch_neurovault_ids
+        >>> maps = fetch_neurovault_ids(image_ids=[10426], verbose=0)
+        >>> with Catalog().connect() as connection:
+        ...     connection.execute("SELECT image_id FROM stat_maps WHERE image_id = 10426").fetchall()
+        [(10426,)]
+        """
+        return connecting.connect(self._store, snapshot)
+
+    def diff(self, a: str | os.PathLike[str], b: str | os.PathLike[str] | None = None) -> Answer:
+        """Return what came, went and changed from one snapshot to another.
+
+        Files that both have are not read, so that this is quick where little has changed. A row that is the same
+        but for when it was asked for has not changed.
+
+        Parameters
+        ----------
+        a : str or path-like
+            The former snapshot: its name, such as ``paper-v1``, or its folder, which may be another catalog's.
+        b : str, path-like or None
+            The later one. None means the newest, after publishing what landed since.
+
+        Returns
+        -------
+        Answer
+            A row for each id: ``table_name`` (collections, images, files, words, nidm_packs or refusals),
+            ``change`` (came, went or changed), ``kind`` and ``id``.
+
+        Raises
+        ------
+        InvalidOptionError
+            When there is no such snapshot (a ValueError).
+        SnapshotError
+            When one cannot be read.
+
+        Examples
+        --------
+        >>> from nvcatalog import Catalog, fetch_neurovault_ids
+        >>> maps = fetch_neurovault_ids(image_ids=[10426], verbose=0)
+        >>> before = Catalog().snapshot()
+        >>> maps = fetch_neurovault_ids(image_ids=[32980], verbose=0)
+        >>> Catalog().diff(before).df().query("table_name == 'files'")[["change", "id"]].values.tolist()
+        [['came', 32980]]
+        """
+        return Answer(comparing.compare(self._store, a, b))
 
     def _ask(self, query: str, params: Params, tables: Mapping[str, Any] | None = None) -> Answer:
         with self._store.reading() as connection:
