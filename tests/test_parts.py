@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nvcatalog import _marks, parts, snapshot
+from nvcatalog import _marks, kept, parts, snapshot
 from nvcatalog._batch import Batch, Listing, Words
 from nvcatalog._store import Store
 from nvcatalog.known import Refusal
@@ -78,7 +78,7 @@ def copy_of(published: Path, folder: Path) -> Store:
 @pytest.fixture
 def former(store: Store) -> Path:
     """Return the snapshot that is there already."""
-    place = snapshot.newest(store)
+    place = kept.newest(store.folder / "snapshots")
     assert place is not None
     return place
 
