@@ -114,7 +114,7 @@ class Store:
     def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open the catalog fenced and read-only, beside any other readers; an empty one where there is none."""
         if not self.exists:
-            with _empty_catalog() as connection:
+            with empty_catalog() as connection:
                 yield connection
             return
         patience_s = lock_timeout_s()
@@ -348,12 +348,18 @@ class AbsentStore(Store):
 
 
 @contextmanager
-def _empty_catalog() -> Iterator[duckdb.DuckDBPyConnection]:
+def empty_catalog() -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a catalog without rows, in memory, fenced like any other."""
     with duckdb.connect(config=_CONFIG | {"temp_directory": ""}) as connection:
         migrate(connection)
         connection.execute("SET enable_external_access = false")
         _fence(connection)
         yield connection
+
+
+def in_memory() -> duckdb.DuckDBPyConnection:
+    """Open a database that is no catalog's and has no fence: its owner may do with it as they like."""
+    return duckdb.connect()
 
 
 def _fence(connection: duckdb.DuckDBPyConnection) -> None:

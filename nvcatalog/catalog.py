@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nvcatalog import adopt, lookup, outdated, queries, snapshot, storage
+from nvcatalog import adopt, connecting, lookup, outdated, queries, snapshot, storage
 from nvcatalog._store import Store
 from nvcatalog.errors import CatalogWarning, LabelsError, SnapshotWarning
 from nvcatalog.ids import parse_ids
@@ -19,6 +19,7 @@ from nvcatalog.queries import Answer, Params
 from nvcatalog.words import words_to_matrix
 
 if TYPE_CHECKING:
+    import duckdb
     import numpy as np
     from scipy.sparse import csr_matrix
     from sklearn.utils import Bunch
@@ -430,6 +431,46 @@ class Catalog:
             When another process keeps the catalog open.
         """
         return snapshot.take(self._store)
+
+    def connect(self, snapshot: str | None = None) -> duckdb.DuckDBPyConnection:
+        """Open a snapshot as a DuckDB database of your own, for as long as you like: it is in nobody's way.
+
+        It has the catalog's tables and views, such as ``stat_maps``, without rows of private collections, and you
+        may do with it as you like: read and write files, make tables, load extensions.
+
+        Parameters
+        ----------
+        snapshot : str or None
+            The name of a folder in ``snapshots/``. None means the newest, after publishing what landed since.
+
+        Returns
+        -------
+        duckdb.DuckDBPyConnection
+            To a database in memory. The snapshot stays on disk until the connection is closed or forgotten.
+
+        Raises
+        ------
+        InvalidOptionError
+            When there is no snapshot of that name (a ValueError).
+        SnapshotError
+            When there is none at all and none can be published, or it cannot be read.
+
+        Warns
+        -----
+        SnapshotWarning
+            When what landed since cannot be published; it says how old the snapshot is.
+        CatalogWarning
+            When there is no catalog: all tables are empty then.
+
+        Examples
+        --------
+        >>> from nvcatalog import Catalog, fetch_neurovault_ids
+        >>> maps = fetch_neurovault_ids(image_ids=[10426], verbose=0)
+        >>> with Catalog().connect() as connection:
+        ...     connection.execute("SELECT image_id FROM stat_maps WHERE image_id = 10426").fetchall()
+        [(10426,)]
+        """
+        return connecting.connect(self._store, snapshot)
 
     def _ask(self, query: str, params: Params, tables: Mapping[str, Any] | None = None) -> Answer:
         with self._store.reading() as connection:

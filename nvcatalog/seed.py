@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 
 # Each is a write of its own; together with what they replace they fit into the memory of any machine.
 _ROWS_AT_ONCE = 20_000
-
-_MANIFEST = "manifest.json"
 
 # The texts go first and the collections last: whenever it is interrupted, no list counts as read that is not here.
 _KEYS = {"raw_records": ("kind", "id"), "images": ("image_id",), "collections": ("collection_id",)}
@@ -57,7 +54,7 @@ class Seed:
     def __init__(self, place: str | os.PathLike[str]) -> None:
         self.folder = _find(Path(place).expanduser())
         self.name = self.folder.name
-        rows = _read_manifest(self.folder).get("rows")
+        rows = snapshot.read_manifest(self.folder).get("rows")
         numbers = rows.items() if isinstance(rows, dict) else ()
         self._rows = {table: number for table, number in numbers if isinstance(number, int)}
         newest, ours = max(self._column("schema_migrations", "version"), default=0), load_migrations()[-1].version
@@ -157,24 +154,16 @@ class Seed:
 
 def _find(place: Path) -> Path:
     """Return the folder of a snapshot, given it or a folder around it."""
-    if (place / _MANIFEST).is_file():
+    if (place / snapshot.MANIFEST).is_file():
         return place
     for home in (place, place / snapshot.FOLDER, place / SUBFOLDER / snapshot.FOLDER):
         if (home / snapshot.CURRENT).is_file():
             found = home / (home / snapshot.CURRENT).read_text(encoding="utf-8").strip()
-            if found.parent == home and (found / _MANIFEST).is_file():
+            if found.parent == home and (found / snapshot.MANIFEST).is_file():
                 return found
     raise InvalidOptionError(
         f"seed: {place} is no snapshot and holds none; give a folder such as .../neurovault/{snapshot.FOLDER}"
     )
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SnapshotError(f"{folder / _MANIFEST} cannot be read: {error}") from error
-    return manifest if isinstance(manifest, dict) else {}
 
 
 def _take_rows(connection: duckdb.DuckDBPyConnection, table: str, given: list[str]) -> None:

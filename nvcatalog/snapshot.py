@@ -5,23 +5,29 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import re
+import secrets
 import shutil
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import duckdb
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from nvcatalog import __version__
 from nvcatalog._store import Store, lock_timeout_s
-from nvcatalog.errors import NVCatalogError, SnapshotError, SnapshotWarning
+from nvcatalog.errors import InvalidOptionError, NVCatalogError, SnapshotError, SnapshotWarning
 from nvcatalog.storage import write_whole
 
 FOLDER = "snapshots"
 CURRENT = "CURRENT"
+MANIFEST = "manifest.json"
 KEPT = 3
 EVERY_S = 10.0
 _ROWS_AT_ONCE = 122_880
@@ -77,6 +83,8 @@ _ROWS = {
     "schema_migrations": "true",
 }
 
+TABLES = frozenset(_ROWS)
+
 # What was asked for names ids, private ones among them: it is published where nothing is known to be private.
 _COLUMNS = {
     ("fetches", "parameters"): f"""
@@ -90,6 +98,12 @@ _ORDER = {
     "images": "ORDER BY collection_id, image_id",
     "files": "ORDER BY image_id, kind",
 }
+
+# Where those who read a snapshot say so, that it is kept for so long.
+_HELD = ".held"
+_TIMED = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9]+")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?<![.])")
+_TAKEN_NAMES = ("current", "latest", MANIFEST)
 
 _waiting: dict[Path, Store] = {}
 
@@ -110,9 +124,9 @@ def publish(store: Store) -> str | None:
 
 def is_behind(store: Store) -> bool:
     """Whether something landed after the last snapshot, such as when a process was killed before it published."""
-    try:
-        landed_at = store.path.stat().st_mtime_ns
-    except OSError:
+    log = store.path.with_name(f"{store.path.name}.wal")  # where what lands may stay for a while
+    landed_at = max((place.stat().st_mtime_ns for place in (store.path, log) if place.exists()), default=None)
+    if landed_at is None:
         return False
     try:
         return landed_at > (store.folder / FOLDER / CURRENT).stat().st_mtime_ns
@@ -132,6 +146,124 @@ def publish_waiting() -> None:
 
 if hasattr(os, "register_at_fork"):  # what waits in the parent, the parent publishes
     os.register_at_fork(after_in_child=_waiting.clear)
+
+
+def catch_up(store: Store) -> str | None:
+    """Publish now what landed since the last snapshot; return why where that fails, as :func:`publish` does."""
+    return _trouble_with(store) if store.exists and is_behind(store) else None
+
+
+# Finding
+
+
+def newest(store: Store) -> Path | None:
+    """Return the folder of the newest snapshot, None where there is none."""
+    home = store.folder / FOLDER
+    try:
+        place = home / (home / CURRENT).read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
+    return place if place.parent == home and (place / MANIFEST).is_file() else None
+
+
+def find(store: Store, name: str) -> Path:
+    """Return the folder of the snapshot of a name.
+
+    Raises
+    ------
+    InvalidOptionError
+        When there is none; the message lists those that exist.
+    """
+    home = store.folder / FOLDER
+    if isinstance(name, str) and _NAME.fullmatch(name) and (home / name / MANIFEST).is_file():
+        return home / name
+    there = ", ".join(place.name for place in _complete(home)) or "none"
+    raise InvalidOptionError(
+        f"snapshot is {name!r}, and there is no snapshot of that name in {home}; there are: {there}"
+    )
+
+
+def hold(store: Store, place: Path) -> tuple[Path, Callable[[], None]]:
+    """Keep a snapshot from being removed for as long as this process reads it.
+
+    Returns
+    -------
+    place : Path
+        The snapshot's folder; a newer one, should it have been removed just now.
+    let_go : callable
+        Ends it. So does the end of the process, however it comes.
+    """
+    while True:
+        lock = _mark_as_held(place)
+        if (place / MANIFEST).is_file():
+            return place, partial(_let_go, lock)
+        _let_go(lock)
+        newer = newest(store)
+        if newer is None or newer == place:
+            raise SnapshotError(f"{place} has been removed")
+        place = newer
+
+
+def read_manifest(place: Path) -> dict[str, Any]:
+    """Return what a snapshot says about itself.
+
+    Raises
+    ------
+    SnapshotError
+        When it cannot be read.
+    """
+    try:
+        manifest = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SnapshotError(f"{place / MANIFEST} cannot be read: {error}") from error
+    return manifest if isinstance(manifest, dict) else {}
+
+
+def age(place: Path) -> str:
+    """Say how old a snapshot is, such as ``3 hours``."""
+    try:
+        taken_at = datetime.fromisoformat(read_manifest(place)["created_at"])
+        seconds = (datetime.now(UTC) - taken_at).total_seconds()
+    except (KeyError, TypeError, ValueError):
+        seconds = time.time() - (place / MANIFEST).stat().st_mtime
+    for unit, length_s in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds >= 2 * length_s:
+            return f"{seconds // length_s:.0f} {unit}s"
+    return f"{max(0.0, seconds):.0f} seconds"
+
+
+def _mark_as_held(place: Path) -> FileLock | None:
+    """Lock a file that says who reads; None where nothing can be written, and so nothing be removed either."""
+    mark = place.parent / _HELD / f"{place.name}.{os.getpid()}-{secrets.token_hex(4)}"
+    lock = FileLock(mark, timeout=1.0, mode=0o666, thread_local=False)
+    try:
+        mark.parent.mkdir(exist_ok=True)
+        lock.acquire()
+    except (OSError, Timeout):
+        return None
+    return lock
+
+
+def _let_go(lock: FileLock | None) -> None:
+    if lock is not None:
+        lock.release()
+        with suppress(OSError):
+            Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def _is_held(place: Path) -> bool:
+    """Whether somebody reads a snapshot; marks of those who ended without a word are cleared away."""
+    for mark in (place.parent / _HELD).glob(f"{place.name}.*"):
+        lock = FileLock(mark, mode=0o666)
+        try:
+            lock.acquire(timeout=0)
+        except (OSError, Timeout):
+            return True
+        _let_go(lock)
+    return False
+
+
+# Taking
 
 
 def _trouble_with(store: Store) -> str | None:
@@ -206,7 +338,7 @@ def _write(store: Store, home: Path) -> Path:
             "rows": rows,
             "licences": _LICENCES,
         }
-        write_whole(hidden / "manifest.json", json.dumps(manifest, indent=2).encode())
+        write_whole(hidden / MANIFEST, json.dumps(manifest, indent=2).encode())
         return _name(home, hidden)
     finally:
         shutil.rmtree(hidden, ignore_errors=True)  # gone already when all went well
@@ -254,14 +386,19 @@ def _make_current(home: Path, snapshot: Path) -> None:
 
 
 def _prune(home: Path, *, keep: Path) -> None:
-    """Keep the last few; a tool that reads an older one has had its time."""
-    complete = sorted(
-        (place for place in home.iterdir() if (place / "manifest.json").is_file() and not place.is_symlink()),
-        key=_order,
-    )
-    for place in complete[:-KEPT]:
-        if place != keep:  # a clock that was set back makes the newest look old
+    """Keep the last few, and those that are held."""
+    timed = [place for place in _complete(home) if _TIMED.fullmatch(place.name)]
+    for place in timed[:-KEPT]:
+        if place != keep and not _is_held(place):  # a clock that was set back makes the newest look old
             shutil.rmtree(place, ignore_errors=True)
+
+
+def _complete(home: Path) -> list[Path]:
+    """Return the folders of complete snapshots, the oldest first."""
+    if not home.is_dir():
+        return []
+    places = (place for place in home.iterdir() if (place / MANIFEST).is_file() and not place.is_symlink())
+    return sorted(places, key=_order)
 
 
 def _order(place: Path) -> tuple[str, int]:

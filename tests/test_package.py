@@ -40,7 +40,10 @@ ROWS = (
     ("_batch", "sidecars", "servers", "filter_sql", "resample", "extras", "_expressions"),
     ("_store",),
     ("plan", "landing", "snapshot", "outdated", "lookup", "where", "synced", "lockfile"),
-    ("adopt", "listing", "moving", "accounts", "bunch", "options", "private", "beside", "seed", "meant"),
+    (
+        *("adopt", "listing", "moving", "accounts", "bunch", "options"),
+        *("private", "beside", "seed", "meant", "connecting"),
+    ),
     ("choosing", "sync", "cite"),
     ("call",),
     ("fetch",),
