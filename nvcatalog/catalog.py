@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nvcatalog import adopt, connecting, lookup, outdated, queries, snapshot, storage
+from nvcatalog import adopt, connecting, lookup, matrix, outdated, queries, snapshot, storage
 from nvcatalog._store import Store
 from nvcatalog.errors import CatalogWarning, LabelsError, SnapshotWarning
 from nvcatalog.ids import parse_ids
@@ -16,18 +16,19 @@ from nvcatalog.labels import read_labels
 from nvcatalog.meant import images_meant
 from nvcatalog.options import parse_timeout
 from nvcatalog.queries import Answer, Params
-from nvcatalog.words import words_to_matrix
+from nvcatalog.wish import parse_wish
+from nvcatalog.words import WordMatrix
 
 if TYPE_CHECKING:
     import duckdb
-    import numpy as np
-    from scipy.sparse import csr_matrix
+    from numpy.typing import DTypeLike
     from sklearn.utils import Bunch
 
     from nvcatalog.cite import Citations
     from nvcatalog.known import MapKind
     from nvcatalog.report import Report
     from nvcatalog.sync import SyncReport
+    from nvcatalog.wish import Missing
 
 
 class Catalog:
@@ -117,25 +118,102 @@ class Catalog:
         self._warn_if_absent()
         return self._ask(queries.named_query(name), queries.all_params(params, kwargs))
 
-    def words(self, image_ids: Iterable[int | str] | int | str) -> tuple[csr_matrix, np.ndarray]:
-        """Return the terms of images as a matrix.
+    def words(
+        self,
+        image_ids: Iterable[int | str] | int | str | None = None,
+        *,
+        where: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        terms: Iterable[str] | str | None = None,
+        min_abs_weight: float | None = None,
+        missing: Missing = "zero",
+        dtype: DTypeLike = float,
+        reference: str | None = None,
+        private: bool = False,
+    ) -> WordMatrix:
+        """Return the terms of images as a sparse matrix and its vocabulary, or as a table.
+
+        A weight of Neurosynth is the Pearson correlation of the map with the term's meta-analytic map: signed, a
+        similarity. It is no probability, and no reverse inference.
+
+        The matrix is made in memory little larger than its own, of 12 bytes a weight. For more than 2,000 images a
+        snapshot is read, so that nobody waits who wants to write; what landed since is published first.
 
         Parameters
         ----------
-        image_ids : iterable of int or str
-            One a row, in this order, as often as it is given; one without terms here gives a row of zeros.
+        image_ids : iterable of int or str, int, str or None
+            One a row, in this order, as often as it is given.
+        where : str or None
+            A condition over ``stat_maps`` chooses the images instead, as in :func:`nvcatalog.fetch_where`. Where
+            neither chooses, all are meant whose terms are here and which the server still has, or whose file is
+            here.
+        params : mapping, optional
+            Values for each ``$name`` of the condition.
+        terms : iterable of str, str or None
+            The columns, in this order; None means all terms that any of the images has, sorted.
+        min_abs_weight : float or None
+            Leave out weights nearer to zero than this; no column is left out for it.
+        missing : {'zero', 'nan', 'drop'}
+            What becomes of an image whose terms are not here, because Neurosynth was never asked or has none: a
+            row of zeros, none of which is stored; a row of not-a-number, all of which are stored and take room
+            as weights do; or no row. ``missing`` of the result names these images.
+        dtype : numpy.dtype
+            Of the weights: ``float64`` or ``float32``.
+        reference : str or None
+            The reference set: terms of other sets count as not here. The empty text stands for older answers of
+            Neurosynth, which name none. None takes the one there is.
+        private : bool
+            Whether images of private collections are meant, where ``image_ids`` does not name them.
 
         Returns
         -------
-        frequencies : scipy.sparse.csr_matrix of float64, shape (images, terms)
-            Pearson correlations of each map with each term's map: signed, a similarity and not a
-            probability.
-        vocabulary : numpy.ndarray of str, shape (terms,)
-            Sorted.
+        WordMatrix
+            Two values, ``frequencies`` (a ``scipy.sparse.csr_matrix``) and ``vocabulary`` (an array of str); with
+            ``.df()``, ``.arrow()`` and ``.pl()`` for the long table, ``.pivot()`` for the wide one, and
+            ``.image_ids``, ``.missing`` and ``.reference``.
+
+        Raises
+        ------
+        MixedSetsError
+            When the images were compared with several reference sets; it names them (a ValueError). Answers that
+            name none go with a set of the same terms.
+        InvalidOptionError, QueryError
+            For options that cannot be, among them a term or reference set that no image here has, and a condition
+            that cannot be asked (ValueErrors).
+        InvalidIdError, InvalidIdTypeError
+            For something that is no id.
+        CatalogLockedError, CatalogCorruptError, CatalogTooNewError
+            When the catalog cannot be read.
+
+        Warns
+        -----
+        WordsWarning
+            When rows are zeros because no terms are here, when images are unknown to the catalog, and when none of
+            the images has one of `terms`.
+        SelectionWarning
+            When no image matches, or private ones are left out.
+
+        Examples
+        --------
+        >>> from nvcatalog import Catalog, fetch_neurovault_ids
+        >>> maps = fetch_neurovault_ids(image_ids=[10426], fetch_neurosynth_words=True, verbose=0)
+        >>> frequencies, vocabulary = Catalog().words([10426])
+        >>> Catalog().words([10426], terms=["motor", "reward"]).pivot().round(2).values.tolist()
+        [[0.75, 0.02]]
         """
-        ids = parse_ids(image_ids, kind="image", distinct=False)
+        wish = parse_wish(
+            image_ids,
+            where=where,
+            params=params,
+            terms=terms,
+            min_abs_weight=min_abs_weight,
+            missing=missing,
+            dtype=dtype,
+            reference=reference,
+            private=private,
+        )
         self._warn_if_absent()
-        return words_to_matrix(ids, self._store.long_words(ids))
+        return matrix.chosen_words(self._store, wish)
 
     def labels(self, image_id: int | str) -> list[tuple[int, str]]:
         """Return index and name of each region of an atlas, from the label file that came with it.

@@ -86,7 +86,9 @@ class WordMatrix(_Pair):
 
         matrix = self.frequencies
         image_ids = np.repeat(self.image_ids.astype(np.int32), np.diff(matrix.indptr))
-        terms = pa.DictionaryArray.from_arrays(pa.array(matrix.indices), pa.array(self.vocabulary.tolist(), pa.string()))
+        terms = pa.DictionaryArray.from_arrays(
+            pa.array(matrix.indices), pa.array(self.vocabulary.tolist(), pa.string())
+        )
         return pa.table({"image_id": image_ids, "term": terms, "weight": matrix.data})
 
     def df(self) -> pd.DataFrame:
@@ -109,7 +111,7 @@ class WordMatrix(_Pair):
         return pl.DataFrame(self.arrow())
 
     def pivot(self) -> pd.DataFrame:
-        """Return the wide table as a ``pandas.DataFrame``: a row an image, a column a term, what is not stored 0."""
+        """Return the wide table as a ``pandas.DataFrame``: a row an image, a column a term."""
         import pandas as pd
 
         rows = pd.Index(self.image_ids, name="image_id")
@@ -131,12 +133,12 @@ class Source(Protocol):
     ----------
     counts : numpy.ndarray of int, shape (rows,)
         How many words each row gets from here.
-    terms : mapping of int to str
+    terms : dict of int to str
         The terms there are among them, by the number each has here.
     """
 
     counts: np.ndarray
-    terms: Mapping[int, str]
+    terms: dict[int, str]
 
     def parts(self) -> Iterator[Part]:
         """Read the words, a part at a time."""
@@ -176,7 +178,7 @@ class TableSource:
         rows = np.fromiter(row_of.values(), np.int64, len(row_of))[found.to_numpy()]
         self._part = Part(rows, encoded.indices.to_numpy(), words.column("weight").to_numpy())
         self.counts = np.bincount(rows, minlength=n_rows)
-        self.terms: Mapping[int, str] = dict(enumerate(encoded.dictionary.to_pylist()))
+        self.terms: dict[int, str] = dict(enumerate(encoded.dictionary.to_pylist()))
 
     def parts(self) -> Iterator[Part]:
         """Give all at once."""
@@ -214,7 +216,9 @@ def assemble(
     """
     if vocabulary is None:
         vocabulary = sorted({term for source in sources for term in source.terms.values()})
-    counts = sum((source.counts for source in sources), np.zeros(n_rows, dtype=np.int64))
+    counts = np.zeros(n_rows, dtype=np.int64)
+    for source in sources:
+        counts += source.counts
     counts[list(unknown)] = len(vocabulary)
     filling = _Filling(counts, len(vocabulary), dtype)
     column_of = {term: column for column, term in enumerate(vocabulary)}
@@ -223,9 +227,9 @@ def assemble(
         columns[list(source.terms)] = [column_of[term] for term in source.terms.values()]
         for part in source.parts():
             filling.add(part.rows, columns[part.numbers], part.weights)
+    everywhere = np.arange(len(vocabulary))
     for row in unknown:
-        columns = np.arange(len(vocabulary))
-        filling.add(np.full(len(columns), row), columns, np.full(len(columns), np.nan))
+        filling.add(np.full(len(everywhere), row), everywhere, np.full(len(everywhere), np.nan))
     return filling.matrix(), np.asarray(vocabulary, dtype=str)
 
 
@@ -236,10 +240,10 @@ class _Filling:
         self._shape = len(counts), n_columns
         ends = np.cumsum(counts)
         total = int(ends[-1]) if len(ends) else 0
-        index = np.int32 if total <= _LARGEST_INT32 else np.int64
-        self._indptr = np.concatenate([[0], ends]).astype(index)
-        self._data = np.zeros(total, dtype=dtype)
-        self._indices = np.zeros(total, dtype=index)
+        index: type[np.signedinteger[Any]] = np.int32 if total <= _LARGEST_INT32 else np.int64
+        self._indptr: np.ndarray = np.concatenate([[0], ends]).astype(index)
+        self._data: np.ndarray = np.zeros(total, dtype=dtype)
+        self._indices: np.ndarray = np.zeros(total, dtype=index)
         # Neurosynth gives every image all of its terms: then each word's place is known, and nothing is sorted.
         self._is_full = bool(np.isin(counts, (0, n_columns)).all())
         if self._is_full and n_columns:
@@ -270,7 +274,7 @@ class _Filling:
         """Return the matrix in canonical form."""
         from scipy.sparse import csr_matrix
 
-        matrix = csr_matrix((self._data, self._indices, self._indptr), shape=self._shape, copy=False)
+        matrix: csr_matrix = csr_matrix((self._data, self._indices, self._indptr), shape=self._shape, copy=False)
         matrix.sort_indices()
         return matrix
 
