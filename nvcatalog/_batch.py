@@ -465,18 +465,39 @@ def _heal(connection: duckdb.DuckDBPyConnection, healed: set[tuple[str, int]]) -
 
 
 def _land_words(connection: duckdb.DuckDBPyConnection, words: dict[int, Words]) -> None:
-    """Replace the words of these images; each image's rows stay together, which keeps the file small."""
     if not words:
         return
-    connection.register("incoming", long_table(words))
+    now = datetime.now(UTC)
+    status = [
+        {"image_id": image_id, "status": "present", "reference": answer.reference, "fetched_at": now}
+        for image_id, answer in words.items()
+    ]
+    replace_words(connection, long_table(words), status)
+
+
+def replace_words(connection: duckdb.DuckDBPyConnection, words: pa.Table, status: list[Row]) -> None:
+    """Replace the words of images, in a transaction of the caller's.
+
+    Parameters
+    ----------
+    connection : duckdb.DuckDBPyConnection
+        To the catalog, writable.
+    words : pyarrow.Table
+        ``image_id``, ``term`` and ``weight``, one row an (image, term).
+    status : list of dict
+        The row of ``words_status`` of each image.
+    """
+    connection.register("incoming", words)
     connection.execute("""
         INSERT INTO terms BY NAME
         SELECT (SELECT coalesce(max(term_id), 0) FROM terms) + row_number() OVER (ORDER BY term) AS term_id, term
         FROM (SELECT DISTINCT term FROM incoming WHERE term NOT IN (SELECT term FROM terms))
     """)
     connection.execute(
-        "DELETE FROM words WHERE image_id IN (SELECT unnest($ids::INTEGER[]))", {"ids": list(words)}
+        "DELETE FROM words WHERE image_id IN (SELECT unnest($ids::INTEGER[]))",
+        {"ids": [row["image_id"] for row in status]},
     )
+    # Each image's rows stay together, which keeps the file small.
     connection.execute("""
         INSERT INTO words BY NAME
         SELECT image_id, term_id, weight
@@ -484,9 +505,4 @@ def _land_words(connection: duckdb.DuckDBPyConnection, words: dict[int, Words]) 
         JOIN terms USING (term)
         ORDER BY image_id, term_id
     """)
-    now = datetime.now(UTC)
-    status = [
-        {"image_id": image_id, "status": "present", "reference": answer.reference, "fetched_at": now}
-        for image_id, answer in words.items()
-    ]
     upsert(connection, "words_status", status)

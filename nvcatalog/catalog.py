@@ -199,7 +199,7 @@ class Catalog:
         >>> maps = fetch_neurovault_ids(image_ids=[10426], fetch_neurosynth_words=True, verbose=0)
         >>> frequencies, vocabulary = Catalog().words([10426])
         >>> Catalog().words([10426], terms=["motor", "reward"]).pivot().round(2).values.tolist()
-        [[0.75, 0.02]]
+        [[0.4, 0.07]]
         """
         wish = parse_wish(
             image_ids,
@@ -214,6 +214,57 @@ class Catalog:
         )
         self._warn_if_absent()
         return matrix.chosen_words(self._store, wish)
+
+    def add_words(self, df: Any, *, reference: str, replace: bool = False) -> int:
+        """Add terms that a decoder of your own gave for images; they are then served wherever terms are.
+
+        All of the table lands, or nothing. An image has terms of one reference set; of the images in the table all
+        terms are replaced.
+
+        Parameters
+        ----------
+        df : dataframe of pandas, polars or Arrow
+            The long table: ``image_id``, ``term`` and ``weight``, one row an (image, term). A weight is whatever
+            the decoder means by it, any finite number; what it did not compute has no row.
+        reference : str
+            The name of the set of terms, such as that of the decoder and what it was trained on. A matrix never
+            mixes terms of two sets.
+        replace : bool
+            Whether images may lose terms of another reference set, such as Neurosynth's.
+
+        Returns
+        -------
+        int
+            Of how many images there are terms in the table.
+
+        Raises
+        ------
+        WordsError
+            When the table is not such a one, when the catalog knows nothing of an image, and when one has terms of
+            another set (a ValueError). The message names them.
+        InvalidOptionError
+            When `reference` is no name.
+        CatalogLockedError
+            When another process keeps the catalog open.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> from nvcatalog import Catalog, fetch_neurovault_ids
+        >>> maps = fetch_neurovault_ids(image_ids=[9034], verbose=0)
+        >>> df = pd.DataFrame({"image_id": [9034, 9034], "term": ["pain", "reward"], "weight": [0.1, -0.2]})
+        >>> Catalog().add_words(df, reference="mine")
+        1
+        >>> Catalog().words([9034]).pivot().values.tolist()
+        [[0.1, -0.2]]
+        """
+        from nvcatalog import decoders
+
+        count = decoders.add_words(self._store, df, reference=reference, replace=replace)
+        trouble = snapshot.publish(self._store) if count else None
+        if trouble:
+            warnings.warn(trouble, SnapshotWarning, stacklevel=2)
+        return count
 
     def labels(self, image_id: int | str) -> list[tuple[int, str]]:
         """Return index and name of each region of an atlas, from the label file that came with it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 #: How a server can refuse an id; the outcomes of a report have the same names.
@@ -20,6 +20,12 @@ def shown(value: object) -> str:
     except ValueError:  # Python writes out no integer of more than some thousand digits
         return f"a {type(value).__name__} too large to show"
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+
+
+def listed(values: Iterable[object], most: int = 5) -> str:
+    """Return the first few of many things as messages name them."""
+    texts = list(map(str, values))
+    return ", ".join(texts[:most]) + (", …" if len(texts) > most else "")
 
 
 _LONGEST_SHOWN = 300

@@ -25,6 +25,7 @@ from nvcatalog.errors import (
     SelectionWarning,
     SnapshotError,
     WordsWarning,
+    listed,
 )
 from nvcatalog.wish import Wish
 from nvcatalog.words import Part, Source, TableSource, WordMatrix, assemble
@@ -398,15 +399,10 @@ def _what_is_not_here(wish: Wish, found: Found) -> Iterator[str]:
     if missing and wish.missing == "zero":
         known = f"; {len(unknown):,} of them unknown to the catalog" if unknown else ""
         yield (
-            f"Of {len(missing):,} images no terms{of_set} are here, and their rows are zeros: {_first(missing)}"
+            f"Of {len(missing):,} images no terms{of_set} are here, and their rows are zeros: {listed(missing)}"
             f"{known}. fetch_neurosynth_words=True fetches them; missing='drop' leaves such rows out"
         )
     elif unknown:
-        yield f"{len(unknown):,} images asked for are unknown to the catalog: {_first(unknown)}"
+        yield f"{len(unknown):,} images asked for are unknown to the catalog: {listed(unknown)}"
     if found.absent:
-        yield f"No image asked for has {_first(map(repr, found.absent))}{of_set}: those columns are zeros"
-
-
-def _first(named: Iterable[object]) -> str:
-    texts = list(map(str, named))
-    return ", ".join(texts[:_NAMED]) + (", …" if len(texts) > _NAMED else "")
+        yield f"No image asked for has {listed(map(repr, found.absent))}{of_set}: those columns are zeros"

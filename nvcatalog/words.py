@@ -51,7 +51,7 @@ class WordMatrix(_Pair):
     >>> words = Catalog().words([10426])
     >>> frequencies, vocabulary = words
     >>> words.df().nlargest(2, "weight")["term"].tolist()
-    ['motor', 'motor cortex']
+    ['premotor', 'motor']
     """
 
     image_ids: np.ndarray
@@ -277,33 +277,3 @@ class _Filling:
         matrix: csr_matrix = csr_matrix((self._data, self._indices, self._indptr), shape=self._shape, copy=False)
         matrix.sort_indices()
         return matrix
-
-
-def words_to_matrix(image_ids: Sequence[int], words: pa.Table) -> tuple[csr_matrix, np.ndarray]:
-    """Return the matrix of weights and its vocabulary.
-
-    Parameters
-    ----------
-    image_ids : sequence of int
-        One a row, in the order wanted; an id without terms gives a row of zeros.
-    words : pyarrow.Table
-        ``image_id``, ``term`` and ``weight`` of these images, one row an (image, term), in any order.
-
-    Returns
-    -------
-    frequencies : scipy.sparse.csr_matrix of float64, shape (images, terms)
-        The weights, each the Pearson correlation of a map with a term's map: signed, unit-free. Explicit
-        zeros are kept as stored entries.
-    vocabulary : numpy.ndarray of str, shape (terms,)
-        The terms in code point order, as scikit-learn's ``DictVectorizer`` sorts them.
-
-    Raises
-    ------
-    ValueError
-        When ``words`` holds an image that is none of ``image_ids``.
-    """
-    row_of = {id_: row for row, id_ in enumerate(dict.fromkeys(image_ids))}
-    frequencies, vocabulary = assemble(len(row_of), [TableSource(words, row_of, len(row_of))])
-    if len(row_of) < len(image_ids):
-        frequencies = frequencies[[row_of[id_] for id_ in image_ids]]
-    return frequencies, vocabulary

@@ -44,7 +44,7 @@ ROWS = (
         *("adopt", "listing", "moving", "accounts", "options"),
         *("private", "beside", "seed", "meant", "connecting", "wish"),
     ),
-    ("choosing", "sync", "cite", "matrix"),
+    ("choosing", "sync", "cite", "matrix", "decoders"),
     ("bunch",),
     ("call",),
     ("fetch",),

