@@ -113,7 +113,7 @@ def _image_ids(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
     if not pa.types.is_integer(column.type):
         raise WordsError(f"image_id is of type {column.type}; give integers")
-    _check_each(column, "image_id", lambda ids: pc.and_(pc.greater(ids, 0), pc.less_equal(ids, LARGEST)))
+    _check_each(column, "image_id", lambda each: pc.and_(pc.greater(each, 0), pc.less_equal(each, LARGEST)))
     return column.cast(pa.int32())
 
 
@@ -126,8 +126,9 @@ def _terms(column: pa.ChunkedArray) -> pa.ChunkedArray:
     text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
     if not any(is_text(column.type) for is_text in text):
         raise WordsError(f"term is of type {column.type}; give text")
-    _check_each(column, "term", lambda terms: pc.not_equal(terms, ""))
-    return column.cast(pa.string())
+    terms = column.cast(pa.large_string())
+    _check_each(terms, "term", lambda each: pc.not_equal(each, ""))
+    return terms
 
 
 def _weights(column: pa.ChunkedArray) -> pa.ChunkedArray:

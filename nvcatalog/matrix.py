@@ -51,6 +51,8 @@ def chosen_words(store: Store, wish: Wish) -> WordMatrix:
     QueryError
         When the condition cannot be asked.
     """
+    if wish.terms or wish.reference is not None:
+        _check_known(store, wish)
     if wish.condition is not None:
         selection = conditions.select(store, wish.condition)
         wish = replace(wish, image_ids=selection.image_ids)
@@ -106,7 +108,6 @@ def find_words(store: Store, wish: Wish, waiting: Mapping[int, Words] | None = N
         As :func:`chosen_words` raises them.
     """
     with store.reading() as connection:
-        _check_known(connection, wish)
         asked = _look(connection, wish, waiting or {})
         if len(asked.landed) <= _MOST_AT_ONCE:
             return _found(asked, wish, [_Landed(connection, asked.landed, asked.row_of, wish)])
@@ -205,20 +206,19 @@ def _of_one_set(references: dict[int, str | None], wanted: str | None) -> dict[i
     return references
 
 
-def _check_known(connection: duckdb.DuckDBPyConnection, wish: Wish) -> None:
+def _check_known(store: Store, wish: Wish) -> None:
     """Refuse a term or a reference set that nothing here has: it was misspelt, or never fetched."""
-    if wish.terms:
+    with store.reading() as connection:
         known = {term for (term,) in connection.execute("SELECT term FROM terms").fetchall()}
-        unknown = [term for term in wish.terms if term not in known] if known else []
-        if unknown:
-            raise InvalidOptionError(f"terms: no image here has {_unknown_terms(unknown, known)}")
-    if wish.reference is not None:
-        rows = connection.execute("SELECT DISTINCT coalesce(reference, '') FROM words_status").fetchall()
-        sets = sorted(name for (name,) in rows)
-        if sets and wish.reference not in sets:
-            raise InvalidOptionError(
-                f"reference: no image here has terms of {wish.reference!r}; there are {', '.join(map(repr, sets))}"
-            )
+        query = "SELECT DISTINCT coalesce(reference, '') FROM words_status WHERE status = 'present'"
+        sets = sorted(name for (name,) in connection.execute(query).fetchall())
+    unknown = [term for term in wish.terms or () if term not in known]
+    if unknown and known:
+        raise InvalidOptionError(f"terms: no image here has {_unknown_terms(unknown, known)}")
+    if sets and wish.reference is not None and wish.reference not in sets:
+        raise InvalidOptionError(
+            f"reference: no image here has terms of {wish.reference!r}; there are {', '.join(map(repr, sets))}"
+        )
 
 
 def _unknown_terms(unknown: Sequence[str], known: Collection[str]) -> str:
