@@ -133,20 +133,16 @@ class Catalog:
     ) -> WordMatrix:
         """Return the terms of images as a sparse matrix and its vocabulary, or as a table.
 
-        A weight of Neurosynth is the Pearson correlation of the map with the term's meta-analytic map: signed, a
-        similarity. It is no probability, and no reverse inference.
-
         The matrix is made in memory little larger than its own, of 12 bytes a weight. For more than 2,000 images a
-        snapshot is read, so that nobody waits who wants to write; what landed since is published first.
+        snapshot is read, after publishing what landed since: nobody waits who wants to write.
 
         Parameters
         ----------
         image_ids : iterable of int or str, int, str or None
             One a row, in this order, as often as it is given.
         where : str or None
-            A condition over ``stat_maps`` chooses the images instead, as in :func:`nvcatalog.fetch_where`. Where
-            neither chooses, all are meant whose terms are here and which the server still has, or whose file is
-            here.
+            A condition over ``stat_maps`` chooses the images, as in :func:`nvcatalog.fetch_where`. Where neither
+            does, all are meant whose terms are here, but for those that are gone and have no file here.
         params : mapping, optional
             Values for each ``$name`` of the condition.
         terms : iterable of str, str or None
@@ -154,14 +150,13 @@ class Catalog:
         min_abs_weight : float or None
             Leave out weights nearer to zero than this; no column is left out for it.
         missing : {'zero', 'nan', 'drop'}
-            What becomes of an image whose terms are not here, because Neurosynth was never asked or has none: a
-            row of zeros, none of which is stored; a row of not-a-number, all of which are stored and take room
-            as weights do; or no row. ``missing`` of the result names these images.
+            What becomes of images whose terms are not here, as Neurosynth was never asked or has none: rows of
+            zeros, of which nothing is stored; of not-a-number, all stored like weights; or none.
         dtype : numpy.dtype
             Of the weights: ``float64`` or ``float32``.
         reference : str or None
-            The reference set: terms of other sets count as not here. The empty text stands for older answers of
-            Neurosynth, which name none. None takes the one there is.
+            The reference set: terms of others count as not here. The empty text stands for older answers of
+            Neurosynth, which name none; None takes the one there is.
         private : bool
             Whether images of private collections are meant, where ``image_ids`` does not name them.
 
@@ -169,27 +164,22 @@ class Catalog:
         -------
         WordMatrix
             Two values, ``frequencies`` (a ``scipy.sparse.csr_matrix``) and ``vocabulary`` (an array of str); with
-            ``.df()``, ``.arrow()`` and ``.pl()`` for the long table, ``.pivot()`` for the wide one, and
-            ``.image_ids``, ``.missing`` and ``.reference``.
+            ``.df()``, ``.arrow()``, ``.pl()``, ``.pivot()``, ``.image_ids`` and ``.missing``. A weight is
+            Neurosynth's Pearson correlation of the map with the term's meta-analytic map, signed: a similarity, no
+            probability, no reverse inference.
 
         Raises
         ------
         MixedSetsError
             When the images were compared with several reference sets; it names them (a ValueError). Answers that
             name none go with a set of the same terms.
-        InvalidOptionError, QueryError
-            For options that cannot be, among them a term or reference set that no image here has, and a condition
-            that cannot be asked (ValueErrors).
-        InvalidIdError, InvalidIdTypeError
-            For something that is no id.
-        CatalogLockedError, CatalogCorruptError, CatalogTooNewError
-            When the catalog cannot be read.
+        InvalidOptionError, QueryError, InvalidIdError, InvalidIdTypeError
+            For options, a condition and ids that cannot be, and for terms and reference sets that are not here.
 
         Warns
         -----
         WordsWarning
-            When rows are zeros because no terms are here, when images are unknown to the catalog, and when none of
-            the images has one of `terms`.
+            When rows or columns are zeros because nothing is here, and when images are unknown to the catalog.
         SelectionWarning
             When no image matches, or private ones are left out.
 
@@ -218,34 +208,30 @@ class Catalog:
     def add_words(self, df: Any, *, reference: str, replace: bool = False) -> int:
         """Add terms that a decoder of your own gave for images; they are then served wherever terms are.
 
-        All of the table lands, or nothing. An image has terms of one reference set; of the images in the table all
-        terms are replaced.
+        All of the table lands, or nothing. All terms of its images are replaced: an image has those of one set.
 
         Parameters
         ----------
         df : dataframe of pandas, polars or Arrow
-            The long table: ``image_id``, ``term`` and ``weight``, one row an (image, term). A weight is whatever
-            the decoder means by it, any finite number; what it did not compute has no row.
+            The long table: ``image_id``, ``term`` and ``weight``, one row an (image, term). A weight is any finite
+            number; what the decoder did not compute has no row.
         reference : str
-            The name of the set of terms, such as that of the decoder and what it was trained on. A matrix never
-            mixes terms of two sets.
+            The name of the set of terms, say of the decoder and what it was trained on. No matrix mixes two.
         replace : bool
             Whether images may lose terms of another reference set, such as Neurosynth's.
 
         Returns
         -------
         int
-            Of how many images there are terms in the table.
+            How many images it was.
 
         Raises
         ------
         WordsError
-            When the table is not such a one, when the catalog knows nothing of an image, and when one has terms of
-            another set (a ValueError). The message names them.
+            When it is no such table, when the catalog knows nothing of an image, and when one has terms of another
+            set (a ValueError); the message names them.
         InvalidOptionError
             When `reference` is no name.
-        CatalogLockedError
-            When another process keeps the catalog open.
 
         Examples
         --------
@@ -255,8 +241,6 @@ class Catalog:
         >>> df = pd.DataFrame({"image_id": [9034, 9034], "term": ["pain", "reward"], "weight": [0.1, -0.2]})
         >>> Catalog().add_words(df, reference="mine")
         1
-        >>> Catalog().words([9034]).pivot().values.tolist()
-        [[0.1, -0.2]]
         """
         from nvcatalog import decoders
 
