@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 import duckdb
 from filelock import FileLock, Timeout
 
-from nvcatalog import _batch, records
+from nvcatalog import _batch, _marks, records
 from nvcatalog._batch import Batch
 from nvcatalog._gate import ForkedOpenError, gate_of
 from nvcatalog.errors import (
@@ -102,6 +102,16 @@ class Store:
             raise _corrupt(self.path, "it is no file")
         return True
 
+    @property
+    def state(self) -> str:
+        """What tells whether anything was written to the catalog: size and time of its file and its log."""
+        return _marks.state_of(self.path)
+
+    @property
+    def is_as_noted(self) -> bool:
+        """Whether all that was written to the catalog has left marks."""
+        return _marks.is_as_noted(self.path)
+
     def what_cannot_be_written(self) -> Path | None:
         """Return the folder or the file of the catalog that this user may not write, None when all is well."""
         nearest = next(place for place in (self.folder, *self.folder.parents) if place.exists())
@@ -130,12 +140,14 @@ class Store:
 
     @contextmanager
     def writing(
-        self, *, timeout_s: float | None = None, one_of_many: bool = False
+        self, *, timeout_s: float | None = None, one_of_many: bool = False, marked: bool = False
     ) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open the catalog alone and writable, made or migrated first where that is due.
 
         What is written when more will follow (``one_of_many``) stays in DuckDB's log until that is large: to move
         it into the file costs the same seconds for one row as for a hundred thousand. Nothing is lost by that.
+        Who leaves a mark on all that is changed says so (``marked``): after others the next snapshot is written
+        whole.
         """
         patience_s = lock_timeout_s() if timeout_s is None else timeout_s
         deadline = time.monotonic() + patience_s
@@ -146,16 +158,32 @@ class Store:
                 stack.enter_context(self._file_lock(deadline))
             except (TimeoutError, ForkedOpenError) as error:
                 raise CatalogLockedError(f"{self.path}: {error}") from error
+            is_as_noted = self.is_as_noted
             if not self.exists:
                 self._create()
             connection = self._connect(deadline, config=_CONFIG)
+            if marked:
+                stack.callback(_marks.note_state, self.path)
             stack.callback(connection.close)
             connection.execute("SET TimeZone = 'UTC'")
             migrate(connection)
             if one_of_many and self._log_size() < _LARGEST_LOG:
                 connection.execute("PRAGMA disable_checkpoint_on_shutdown")
                 connection.execute("SET checkpoint_threshold = '1 TB'")
+            if not is_as_noted:
+                _marks.mark_everything(connection)
             yield connection
+
+    def heed_others(self) -> None:
+        """Mark everything as changed where something else than a landing may have written."""
+        if self.exists and not self.is_as_noted:
+            with self.writing(marked=True):
+                pass
+
+    def give_way(self) -> None:
+        """Let those write who wait for it: between two reads of one that has many to make."""
+        with self._file_lock(time.monotonic() + lock_timeout_s()):
+            pass
 
     def _log_size(self) -> int:
         try:
@@ -310,12 +338,12 @@ class Store:
         """Land a batch in one transaction; where a row does not fit, land all others and return a line for it."""
         if not batch:
             return []
-        with self.writing(timeout_s=timeout_s) as connection:
+        with self.writing(timeout_s=timeout_s, marked=True) as connection:
             return _batch.land(connection, batch)
 
     def land_one_of_many(self, batch: Batch, *, timeout_s: float | None = None) -> list[str]:
         """Land a batch that others follow soon, the last of them by :meth:`land`."""
-        with self.writing(timeout_s=timeout_s, one_of_many=True) as connection:
+        with self.writing(timeout_s=timeout_s, one_of_many=True, marked=True) as connection:
             return _batch.land(connection, batch)
 
 
@@ -339,7 +367,9 @@ class AbsentStore(Store):
         """Not for this call."""
         return False
 
-    def writing(self, *, timeout_s: float | None = None, one_of_many: bool = False) -> NoReturn:
+    def writing(
+        self, *, timeout_s: float | None = None, one_of_many: bool = False, marked: bool = False
+    ) -> NoReturn:
         """Refuse: a new catalog must not take the place of the one that somebody holds."""
         raise self._error
 

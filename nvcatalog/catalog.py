@@ -530,20 +530,35 @@ class Catalog:
         meant = images_meant(self._store, where=where, bunch=bunch, image_ids=image_ids, params=params)
         return cite(self._store, meant, private=private)
 
-    def snapshot(self) -> Path:
+    def snapshot(self, name: str | None = None, *, whole: bool = False) -> Path:
         """Write the catalog as Parquet now, and return the folder of the snapshot.
 
         Each table is a folder of Parquet files that pandas, polars, pyarrow and DuckDB read. Rows of private
-        collections are left out.
+        collections are left out. Files in which nothing changed are the former snapshot's (hard links), so that
+        little is written where little has changed.
+
+        Parameters
+        ----------
+        name : str or None
+            A name to keep it by for good, such as ``paper-v1``; others go when three newer ones are there.
+        whole : bool
+            Whether files in which nothing changed are written anew too.
+
+        Returns
+        -------
+        Path
+            The folder of the snapshot; in its ``manifest.json`` is what it holds.
 
         Raises
         ------
+        InvalidOptionError
+            When it cannot have this name (a ValueError).
         SnapshotError
             When it cannot be written, or there is no catalog yet.
         CatalogLockedError
             When another process keeps the catalog open.
         """
-        return snapshot.take(self._store)
+        return snapshot.take(self._store, name, whole=whole)
 
     def connect(self, snapshot: str | None = None) -> duckdb.DuckDBPyConnection:
         """Open a snapshot as a DuckDB database of your own, for as long as you like: it is in nobody's way.

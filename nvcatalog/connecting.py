@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from nvcatalog import snapshot
+from nvcatalog import parts, snapshot
 from nvcatalog._store import Store, empty_catalog, in_memory
 from nvcatalog.errors import CatalogTooNewError, CatalogWarning, SnapshotError, SnapshotWarning
 from nvcatalog.migrate import load_migrations
@@ -143,7 +143,7 @@ def _set_up(connection: duckdb.DuckDBPyConnection, place: Path | None, *, commen
     spill = Path(tempfile.gettempdir()) / f"nvcatalog-{os.getpid()}-{secrets.token_hex(4)}"
     connection.execute(f"SET temp_directory = {_literal(spill)}")
     connection.execute("SET TimeZone = 'UTC'")
-    relations = [each for each in _relations() if each.sql is not None or each.name in snapshot.TABLES]
+    relations = [each for each in _relations() if each.sql is not None or each.name in parts.TABLES]
     statements = [each.sql or _view_of_files(connection, place, each) for each in relations]
     if commented:
         statements += [comment for each in relations for comment in _comments(each)]

@@ -20,83 +20,23 @@ from typing import Any
 import duckdb
 from filelock import FileLock, Timeout
 
-from nvcatalog import __version__
+from nvcatalog import __version__, parts
 from nvcatalog._store import Store, lock_timeout_s
 from nvcatalog.errors import InvalidOptionError, NVCatalogError, SnapshotError, SnapshotWarning
-from nvcatalog.storage import write_whole
+from nvcatalog.storage import link_or_copy, write_whole
 
 FOLDER = "snapshots"
 CURRENT = "CURRENT"
 MANIFEST = "manifest.json"
 KEPT = 3
 EVERY_S = 10.0
-_ROWS_AT_ONCE = 122_880
+# A catalog is kept open for so long and not longer, unless others land faster than a snapshot of it is written.
+HELD_S = 0.5
+_PATIENCE_S = 60.0
 
 _LICENCES = {
     "records": "CC0-1.0, NeuroVault (https://neurovault.org)",
     "terms, words": "ODbL-1.0, Neurosynth (https://neurosynth.org)",
-}
-
-# What is left out: rows of collections that are private or have become so, and the whole of `access`, which
-# holds their tokens.
-_PRIVATE = """
-    SELECT collection_id FROM collections WHERE private
-    UNION ALL
-    SELECT id FROM refusals WHERE kind = 'collection' AND status = 'private'
-"""
-# NIDM packs share the images' numbers.
-_PRIVATE_IMAGES = f"""
-    SELECT image_id FROM images WHERE collection_id IN ({_PRIVATE})
-    UNION ALL
-    SELECT pack_id FROM nidm_packs WHERE collection_id IN ({_PRIVATE})
-    UNION ALL
-    SELECT id FROM refusals WHERE kind = 'image' AND status = 'private'
-"""  # noqa: S608 - a constant
-# The `id` of these tables is a collection's or an image's, as `kind` says; a 'position' is a collection's too.
-_NOT_PRIVATE_RECORD = f"""
-    CASE WHEN kind IN ('collection', 'position') THEN id NOT IN ({_PRIVATE})
-    ELSE id NOT IN ({_PRIVATE_IMAGES}) END
-"""
-# What the server calls private was never here, and is nobody else's business either.
-_NOT_REFUSED_AS_PRIVATE = "status IS DISTINCT FROM 'private'"
-# An outcome without an id names its collection in the reason only: "record 38 of collection 7".
-_NAMES_NO_PRIVATE = rf"""
-    coalesce(try_cast(regexp_extract(reason, 'collection (\d+)', 1) AS INTEGER), 0) NOT IN ({_PRIVATE})
-"""
-_ROWS = {
-    "collections": f"collection_id NOT IN ({_PRIVATE})",
-    "images": f"image_id NOT IN ({_PRIVATE_IMAGES})",
-    "files": f"image_id NOT IN ({_PRIVATE_IMAGES})",
-    "words": f"image_id NOT IN ({_PRIVATE_IMAGES})",
-    "words_status": f"image_id NOT IN ({_PRIVATE_IMAGES})",
-    "nidm_packs": f"coalesce(collection_id, 0) NOT IN ({_PRIVATE})",
-    "raw_records": _NOT_PRIVATE_RECORD,
-    "record_history": _NOT_PRIVATE_RECORD,
-    "refusals": f"{_NOT_REFUSED_AS_PRIVATE} AND {_NOT_PRIVATE_RECORD}",
-    "outcomes": f"""
-        {_NOT_REFUSED_AS_PRIVATE}
-        AND CASE WHEN id IS NULL THEN {_NAMES_NO_PRIVATE} ELSE {_NOT_PRIVATE_RECORD} END
-    """,
-    "terms": "true",
-    "fetches": "true",
-    "catalog_info": "true",
-    "schema_migrations": "true",
-}
-
-TABLES = frozenset(_ROWS)
-
-# What was asked for names ids, private ones among them: it is published where nothing is known to be private.
-_COLUMNS = {
-    ("fetches", "parameters"): f"""
-        CASE WHEN NOT EXISTS ({_PRIVATE}) AND NOT EXISTS ({_PRIVATE_IMAGES}) THEN parameters::VARCHAR END
-    """
-}
-
-# Neighbours belong together. Words and records lie so already, and sorting those would cost minutes and memory.
-_ORDER = {
-    "collections": "ORDER BY collection_id",
-    "images": "ORDER BY collection_id, image_id",
-    "files": "ORDER BY image_id, kind",
 }
 
 # Where those who read a snapshot say so, that it is kept for so long.
@@ -124,14 +64,21 @@ def publish(store: Store) -> str | None:
 
 def is_behind(store: Store) -> bool:
     """Whether something landed after the last snapshot, such as when a process was killed before it published."""
-    log = store.path.with_name(f"{store.path.name}.wal")  # where what lands may stay for a while
-    landed_at = max((place.stat().st_mtime_ns for place in (store.path, log) if place.exists()), default=None)
-    if landed_at is None:
+    place = newest(store)
+    if place is None:
+        return store.exists
+    manifest = _own_manifest(place)
+    if not store.exists or manifest.get("catalog") == store.state:
         return False
-    try:
-        return landed_at > (store.folder / FOLDER / CURRENT).stat().st_mtime_ns
-    except OSError:
+    if not store.is_as_noted:
         return True
+    try:
+        with store.reading() as connection:
+            wanted = parts.View(connection).parts(parts.layouts_of(manifest))
+    except NVCatalogError:  # publishing says why
+        return True
+    files = manifest.get("files", {})
+    return {part.path: part.key for part in wanted} != {path: entry.get("key") for path, entry in files.items()}
 
 
 @atexit.register
@@ -219,6 +166,15 @@ def read_manifest(place: Path) -> dict[str, Any]:
     return manifest if isinstance(manifest, dict) else {}
 
 
+def _own_manifest(place: Path | None) -> dict[str, Any]:
+    """Return what a snapshot says about itself; nothing where it is damaged, or older than lists of files."""
+    try:
+        manifest = {} if place is None else read_manifest(place)
+    except SnapshotError:
+        return {}
+    return manifest if isinstance(manifest.get("files"), dict) else {}
+
+
 def age(place: Path) -> str:
     """Say how old a snapshot is, such as ``3 hours``."""
     try:
@@ -274,26 +230,34 @@ def _trouble_with(store: Store) -> str | None:
     return None
 
 
-def take(store: Store) -> Path:
+def take(store: Store, name: str | None = None, *, whole: bool = False) -> Path:
     """Write a snapshot now, and return its folder.
 
     Parameters
     ----------
     store : Store
         The catalog.
+    name : str or None
+        A name to keep it by for good; without one it is kept until three newer ones are there.
+    whole : bool
+        Whether files that have not changed are written anew too.
 
     Returns
     -------
     Path
-        ``<folder>/snapshots/<time>-<n>``: ``manifest.json``, and a folder of Parquet for each table.
+        ``<folder>/snapshots/<time>-<n>``, or of that name: ``manifest.json``, and a folder of Parquet a table.
 
     Raises
     ------
+    InvalidOptionError
+        When it cannot have this name.
     SnapshotError
         When it cannot be written, or there is no catalog yet.
     CatalogLockedError
         When another process keeps the catalog open.
     """
+    if name is not None:
+        _check_is_free(store, name)
     if not store.exists:
         raise SnapshotError(f"{store.folder} has no catalog yet: fetch something, or adopt() what is there")
     _waiting.pop(store.path, None)
@@ -302,12 +266,25 @@ def take(store: Store) -> Path:
         home.mkdir(parents=True, exist_ok=True)
         with FileLock(home / ".lock", timeout=lock_timeout_s(), mode=0o666):
             _sweep(home)
-            snapshot = _write(store, home)
+            snapshot = _write(store, home, newest(store), whole=whole)
             _make_current(home, snapshot)
             _prune(home, keep=snapshot)
+            return snapshot if name is None else _name_it(home, snapshot, name)
     except (OSError, duckdb.Error) as error:
         raise SnapshotError(f"{home}: {str(error).splitlines()[0]}") from error
-    return snapshot
+
+
+def _check_is_free(store: Store, name: str) -> None:
+    """Refuse what cannot be a folder of its own among the snapshots, or is one already."""
+    home = store.folder / FOLDER
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InvalidOptionError(
+            f"name is {name!r}; a snapshot's name is one of letters, digits, '_', '-' and '.', such as paper-v1"
+        )
+    if name.lower() in _TAKEN_NAMES or _TIMED.fullmatch(name):
+        raise InvalidOptionError(f"name is {name!r}, which means something else in {home}; give another")
+    if (home / name).exists():
+        raise InvalidOptionError(f"name is {name!r}, and {home / name} is there already: give another")
 
 
 def _age_s(folder: Path) -> float:
@@ -326,22 +303,91 @@ def _sweep(home: Path) -> None:
             leftover.unlink()
 
 
-def _write(store: Store, home: Path) -> Path:
+def _write(store: Store, home: Path, former: Path | None, *, whole: bool) -> Path:
     """Write into a hidden folder, and rename it when it is complete."""
     hidden = home / f".{os.getpid()}.part"
     try:
-        with store.reading() as connection:
-            rows = {table: _write_table(connection, table, where, hidden) for table, where in _ROWS.items()}
-        manifest = {
-            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "created_by": f"nvcatalog {__version__}",
-            "rows": rows,
-            "licences": _LICENCES,
-        }
-        write_whole(hidden / MANIFEST, json.dumps(manifest, indent=2).encode())
+        files = _Files(hidden, None if whole else former)
+        files.fill(store)
+        write_whole(hidden / MANIFEST, json.dumps(files.manifest(), indent=1).encode())
         return _name(home, hidden)
     finally:
         shutil.rmtree(hidden, ignore_errors=True)  # gone already when all went well
+
+
+class _Files:
+    """The files of a snapshot that is being written; what has not changed are those of the former one."""
+
+    def __init__(self, folder: Path, former: Path | None) -> None:
+        self._folder = folder
+        self._former = former
+        manifest = _own_manifest(former)
+        self._theirs: dict[str, dict[str, Any]] = manifest.get("files", {})
+        self._layouts = parts.layouts_of(manifest)
+        self._done: dict[str, dict[str, Any]] = {}
+        self._schema_version = 0
+        self._seen = ""
+
+    def fill(self, store: Store) -> None:
+        """Write all files, in short reads of the catalog: again, where something landed in between."""
+        patient_until = time.monotonic() + _PATIENCE_S
+        while True:
+            store.heed_others()
+            with store.reading() as connection:
+                # If others land faster than that, it is read to the end at last.
+                release_at = time.monotonic() + (HELD_S if time.monotonic() < patient_until else float("inf"))
+                done = self._go_on(parts.View(connection), release_at)
+                self._seen = store.state
+                if done and (store.is_as_noted or time.monotonic() > patient_until):
+                    return
+            store.give_way()
+
+    def _go_on(self, view: parts.View, release_at: float) -> bool:
+        """Write files until it is time to let others at the catalog, and return whether all is as it is there."""
+        wanted = view.parts(self._layouts)
+        self._schema_version = view.schema_version
+        for path in self._done.keys() - {part.path for part in wanted}:
+            self._remove(path)
+        for part in wanted:
+            if self._done.get(part.path, {}).get("key") == part.key:
+                continue
+            if time.monotonic() > release_at:
+                return False
+            self._remove(part.path)
+            self._done[part.path] = self._take_over(part) or view.write(part, self._folder)
+        return True
+
+    def _remove(self, path: str) -> None:
+        # Never written over: it may be the former snapshot's file, by another name.
+        (self._folder / path).unlink(missing_ok=True)
+        self._done.pop(path, None)
+
+    def _take_over(self, part: parts.Part) -> dict[str, Any] | None:
+        """Take the former snapshot's file where it depends on the same, and is there as it was written."""
+        entry = self._theirs.get(part.path)
+        if self._former is None or entry is None or entry.get("key") != part.key:
+            return None
+        former = self._former / part.path
+        if not former.is_file() or former.stat().st_size != entry["bytes"]:
+            return None
+        link_or_copy(former, self._folder / part.path)
+        return entry
+
+    def manifest(self) -> dict[str, Any]:
+        """Return what the snapshot says of itself."""
+        rows = dict.fromkeys(parts.TABLES, 0)
+        for path, entry in self._done.items():
+            rows[path.split("/")[0]] += entry["rows"]
+        return {
+            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "created_by": f"nvcatalog {__version__}",
+            "schema_version": self._schema_version,
+            "rows": rows,
+            "licences": _LICENCES,
+            "catalog": self._seen,
+            "layouts": {table: layout.as_told(table) for table, layout in self._layouts.items()},
+            "files": dict(sorted(self._done.items())),
+        }
 
 
 def _name(home: Path, hidden: Path) -> Path:
@@ -350,31 +396,17 @@ def _name(home: Path, hidden: Path) -> Path:
     return hidden.rename(home / f"{moment}-{max(taken, default=0) + 1}")
 
 
-def _write_table(connection: duckdb.DuckDBPyConnection, table: str, where: str, hidden: Path) -> int:
-    """Write one table in batches, in plain types, and return how many rows it has."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    columns = _plain_columns(connection, table)
-    relation = connection.sql(f"SELECT {columns} FROM {table} WHERE {where} {_ORDER.get(table, '')}")  # noqa: S608 - our own names
-    reader = relation.to_arrow_reader(_ROWS_AT_ONCE)
-    folder = hidden / table
-    folder.mkdir(parents=True)
-    rows = 0
-    with parquet.ParquetWriter(folder / "part-0.parquet", reader.schema, compression="zstd") as writer:
-        for batch in reader:
-            writer.write_table(pa.Table.from_batches([batch]))
-            rows += batch.num_rows
-    return rows
-
-
-def _plain_columns(connection: duckdb.DuckDBPyConnection, table: str) -> str:
-    """Return the columns with JSON as text: not every tool knows DuckDB's own types."""
-    columns = []
-    for name, kind, *_ in connection.execute(f"DESCRIBE {table}").fetchall():
-        plain = _COLUMNS.get((table, name), f"{name}::VARCHAR" if kind == "JSON" else name)
-        columns.append(f"{plain} AS {name}")
-    return ", ".join(columns)
+def _name_it(home: Path, snapshot: Path, name: str) -> Path:
+    """Give a snapshot a second name, by which it stays."""
+    hidden = home / f".{os.getpid()}.part"
+    manifest = read_manifest(snapshot)
+    try:
+        for path in manifest["files"]:
+            link_or_copy(snapshot / path, hidden / path)
+        write_whole(hidden / MANIFEST, json.dumps({"name": name} | manifest, indent=1).encode())
+        return hidden.rename(home / name)
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _make_current(home: Path, snapshot: Path) -> None:

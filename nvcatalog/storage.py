@@ -7,6 +7,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -210,6 +211,15 @@ def write_whole(path: Path, content: bytes, *, lasting: bool = False) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that it appears whole or not at all."""
     write_whole(path, json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file that never changes a second name; where the file system cannot, or must not, copy it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 @contextmanager

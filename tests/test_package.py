@@ -36,8 +36,8 @@ CHECKOUT = Path(__file__).parent.parent
 ROWS = (
     ("errors", "_resources", "_progress", "_parallel", "_gate", "_xml"),
     ("_http", "ids", "records", "report", "proving"),
-    ("known", "client", "neurosynth", "storage", "migrate", "queries", "words", "filters", "labels"),
-    ("_batch", "sidecars", "servers", "filter_sql", "resample", "extras", "_expressions"),
+    ("known", "client", "neurosynth", "storage", "migrate", "queries", "words", "filters", "labels", "_marks"),
+    ("_batch", "sidecars", "servers", "filter_sql", "resample", "extras", "_expressions", "parts"),
     ("_store",),
     ("plan", "landing", "snapshot", "outdated", "lookup", "where", "synced", "lockfile"),
     (

@@ -1,9 +1,9 @@
 """Time the words of many images as a matrix: from the catalog, and as nilearn makes it from JSON files.
 
 Both start from the same answers over the 3,228 terms of the real vocabulary: on one side they have landed in a
-catalog, on the other they lie in the files that nilearn keeps. Each run is a fresh process that has imported all it
-needs before its clock starts; `added` is what its memory grew by at most from then on. The matrices are compared,
-value by value, once.
+catalog, on the other they lie in the files that nilearn keeps. Each run is a fresh process that has imported all
+it needs before its clock starts; `added` is what its memory grew by at most from then on. The matrices are
+compared, value by value, once.
 
 Then the same catalog grows to many images, to show that the memory is bounded: it is hardly more than the matrix's
 own, and neither rows of a query nor a table of all words are ever held.
