@@ -299,8 +299,9 @@ class _Landed:
         close: Callable[[], None] = lambda: None,
     ) -> None:
         self._connection, self._close = connection, close
-        self._least = {"least": wish.min_abs_weight}
-        self._which = "true"
+        self._which, self._heavy, self._least = "true", "true", {}
+        if wish.min_abs_weight:
+            self._heavy, self._least = "abs(weight) >= $least", {"least": wish.min_abs_weight}
         if wish.terms is not None:
             self._which = "term_id IN (SELECT term_id FROM asked_terms)"
             terms = "SELECT term_id FROM terms WHERE term IN (SELECT unnest($terms::VARCHAR[]))"
@@ -311,7 +312,7 @@ class _Landed:
     def _count(self, n_rows: int) -> tuple[np.ndarray, dict[int, str]]:
         """Count each row's words, and find all terms among them."""
         query = f"""
-            SELECT row, count(*) FILTER (WHERE abs(weight) >= $least) AS n,
+            SELECT row, count(*) FILTER (WHERE {self._heavy}) AS n,
                    hash(count(*), bit_xor(hash(term_id))) AS terms
             FROM words
             JOIN asked USING (image_id)
@@ -345,7 +346,7 @@ class _Landed:
             SELECT row, term_id, weight
             FROM words
             JOIN asked USING (image_id)
-            WHERE {self._which} AND abs(weight) >= $least
+            WHERE {self._which} AND {self._heavy}
         """  # noqa: S608 - as above
         for batch in self._connection.sql(query, params=self._least).to_arrow_reader(_WORDS_AT_ONCE):
             yield Part(*(column.to_numpy() for column in batch.columns))

@@ -226,7 +226,7 @@ def assemble(
         columns = np.zeros(max(source.terms, default=0) + 1, dtype=np.int32)
         columns[list(source.terms)] = [column_of[term] for term in source.terms.values()]
         for part in source.parts():
-            filling.add(part.rows, columns[part.numbers], part.weights)
+            filling.add(part.rows, columns.take(part.numbers), part.weights)
     everywhere = np.arange(len(vocabulary))
     for row in unknown:
         filling.add(np.full(len(everywhere), row), everywhere, np.full(len(everywhere), np.nan))
@@ -253,7 +253,7 @@ class _Filling:
     def add(self, rows: np.ndarray, columns: np.ndarray, weights: np.ndarray) -> None:
         """Put words in their places."""
         if self._is_full:
-            self._data[self._next[rows] + columns] = weights
+            self._data[self._next.take(rows) + columns] = weights
             return
         places = self._free_places(rows)
         self._indices[places] = columns
