@@ -9,13 +9,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
+import duckdb
 import numpy as np
 
 from nvcatalog import snapshot
 from nvcatalog import where as conditions
 from nvcatalog._batch import Words, long_table
+from nvcatalog._progress import logger
 from nvcatalog._store import Store
 from nvcatalog.connecting import connected
 from nvcatalog.errors import (
@@ -29,9 +30,6 @@ from nvcatalog.errors import (
 )
 from nvcatalog.wish import Wish
 from nvcatalog.words import Part, Source, TableSource, WordMatrix, assemble
-
-if TYPE_CHECKING:
-    import duckdb
 
 # Up to here the catalog itself is read, which takes some 200 ms: whoever wants to write waits that long.
 _MOST_AT_ONCE = 2_000
@@ -111,8 +109,13 @@ def find_words(store: Store, wish: Wish, waiting: Mapping[int, Words] | None = N
         asked = _look(connection, wish, waiting or {})
         if len(asked.landed) <= _MOST_AT_ONCE:
             return _found(asked, wish, [_Landed(connection, asked.landed, asked.row_of, wish)])
-    with ExitStack() as stack:
-        return _found(asked, wish, _sources_of_many(store, asked, wish, stack))
+    try:
+        with ExitStack() as stack:
+            return _found(asked, wish, _sources_of_many(store, asked, wish, stack))
+    except duckdb.Error as error:  # a snapshot can be damaged; then those who write have to wait
+        logger.info("The catalog is read in place of its snapshot: %s", str(error).splitlines()[0])
+    with store.reading() as connection:
+        return _found(asked, wish, [_Landed(connection, asked.landed, asked.row_of, wish)])
 
 
 # What is here

@@ -402,3 +402,11 @@ def test_where_no_snapshot_can_be_read_the_catalog_is(
         monkeypatch.setattr(snapshot, "catch_up", lambda store: "the disk is full")
 
     assert rows(words(store, [11, 12], terms="pain")) == [[0.5], [0.1]]
+
+
+@pytest.mark.usefixtures("long_reads")
+def test_a_damaged_snapshot_costs_no_answer(store: Store) -> None:
+    for file in snapshot.take(store).glob("words/*.parquet"):
+        file.write_bytes(file.read_bytes()[:-100])
+
+    assert rows(words(store, [11, 12], terms="pain")) == [[0.5], [0.1]]
