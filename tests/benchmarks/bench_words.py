@@ -21,7 +21,7 @@ import _bench as bench
 from _bench import Measurement
 
 #: What a first read of words would import on its way.
-MODULES = (*bench.CALL_MODULES, "nvcatalog.matrix", "pandas")
+MODULES = (*bench.CALL_MODULES, "nvcatalog.matrix", "pandas", "pyarrow.pandas_compat")
 
 
 class Memory:
