@@ -297,6 +297,23 @@ def upsert(connection: duckdb.DuckDBPyConnection, table: str, rows: list[Row]) -
     marks.leave()
 
 
+def replace_words(connection: duckdb.DuckDBPyConnection, words: pa.Table, status: list[Row]) -> None:
+    """Replace the words of images, within a transaction of the caller's.
+
+    Parameters
+    ----------
+    connection : duckdb.DuckDBPyConnection
+        To the catalog, writable.
+    words : pyarrow.Table
+        ``image_id``, ``term`` and ``weight``, one row an (image, term).
+    status : list of dict
+        The row of ``words_status`` of each of these images.
+    """
+    marks = Marks(connection)
+    _replace_words(marks, words, status)
+    marks.leave()
+
+
 def _upsert(marks: Marks, table: str, rows: list[Row]) -> None:
     """Replace rows by key: delete, then insert (an upsert clause would rewrite wide columns whole)."""
     if not rows:
@@ -491,11 +508,20 @@ def _drop(marks: Marks, batch: Batch) -> None:
 
 
 def _land_words(marks: Marks, words: dict[int, Words]) -> None:
-    """Replace the words of these images; each image's rows stay together, which keeps the file small."""
     if not words:
         return
-    connection = marks.connection
-    connection.register("incoming", long_table(words))
+    now = datetime.now(UTC)
+    status = [
+        {"image_id": image_id, "status": "present", "reference": answer.reference, "fetched_at": now}
+        for image_id, answer in words.items()
+    ]
+    _replace_words(marks, long_table(words), status)
+
+
+def _replace_words(marks: Marks, words: pa.Table, status: list[Row]) -> None:
+    """Replace the words of these images; each image's rows stay together, which keeps the file small."""
+    connection, image_ids = marks.connection, [row["image_id"] for row in status]
+    connection.register("incoming", words)
     marks.change(
         "terms",
         """
@@ -504,10 +530,8 @@ def _land_words(marks: Marks, words: dict[int, Words]) -> None:
         FROM (SELECT DISTINCT term FROM incoming WHERE term NOT IN (SELECT term FROM terms))
     """,
     )
-    marks.note_words(words)
-    connection.execute(
-        "DELETE FROM words WHERE image_id IN (SELECT unnest($ids::INTEGER[]))", {"ids": list(words)}
-    )
+    marks.note_words(image_ids)
+    connection.execute("DELETE FROM words WHERE image_id IN (SELECT unnest($ids::INTEGER[]))", {"ids": image_ids})
     connection.execute("""
         INSERT INTO words BY NAME
         SELECT image_id, term_id, weight
@@ -515,9 +539,4 @@ def _land_words(marks: Marks, words: dict[int, Words]) -> None:
         JOIN terms USING (term)
         ORDER BY image_id, term_id
     """)
-    now = datetime.now(UTC)
-    status = [
-        {"image_id": image_id, "status": "present", "reference": answer.reference, "fetched_at": now}
-        for image_id, answer in words.items()
-    ]
     _upsert(marks, "words_status", status)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nvcatalog import adopt, comparing, connecting, lookup, outdated, queries, snapshot, storage
+from nvcatalog import adopt, comparing, connecting, lookup, matrix, outdated, queries, snapshot, storage
 from nvcatalog._store import Store
 from nvcatalog.errors import LabelsError, SnapshotWarning
 from nvcatalog.ids import parse_ids
@@ -17,18 +17,19 @@ from nvcatalog.meant import images_meant
 from nvcatalog.options import parse_timeout
 from nvcatalog.outward import Outward
 from nvcatalog.queries import Answer, Params
-from nvcatalog.words import words_to_matrix
+from nvcatalog.wish import parse_wish
+from nvcatalog.words import WordMatrix
 
 if TYPE_CHECKING:
     import duckdb
-    import numpy as np
-    from scipy.sparse import csr_matrix
+    from numpy.typing import DTypeLike
     from sklearn.utils import Bunch
 
     from nvcatalog.cite import Citations
     from nvcatalog.known import MapKind
     from nvcatalog.report import Report
     from nvcatalog.sync import SyncReport
+    from nvcatalog.wish import Missing
 
 
 class Catalog(Outward):
@@ -118,25 +119,137 @@ class Catalog(Outward):
         self._warn_if_absent()
         return self._ask(queries.named_query(name), queries.all_params(params, kwargs))
 
-    def words(self, image_ids: Iterable[int | str] | int | str) -> tuple[csr_matrix, np.ndarray]:
-        """Return the terms of images as a matrix.
+    def words(
+        self,
+        image_ids: Iterable[int | str] | int | str | None = None,
+        *,
+        where: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        terms: Iterable[str] | str | None = None,
+        min_abs_weight: float | None = None,
+        missing: Missing = "zero",
+        dtype: DTypeLike = float,
+        reference: str | None = None,
+        private: bool = False,
+    ) -> WordMatrix:
+        """Return the terms of images as a sparse matrix and its vocabulary, or as a table.
+
+        The matrix is made in memory little larger than its own, of 12 bytes a weight. For more than 2,000 images a
+        snapshot is read, after publishing what landed since: nobody waits who wants to write.
 
         Parameters
         ----------
-        image_ids : iterable of int or str
-            One a row, in this order, as often as it is given; one without terms here gives a row of zeros.
+        image_ids : iterable of int or str, int, str or None
+            One a row, in this order, as often as it is given.
+        where : str or None
+            A condition over ``stat_maps`` chooses the images, as in :func:`nvcatalog.fetch_where`. Where neither
+            does, all are meant whose terms are here, but for those that are gone and have no file here.
+        params : mapping, optional
+            Values for each ``$name`` of the condition.
+        terms : iterable of str, str or None
+            The columns, in this order; None means all terms that any of the images has, sorted.
+        min_abs_weight : float or None
+            Leave out weights nearer to zero than this; no column is left out for it.
+        missing : {'zero', 'nan', 'drop'}
+            What becomes of images whose terms are not here, as Neurosynth was never asked or has none: rows of
+            zeros, of which nothing is stored; of not-a-number, all stored like weights; or none.
+        dtype : numpy.dtype
+            Of the weights: ``float64`` or ``float32``.
+        reference : str or None
+            The reference set: terms of others count as not here. The empty text stands for older answers of
+            Neurosynth, which name none; None takes the one there is.
+        private : bool
+            Whether images of private collections are meant, where ``image_ids`` does not name them.
 
         Returns
         -------
-        frequencies : scipy.sparse.csr_matrix of float64, shape (images, terms)
-            Pearson correlations of each map with each term's map: signed, a similarity and not a
-            probability.
-        vocabulary : numpy.ndarray of str, shape (terms,)
-            Sorted.
+        WordMatrix
+            Two values, ``frequencies`` (a ``scipy.sparse.csr_matrix``) and ``vocabulary`` (an array of str); with
+            ``.df()``, ``.arrow()``, ``.pl()``, ``.pivot()``, ``.image_ids`` and ``.missing``. A weight is
+            Neurosynth's Pearson correlation of the map with the term's meta-analytic map, signed: a similarity, no
+            probability, no reverse inference.
+
+        Raises
+        ------
+        MixedSetsError
+            When the images were compared with several reference sets; it names them (a ValueError). Answers that
+            name none go with a set of the same terms.
+        InvalidOptionError, QueryError, InvalidIdError, InvalidIdTypeError
+            For options, a condition and ids that cannot be, and for terms and reference sets that are not here.
+
+        Warns
+        -----
+        WordsWarning
+            When rows or columns are zeros because nothing is here, and when images are unknown to the catalog.
+        SelectionWarning
+            When no image matches, or private ones are left out.
+
+        Examples
+        --------
+        >>> from nvcatalog import Catalog, fetch_neurovault_ids
+        >>> maps = fetch_neurovault_ids(image_ids=[10426], fetch_neurosynth_words=True, verbose=0)
+        >>> frequencies, vocabulary = Catalog().words([10426])
+        >>> Catalog().words([10426], terms=["motor", "reward"]).pivot().round(2).values.tolist()
+        [[0.4, 0.07]]
         """
-        ids = parse_ids(image_ids, kind="image", distinct=False)
+        wish = parse_wish(
+            image_ids,
+            where=where,
+            params=params,
+            terms=terms,
+            min_abs_weight=min_abs_weight,
+            missing=missing,
+            dtype=dtype,
+            reference=reference,
+            private=private,
+        )
         self._warn_if_absent()
-        return words_to_matrix(ids, self._store.long_words(ids))
+        return matrix.chosen_words(self._store, wish)
+
+    def add_words(self, df: Any, *, reference: str, replace: bool = False) -> int:
+        """Add terms that a decoder of your own gave for images; they are then served wherever terms are.
+
+        All of the table lands, or nothing. All terms of its images are replaced: an image has those of one set.
+
+        Parameters
+        ----------
+        df : dataframe of pandas, polars or Arrow
+            The long table: ``image_id``, ``term`` and ``weight``, one row an (image, term). A weight is any finite
+            number; what the decoder did not compute has no row.
+        reference : str
+            The name of the set of terms, say of the decoder and what it was trained on. No matrix mixes two.
+        replace : bool
+            Whether images may lose terms of another reference set, such as Neurosynth's.
+
+        Returns
+        -------
+        int
+            How many images it was.
+
+        Raises
+        ------
+        WordsError
+            When it is no such table, when the catalog knows nothing of an image, and when one has terms of another
+            set (a ValueError); the message names them.
+        InvalidOptionError
+            When `reference` is no name.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> from nvcatalog import Catalog, fetch_neurovault_ids
+        >>> maps = fetch_neurovault_ids(image_ids=[9034], verbose=0)
+        >>> df = pd.DataFrame({"image_id": [9034, 9034], "term": ["pain", "reward"], "weight": [0.1, -0.2]})
+        >>> Catalog().add_words(df, reference="mine")
+        1
+        """
+        from nvcatalog import decoders
+
+        count = decoders.add_words(self._store, df, reference=reference, replace=replace)
+        trouble = snapshot.publish(self._store) if count else None
+        if trouble:
+            warnings.warn(trouble, SnapshotWarning, stacklevel=2)
+        return count
 
     def labels(self, image_id: int | str) -> list[tuple[int, str]]:
         """Return index and name of each region of an atlas, from the label file that came with it.

@@ -25,6 +25,7 @@ from nvcatalog.errors import (
     InvalidIdTypeError,
     SnapshotError,
     SnapshotWarning,
+    WordsWarning,
 )
 
 if TYPE_CHECKING:
@@ -156,7 +157,12 @@ def test_words_of_an_image_asked_for_twice_are_two_rows(catalog: Catalog) -> Non
 
 
 def test_an_image_without_terms_is_a_row_of_zeros(catalog: Catalog) -> None:
-    frequencies, vocabulary = catalog.words([99, 31])
+    with pytest.warns(
+        WordsWarning, match=r"Of 1 images no terms are here, .* zeros: 99; 1 of them unknown"
+    ) as warned:
+        frequencies, vocabulary = catalog.words([99, 31])
+
+    assert warned[0].filename == __file__
 
     assert frequencies.shape == (2, len(vocabulary))
     assert frequencies[0].nnz == 0
