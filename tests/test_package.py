@@ -36,8 +36,8 @@ CHECKOUT = Path(__file__).parent.parent
 ROWS = (
     ("errors", "_resources", "_progress", "_parallel", "_gate", "_xml"),
     ("_http", "ids", "records", "report"),
-    ("known", "client", "neurosynth", "storage", "migrate", "queries", "words", "filters", "labels"),
-    ("_batch", "sidecars", "servers", "filter_sql", "resample", "extras", "_expressions"),
+    ("_kinds", "known", "client", "neurosynth", "storage", "migrate", "queries", "words", "filters", "labels"),
+    ("_batch", "sidecars", "servers", "filter_sql", "resample", "extras", "_expressions", "shelf"),
     ("_store",),
     ("plan", "landing", "snapshot", "outdated", "lookup", "where"),
     ("adopt", "listing", "moving", "accounts", "bunch", "options", "private", "beside"),
@@ -381,7 +381,7 @@ def test_the_sdist_has_all_that_is_needed_to_build_and_test_it(built: Path) -> N
 INSTALLED = """
 import pathlib, sys, nvcatalog
 from nvcatalog._resources import sql_folder
-from nvcatalog.queries import named_query
+from nvcatalog.shelf import find
 from nvcatalog._store import Store
 from nvcatalog.demo import World
 folder = pathlib.Path(sys.argv[1])
@@ -389,7 +389,7 @@ with Store(folder).writing() as connection:
     tables = connection.sql("SHOW TABLES").fetchall()
 print(nvcatalog.__file__)
 print(sql_folder("migrations"))
-print(len(tables), len(World.demo().image_ids()), named_query("top_terms").startswith("-- "))
+print(len(tables), len(World.demo().image_ids()), find("top_terms").text.startswith("-- "))
 """
 
 

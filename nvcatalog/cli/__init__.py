@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -207,11 +206,14 @@ def query(
     data_dir: DataDir = None,
     output: OutputFormat = None,
 ) -> None:
-    """Run a query that ships with the package, or list them."""
-    if name is None:
-        show(_shipped_queries(), output)
-        return
+    """Run a query that ships with the package or one of your own, or list them.
+
+    Your own are in the folder NVCATALOG_QUERIES, or in neurovault/queries below the data folder.
+    """
     catalog, params = _catalog(data_dir), _parse_params(param)
+    if name is None:
+        show(catalog.queries().arrow(), output)
+        return
     with _asking(catalog):
         show(catalog.query(name, params).arrow(), output)
 
@@ -339,22 +341,6 @@ def _exists(catalog: Catalog) -> bool:
     from nvcatalog._store import FILE_NAME
 
     return (catalog.folder / FILE_NAME).is_file()
-
-
-def _shipped_queries() -> pa.Table:
-    """Return a row for each query that ships: its name, and what its first comment says."""
-    import pyarrow as pa
-
-    from nvcatalog._resources import sql_folder
-
-    rows = []
-    for file in sorted(sql_folder("queries").iterdir(), key=lambda file: file.name):
-        if file.name.endswith(".sql"):
-            lines = file.read_text(encoding="utf-8").splitlines()
-            about, *more = (line[2:].strip() for line in takewhile(lambda line: line.startswith("--"), lines))
-            parameters = "; ".join(line[1:] for line in more if line.startswith("$"))
-            rows.append({"query": file.name.removesuffix(".sql"), "about": about, "parameters": parameters})
-    return pa.Table.from_pylist(rows)
 
 
 def _show_fetched(maps: Any, output: Format | None) -> None:
