@@ -2,7 +2,8 @@
 -- row per statistic map, where statistic, task and contrast are normalised and flags stand for common choices.
 --
 -- Placeholders are told by a pattern and not by IN: DuckDB makes a join of such a list, for each query on the view,
--- whether or not it asks for tasks. Entities are decoded only where there are any.
+-- whether or not it asks for tasks. The pattern is tried on what may be one, as its first letter tells, and entities are
+-- decoded only where there are any.
 
 CREATE VIEW stat_maps AS
 WITH maps AS (
@@ -22,20 +23,30 @@ WITH maps AS (
 )
 SELECT
     m.*,
-    CASE WHEN NOT regexp_full_match(m.cognitive_paradigm_cogatlas_id, ' *(none( / other)?|null|n/a|na)? *', 'i')
-        THEN m.cognitive_paradigm_cogatlas_id END AS task_id,
+    CASE
+        WHEN left(m.cognitive_paradigm_cogatlas_id, 1) NOT IN ('', ' ', 'N', 'n')
+            OR NOT regexp_full_match(m.cognitive_paradigm_cogatlas_id, ' *(none( / other)?|null|n/a|na)? *', 'i')
+            THEN m.cognitive_paradigm_cogatlas_id
+    END AS task_id,
     -- The form stores HTML entities in names: "subject&#39;s choice". The ampersand itself comes last.
     CASE
-        WHEN regexp_full_match(m.cognitive_paradigm_cogatlas, ' *(none( / other)?|null|n/a|na)? *', 'i') THEN NULL
+        WHEN left(m.cognitive_paradigm_cogatlas, 1) IN ('', ' ', 'N', 'n')
+            AND regexp_full_match(m.cognitive_paradigm_cogatlas, ' *(none( / other)?|null|n/a|na)? *', 'i')
+            THEN NULL
         WHEN contains(m.cognitive_paradigm_cogatlas, '&')
             THEN replace(replace(replace(replace(replace(replace(trim(m.cognitive_paradigm_cogatlas),
                 '&#39;', ''''), '&#x27;', ''''), '&quot;', '"'), '&lt;', '<'), '&gt;', '>'), '&amp;', '&')
         ELSE trim(m.cognitive_paradigm_cogatlas)
     END AS task,
-    CASE WHEN NOT regexp_full_match(m.cognitive_contrast_cogatlas_id, ' *(none( / other)?|null|n/a|na)? *', 'i')
-        THEN m.cognitive_contrast_cogatlas_id END AS contrast_id,
     CASE
-        WHEN regexp_full_match(m.cognitive_contrast_cogatlas, ' *(none( / other)?|null|n/a|na)? *', 'i') THEN NULL
+        WHEN left(m.cognitive_contrast_cogatlas_id, 1) NOT IN ('', ' ', 'N', 'n')
+            OR NOT regexp_full_match(m.cognitive_contrast_cogatlas_id, ' *(none( / other)?|null|n/a|na)? *', 'i')
+            THEN m.cognitive_contrast_cogatlas_id
+    END AS contrast_id,
+    CASE
+        WHEN left(m.cognitive_contrast_cogatlas, 1) IN ('', ' ', 'N', 'n')
+            AND regexp_full_match(m.cognitive_contrast_cogatlas, ' *(none( / other)?|null|n/a|na)? *', 'i')
+            THEN NULL
         WHEN contains(m.cognitive_contrast_cogatlas, '&')
             THEN replace(replace(replace(replace(replace(replace(trim(m.cognitive_contrast_cogatlas),
                 '&#39;', ''''), '&#x27;', ''''), '&quot;', '"'), '&lt;', '<'), '&gt;', '>'), '&amp;', '&')

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from nvcatalog.filters import ResultFilter as ResultFilter
     from nvcatalog.filters import basic_collection_terms as basic_collection_terms
     from nvcatalog.filters import basic_image_terms as basic_image_terms
+    from nvcatalog.freeze import fetch_frozen as fetch_frozen
     from nvcatalog.neurovault import (
         fetch_neurovault_auditory_computation_task as fetch_neurovault_auditory_computation_task,
     )
@@ -61,6 +62,7 @@ _HOMES = {
         "basic_collection_terms",
         "basic_image_terms",
     ),
+    "freeze": ("fetch_frozen",),
     "neurovault": ("fetch_neurovault_auditory_computation_task",),
     "plan": ("Plan",),
     "select": ("fetch_collection", "fetch_where"),
@@ -96,6 +98,7 @@ __all__ = [
     "basic_collection_terms",
     "basic_image_terms",
     "fetch_collection",
+    "fetch_frozen",
     "fetch_neurovault",
     "fetch_neurovault_auditory_computation_task",
     "fetch_neurovault_ids",

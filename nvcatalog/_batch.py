@@ -11,7 +11,7 @@ import duckdb
 
 from nvcatalog import records
 from nvcatalog.known import Refusal
-from nvcatalog.storage import Proof
+from nvcatalog.proving import Proof
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,7 +65,7 @@ class Listing:
 
 @dataclass
 class Batch:
-    """Rows that land together, by table; words, listings; refusals that no longer hold, and files that are gone.
+    """Rows that land together, by table; words, listings; what is gone, and refusals that no longer hold.
 
     What was merely found in the folder is kept apart in ``found``: sidecars' records, which never replace the
     server's, and files nobody has proven, which replace none.
@@ -75,8 +75,11 @@ class Batch:
     found: dict[str, list[Row]] = field(default_factory=dict)
     words: dict[int, Words] = field(default_factory=dict)
     listings: list[Listing] = field(default_factory=list)
+    gone: dict[int, datetime] = field(default_factory=dict)
     healed: set[tuple[str, int]] = field(default_factory=set)
     dropped: set[tuple[int, str]] = field(default_factory=set)
+    packless: set[int] = field(default_factory=set)  # collections whose NIDM packs are listed anew
+    follows_misfits: bool = False  # an earlier landing had to leave rows out, maybe of a list that this one ends
 
     def add(self, table: str, row: Row) -> None:
         """Add a row; of several with one key the last wins."""
@@ -89,8 +92,9 @@ class Batch:
         row = records.collection_row(record) if kind == "collection" else records.image_row(record)
         raw = {"kind": kind, "id": row[f"{kind}_id"], "raw": records.raw_text(record), "source": source}
         tables = self.found if source == "sidecar" else self.tables
-        tables.setdefault(f"{kind}s", []).append(row | {"fetched_at": now})
-        tables.setdefault("raw_records", []).append(raw | {"fetched_at": now})
+        row["fetched_at"] = raw["fetched_at"] = now
+        tables.setdefault(f"{kind}s", []).append(row)
+        tables.setdefault("raw_records", []).append(raw)
 
     def add_pack(self, record: dict[str, Any], collection_id: int) -> None:
         """Add a NIDM pack: which images are in it, and its text."""
@@ -127,6 +131,13 @@ class Batch:
         }
         self.add("files", row)
 
+    def forget_packs(self, collection_id: int) -> None:
+        """Forget which NIDM packs a collection has, in the catalog and in this batch so far."""
+        self.packless.add(collection_id)
+        if "nidm_packs" in self.tables:
+            rows = self.tables["nidm_packs"]
+            self.tables["nidm_packs"] = [row for row in rows if row["collection_id"] != collection_id]
+
     def drop_file(self, image_id: int, kind: str) -> None:
         """Forget a file that has been removed."""
         self.dropped.add((image_id, kind))
@@ -144,14 +155,31 @@ class Batch:
                 row for row in self.tables["refusals"] if (row["kind"], row["id"]) != (kind, id_)
             ]
 
+    def bury(self, collection_id: int) -> None:
+        """Note that a collection is no longer on the server, and its images with it."""
+        self.gone[collection_id] = datetime.now(UTC)
+
+    def extend(self, rows: Batch) -> None:
+        """Add another batch's rows."""
+        for table, more in rows.tables.items():
+            self.tables.setdefault(table, []).extend(more)
+
     def followed_by(self, later: Batch) -> Batch:
         """Return both as one batch that leaves what landing one after the other would have left."""
-        merged = Batch(words=self.words | later.words, listings=self.listings + later.listings)
+        merged = Batch(
+            words=self.words | later.words,
+            listings=self.listings + later.listings,
+            gone=self.gone | later.gone,
+            follows_misfits=self.follows_misfits or later.follows_misfits,
+        )
         merged.tables = {table: list(rows) for table, rows in self.tables.items()}
         merged.healed = set(self.healed)
         merged.dropped = self.dropped | later.dropped
+        merged.packless = set(self.packless)
         for kind, id_ in later.healed:
             merged.heal(kind, id_)
+        for id_ in later.packless:
+            merged.forget_packs(id_)
         for table, rows in later.tables.items():
             merged.tables.setdefault(table, []).extend(rows)
         for table, rows in (*self.found.items(), *later.found.items()):
@@ -160,7 +188,8 @@ class Batch:
 
     def __len__(self) -> int:
         rows = sum(map(len, (*self.tables.values(), *self.found.values())))
-        return rows + sum(map(len, (self.words, self.listings, self.healed, self.dropped)))
+        rest = (self.words, self.listings, self.gone, self.healed, self.dropped, self.packless)
+        return rows + sum(map(len, rest))
 
 
 def land(connection: duckdb.DuckDBPyConnection, batch: Batch) -> list[str]:
@@ -173,6 +202,8 @@ def land(connection: duckdb.DuckDBPyConnection, batch: Batch) -> list[str]:
     """
     try:
         _land_whole(connection, batch)
+    except duckdb.CatalogException:  # a table is missing, which is no row's fault
+        raise
     except _MISFITS:
         return _land_what_fits(connection, batch)
     return []
@@ -197,6 +228,11 @@ def _land_whole(connection: duckdb.DuckDBPyConnection, batch: Batch) -> None:
     connection.execute("BEGIN")
     try:
         _heal(connection, batch.healed)
+        if batch.packless:
+            connection.execute(
+                "DELETE FROM nidm_packs WHERE collection_id IN (SELECT unnest($ids::INTEGER[]))",
+                {"ids": list(batch.packless)},
+            )
         for image_id, kind in batch.dropped:
             connection.execute(
                 "DELETE FROM files WHERE image_id = $id AND kind = $kind", {"id": image_id, "kind": kind}
@@ -206,8 +242,10 @@ def _land_whole(connection: duckdb.DuckDBPyConnection, batch: Batch) -> None:
         for table, rows in batch.tables.items():
             upsert(connection, table, rows)
         _land_words(connection, batch.words)
-        for listing in batch.listings:
-            _land_listing(connection, listing)
+        # Pages land before the list does.
+        listings = _as_they_landed(connection, batch.listings) if batch.follows_misfits else batch.listings
+        _land_listings(connection, listings)
+        _bury(connection, batch.gone)
         connection.execute("COMMIT")
     except BaseException:
         with suppress(duckdb.Error):  # a failed COMMIT has rolled back already
@@ -218,7 +256,7 @@ def _land_whole(connection: duckdb.DuckDBPyConnection, batch: Batch) -> None:
 def _land_what_fits(connection: duckdb.DuckDBPyConnection, batch: Batch) -> list[str]:
     """Land table by table, and return a line for each row that does not fit."""
     # Refusals are healed first, as in a whole batch: the same batch may hold the ones that follow them.
-    _land_whole(connection, Batch(healed=batch.healed, dropped=batch.dropped))
+    _land_whole(connection, Batch(healed=batch.healed, dropped=batch.dropped, packless=batch.packless))
     culprits: list[str] = []
     for table, rows in batch.found.items():
         culprits += _land_rows(connection, table, rows, found=True)
@@ -231,7 +269,8 @@ def _land_what_fits(connection: duckdb.DuckDBPyConnection, batch: Batch) -> list
             culprits.append(_culprit("words", {"image_id": image_id}, error))
     # A list that is missing a record must be read again: only then may it count as complete.
     listings = [replace(listing, complete=listing.complete and not culprits) for listing in batch.listings]
-    _land_whole(connection, Batch(listings=listings))
+    rest = Batch(listings=listings, gone=batch.gone, follows_misfits=batch.follows_misfits)
+    _land_whole(connection, rest)
     return culprits
 
 
@@ -332,38 +371,88 @@ def _keep_listings(connection: duckdb.DuckDBPyConnection) -> None:
     """)
 
 
-def _land_listing(connection: duckdb.DuckDBPyConnection, listing: Listing) -> None:
-    # Pages land before the list does: one that an earlier landing had to leave out must be asked for again.
-    listing = replace(listing, complete=listing.complete and _are_here(connection, listing.image_ids))
-    names = ("collection_id", "listed_at", "listed_count", "complete", "modify_date")
-    connection.execute(
-        "UPDATE collections SET listed_at = $listed_at, listed_count = $listed_count, complete = $complete, "
-        "listed_modify_date = $modify_date WHERE collection_id = $collection_id",
-        {name: getattr(listing, name) for name in names},
-    )
-    if listing.complete and listing.names_all:
-        # What was read after the list, by its own address, is not gone.
-        connection.execute(
-            "UPDATE images SET gone_at = $now WHERE collection_id = $collection_id AND gone_at IS NULL "
-            "AND fetched_at <= $now AND image_id NOT IN (SELECT unnest($ids::INTEGER[]))",
-            {
-                "now": listing.listed_at,
-                "collection_id": listing.collection_id,
-                "ids": list(listing.image_ids),
-            },
-        )
+def _land_listings(connection: duckdb.DuckDBPyConnection, listings: list[Listing]) -> None:
+    """Note what was read of lists, and which images a whole list lacks: they are gone."""
+    if not listings:
+        return
+    connection.register("listings", _as_table(listings))
+    connection.register("named", _named_in(listings))
+    connection.execute("""
+        UPDATE collections
+        SET listed_at = listed.listed_at, listed_count = listed.listed_count, complete = listed.complete,
+            listed_modify_date = listed.modify_date
+        FROM (
+            FROM listings QUALIFY row_number() OVER (PARTITION BY collection_id ORDER BY number DESC) = 1
+        ) AS listed
+        WHERE collections.collection_id = listed.collection_id
+    """)
+    # What was read after the list, by its own address, is not gone.
+    connection.execute("""
+        UPDATE images
+        SET gone_at = missing.listed_at
+        FROM (
+            SELECT i.image_id, max(l.listed_at) AS listed_at
+            FROM images AS i
+            JOIN listings AS l USING (collection_id)
+            WHERE l.complete AND l.names_all AND i.gone_at IS NULL AND i.fetched_at <= l.listed_at
+              AND NOT EXISTS (FROM named AS n WHERE n.number = l.number AND n.image_id = i.image_id)
+            GROUP BY i.image_id
+        ) AS missing
+        WHERE images.image_id = missing.image_id
+    """)
 
 
-def _are_here(connection: duckdb.DuckDBPyConnection, image_ids: frozenset[int]) -> bool:
-    """Whether the catalog has the server's record of each of these images."""
-    query = """
-        SELECT count(*)
+def _as_they_landed(connection: duckdb.DuckDBPyConnection, listings: list[Listing]) -> list[Listing]:
+    """Return lists that are complete only where all records that they name are here: the others are read again."""
+    here = """
+        SELECT id
         FROM images
         JOIN raw_records ON kind = 'image' AND id = image_id AND source = 'api'
-        WHERE image_id IN (SELECT unnest($ids::INTEGER[]))
+        WHERE id IN (SELECT unnest($ids::INTEGER[]))
     """
-    [(found,)] = connection.execute(query, {"ids": list(image_ids)}).fetchall()
-    return bool(found == len(image_ids))
+    named = {"ids": [id_ for listing in listings for id_ in listing.image_ids]}
+    landed = {id_ for (id_,) in connection.execute(here, named).fetchall()}
+    return [replace(each, complete=each.complete and landed.issuperset(each.image_ids)) for each in listings]
+
+
+def _as_table(listings: list[Listing]) -> pa.Table:
+    kinds = {"number": "int", "collection_id": "int", "listed_at": "time", "listed_count": "int"}
+    kinds |= {"complete": "bool", "names_all": "bool", "modify_date": "time"}
+    rows = [vars(listing) | {"number": number} for number, listing in enumerate(listings)]
+    return records.to_arrow([{name: row[name] for name in kinds} for row in rows], kinds)
+
+
+def _named_in(listings: list[Listing]) -> pa.Table:
+    """Return ``number`` and ``image_id``: which images each list names, by its number."""
+    rows = [
+        {"number": number, "image_id": image_id}
+        for number, listing in enumerate(listings)
+        for image_id in listing.image_ids
+    ]
+    return records.to_arrow(rows, {"number": "int", "image_id": "int"})
+
+
+def _bury(connection: duckdb.DuckDBPyConnection, gone: dict[int, datetime]) -> None:
+    """Note which collections are gone, and their images; a record read later shows that one is back."""
+    if not gone:
+        return
+    kinds = {"collection_id": "int", "gone_at": "time"}
+    rows = [{"collection_id": collection_id, "gone_at": gone_at} for collection_id, gone_at in gone.items()]
+    connection.register("incoming", records.to_arrow(rows, kinds))
+    # Its list is to be read again should it come back.
+    connection.execute("""
+        UPDATE collections
+        SET gone_at = incoming.gone_at, complete = false, listed_modify_date = NULL
+        FROM incoming
+        WHERE collections.collection_id = incoming.collection_id AND collections.fetched_at <= incoming.gone_at
+    """)
+    connection.execute("""
+        UPDATE images
+        SET gone_at = incoming.gone_at
+        FROM incoming
+        WHERE images.collection_id = incoming.collection_id AND images.gone_at IS NULL
+          AND images.fetched_at <= incoming.gone_at
+    """)
 
 
 def _heal(connection: duckdb.DuckDBPyConnection, healed: set[tuple[str, int]]) -> None:

@@ -158,8 +158,12 @@ _gates_lock = threading.Lock()
 
 def gate_of(path: Path) -> Gate[_Closable]:
     """Return the one gate of a file in this process, whatever way its path is written."""
+    try:
+        place = path.resolve()
+    except RuntimeError:  # symbolic links in a circle, which whoever opens the file complains of
+        place = path.absolute()
     with _gates_lock:
-        return _gates.setdefault(path.resolve(), Gate())
+        return _gates.setdefault(place, Gate())
 
 
 def _before_fork() -> None:

@@ -181,7 +181,7 @@ class Service:
         with self._slots:
             for _ in range(_REDIRECTS + 1):
                 self.health.check()
-                self.health.asked = True
+                self.health.count_request()
                 started = time.monotonic()
                 with self._once(url, params, headers) as response:
                     if self._log_requests:
@@ -412,7 +412,7 @@ class Health:
         self.blocked = False
         self.interrupted = False
         self.any_success = False
-        self.asked = False
+        self.requests = 0
         self._name = name
         self._limits = limits or Limits()
         self._lock = threading.Lock()
@@ -435,6 +435,16 @@ class Health:
         """Let no further request through, and end those under way with their next bytes."""
         self.interrupted = True
         self._give_up("interrupted", blocked=False)
+
+    @property
+    def asked(self) -> bool:
+        """Whether any request went out."""
+        return self.requests > 0
+
+    def count_request(self) -> None:
+        """Count a request that goes out, whatever becomes of it."""
+        with self._lock:
+            self.requests += 1
 
     def succeeded(self) -> None:
         """Count an answer, a refusal of one id included: the server is well."""

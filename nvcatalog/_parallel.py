@@ -35,7 +35,7 @@ class _LaneOver:
 
 @dataclass
 class _Run:
-    results: queue.Queue[Any] = field(default_factory=lambda: queue.Queue(_WAITING))
+    results: queue.Queue[Any]
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def put(self, result: object) -> None:
@@ -63,7 +63,7 @@ class _Run:
 
 
 def in_parallel(
-    lanes: Sequence[Lane[Any, Result]], *, stop: Callable[[], None] = lambda: None
+    lanes: Sequence[Lane[Any, Result]], *, stop: Callable[[], None] = lambda: None, waiting: int | None = None
 ) -> Iterator[Result]:
     """Yield what the lanes' work yields, as it comes.
 
@@ -75,8 +75,10 @@ def in_parallel(
         What to do; each lane's workers share its items.
     stop : callable, optional
         Called when this ends before the work does, to wake workers that wait.
+    waiting : int or None
+        How many results may wait for the consumer; fewer where each is large.
     """
-    run = _Run()
+    run = _Run(queue.Queue(waiting or _WAITING))
     threads: list[threading.Thread] = []
     for lane in lanes:
         items, lock = iter(lane.items), threading.Lock()

@@ -33,10 +33,8 @@ class Progress:
 
     def __init__(self, what: str, *, total: int, verbose: int, unit: str = "file") -> None:
         self._bar: tqdm[Any] | None = None
-        if verbose >= BARS and total:
-            from tqdm.auto import tqdm
-
-            self._bar = tqdm(total=total, desc=what, unit=unit, file=sys.stderr, dynamic_ncols=True)
+        self._what, self._unit, self._verbose = what, unit, verbose
+        self.expect(total)
 
     def __enter__(self) -> Self:
         return self
@@ -48,9 +46,14 @@ class Progress:
             self._bar.close()
 
     def expect(self, total: int) -> None:
-        """Expect another number of things than before."""
+        """Say how many are expected now: fewer or more than before, or any at all."""
         if self._bar is not None:
             self._bar.total = total
+            self._bar.refresh()
+        elif self._verbose >= BARS and total:
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(total=total, desc=self._what, unit=self._unit, file=sys.stderr, dynamic_ncols=True)
 
     def step(self, count: int = 1) -> None:
         """Count ``count`` more as done."""

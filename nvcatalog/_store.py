@@ -6,13 +6,14 @@ import errno
 import os
 import random
 import re
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 import duckdb
 from filelock import FileLock, Timeout
@@ -33,6 +34,7 @@ from nvcatalog.errors import (
 )
 from nvcatalog.known import Known, KnownCollection, KnownImage, LocalFile, Refusal
 from nvcatalog.migrate import migrate, pending
+from nvcatalog.storage import TOO_MANY
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,6 +53,11 @@ _HOLDER = re.compile(r"lock is held in (?P<program>.+?) \(PID (?P<pid>\d+)\)")
 _DAMAGES = ("Corrupt database file", "Could not read enough bytes")
 # What it says when a disk is full or a quota used up; the whole database is given up then, until reopened.
 _DISK_TROUBLES = ("No space left", "File too large", "quota exceeded", "Could not write", "has been invalidated")
+
+_NO_FILE_LEFT = "Too many open files"
+
+# Each opening reads the log whole: beyond this it takes longer than what it saves.
+_LARGEST_LOG = 64 * 1024 * 1024
 
 _Config = dict[str, str | bool | int | float | list[str]]
 # No extension of DuckDB is needed, and looking for one on the network would take seconds.
@@ -84,8 +91,16 @@ class Store:
 
     @property
     def exists(self) -> bool:
-        """Whether there is a catalog in the folder."""
-        return self.path.is_file()
+        """Whether there is a catalog in the folder; raises as reading does where it is something else."""
+        try:
+            mode = self.path.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
+        if not stat.S_ISREG(mode):
+            raise _corrupt(self.path, "it is no file")
+        return True
 
     def what_cannot_be_written(self) -> Path | None:
         """Return the folder or the file of the catalog that this user may not write, None when all is well."""
@@ -114,8 +129,14 @@ class Store:
             yield cursor
 
     @contextmanager
-    def writing(self, *, timeout_s: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Open the catalog alone and writable, made or migrated first where that is due."""
+    def writing(
+        self, *, timeout_s: float | None = None, one_of_many: bool = False
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open the catalog alone and writable, made or migrated first where that is due.
+
+        What is written when more will follow (``one_of_many``) stays in DuckDB's log until that is large: to move
+        it into the file costs the same seconds for one row as for a hundred thousand. Nothing is lost by that.
+        """
         patience_s = lock_timeout_s() if timeout_s is None else timeout_s
         deadline = time.monotonic() + patience_s
         with ExitStack() as stack:
@@ -131,7 +152,16 @@ class Store:
             stack.callback(connection.close)
             connection.execute("SET TimeZone = 'UTC'")
             migrate(connection)
+            if one_of_many and self._log_size() < _LARGEST_LOG:
+                connection.execute("PRAGMA disable_checkpoint_on_shutdown")
+                connection.execute("SET checkpoint_threshold = '1 TB'")
             yield connection
+
+    def _log_size(self) -> int:
+        try:
+            return _log_of(self.path).stat().st_size
+        except FileNotFoundError:
+            return 0
 
     @contextmanager
     def _file_lock(self, deadline: float) -> Iterator[None]:
@@ -252,7 +282,18 @@ class Store:
             _read_collections(connection, known)
             _read_refusals(connection, known)
             known.tokens = dict(connection.execute("SELECT collection_id, token FROM access").fetchall())
+        self._check_records(known)
         return known
+
+    def _check_records(self, known: Known) -> None:
+        """Make sure that what stands for a record is one: an object, or the text of one."""
+        for image in known.images.values():
+            if not str(image.source).lstrip().startswith("{"):
+                raise _corrupt(self.path, f"the record of image {image.image_id} is {image.source!r:.40}")
+        for id_, collection in known.collections.items():
+            record: object = collection.record
+            if not isinstance(record, dict | None):
+                raise _corrupt(self.path, f"the record of collection {id_} is {record!r:.40}")
 
     def long_words(self, image_ids: Iterable[int]) -> pa.Table:
         """Return ``image_id``, ``term``, ``weight`` of these images, zeros included."""
@@ -271,6 +312,36 @@ class Store:
             return []
         with self.writing(timeout_s=timeout_s) as connection:
             return _batch.land(connection, batch)
+
+    def land_one_of_many(self, batch: Batch, *, timeout_s: float | None = None) -> list[str]:
+        """Land a batch that others follow soon, the last of them by :meth:`land`."""
+        with self.writing(timeout_s=timeout_s, one_of_many=True) as connection:
+            return _batch.land(connection, batch)
+
+
+class AbsentStore(Store):
+    """A folder's catalog for a call that has to do without it: it knows nothing, and nothing is written to it.
+
+    Parameters
+    ----------
+    folder : Path
+        The data folder.
+    error : CatalogLockedError
+        Why the catalog cannot be had.
+    """
+
+    def __init__(self, folder: Path, error: CatalogLockedError) -> None:
+        super().__init__(folder)
+        self._error = error
+
+    @property
+    def exists(self) -> bool:
+        """Not for this call."""
+        return False
+
+    def writing(self, *, timeout_s: float | None = None, one_of_many: bool = False) -> NoReturn:
+        """Refuse: a new catalog must not take the place of the one that somebody holds."""
+        raise self._error
 
 
 # Opening, in detail
@@ -324,14 +395,20 @@ def _holder_in(error: duckdb.Error) -> str:
 
 def _unreadable(path: Path, error: Exception) -> NVCatalogError:
     text = str(error).splitlines()[0]
+    if _NO_FILE_LEFT in text:
+        return _no_file_left(path)
     if _is_disk_trouble(error) and not _is_damage(error):
         return _no_space(path, error)
     if "ermission denied" in text or "Read-only file system" in text:
         return DataDirError(f"{path} cannot be opened: {text}")
     if "version number" in text:
         return CatalogTooNewError(f"{path} was written by a newer DuckDB ({text}): pip install --upgrade duckdb")
+    return _corrupt(path, text)
+
+
+def _corrupt(path: Path, found: str) -> CatalogCorruptError:
     return CatalogCorruptError(
-        f"{path} cannot be read as a catalog ({text}). The maps beside it are fine. Move it aside "
+        f"{path} cannot be read as a catalog ({found}). The maps beside it are fine. Move it aside "
         f"(mv '{path}' '{path}.broken') and register what is in the folder again: "
         f"nvcatalog adopt --data-dir '{path.parent.parent}'"
     )
@@ -340,7 +417,14 @@ def _unreadable(path: Path, error: Exception) -> NVCatalogError:
 def _folder_error(folder: Path, error: OSError) -> NVCatalogError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _no_space(folder, error)
+    if error.errno in TOO_MANY:
+        return _no_file_left(folder)
     return DataDirError(f"{folder} cannot be written: {error.strerror}. Give another data_dir")
+
+
+def _no_file_left(path: Path) -> CatalogLockedError:
+    # Passing, as when somebody else holds the catalog: once some downloads are done it can be opened.
+    return CatalogLockedError(f"{path} cannot be opened now: this process has too many files open (ulimit -n)")
 
 
 @contextmanager
@@ -349,9 +433,14 @@ def _troubles_told(path: Path) -> Iterator[None]:
     try:
         yield
     except (duckdb.Error, MigrationError, QueryError) as error:
-        full = not isinstance(error, QueryError) and _is_disk_trouble(error)
-        if full or _is_damage(error):
+        full = not isinstance(error, QueryError) and (_is_disk_trouble(error) or _NO_FILE_LEFT in str(error))
+        # Our own statements know their tables, unless somebody has dropped one; a user's would be a QueryError.
+        if full or _is_damage(error) or isinstance(error, duckdb.CatalogException):
             raise _unreadable(path, error) from error
+        raise
+    except OSError as error:
+        if error.errno in TOO_MANY:
+            raise _no_file_left(path) from error
         raise
 
 

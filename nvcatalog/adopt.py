@@ -6,12 +6,13 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
 from urllib.parse import urlsplit
 
-from nvcatalog import neurosynth, sidecars, storage
+from nvcatalog import neurosynth, proving, sidecars, storage
 from nvcatalog._batch import Words
 from nvcatalog._parallel import Lane, in_parallel
 from nvcatalog._progress import Progress, logger, summarise
@@ -215,7 +216,7 @@ def prove_files(
     unproven = [id_ for id_ in image_ids if id_ in known.images and _needs_proof(folder, known.images[id_], kind)]
     found, bad = set(), {}
 
-    def proven(id_: int) -> list[tuple[int, storage.Proof | None, str]]:
+    def proven(id_: int) -> list[tuple[int, proving.Proof | None, str]]:
         return [(id_, *_prove(folder, known.images[id_], kind))]
 
     lane = Lane(proven, unproven, min(_PROVERS, len(unproven)))
@@ -244,22 +245,22 @@ def prove_files(
 def _needs_proof(folder: Path, image: KnownImage, kind: MapKind) -> bool:
     file = image.map(kind)
     if file is None:
-        return (folder / storage.map_path(image.collection_id, image.image_id, kind)).is_file()
+        return storage.is_file(folder / storage.map_path(image.collection_id, image.image_id, kind))
     why_not = storage.why_not_here(folder / file.path, file.size)
-    return file.state != "present" if why_not is None else (folder / file.path).is_file()
+    return file.state != "present" if why_not is None else storage.is_file(folder / file.path)
 
 
-def _prove(folder: Path, image: KnownImage, kind: MapKind) -> tuple[storage.Proof | None, str]:
+def _prove(folder: Path, image: KnownImage, kind: MapKind) -> tuple[proving.Proof | None, str]:
     path = folder / storage.map_path(image.collection_id, image.image_id, kind)
     try:
-        proof = storage.prove(path)
-    except (storage.NotAMapError, OSError) as error:
+        proof = proving.prove(path)
+    except (proving.NotAMapError, OSError) as error:
         return None, f"{path} is no whole map: {error}"
     trouble = _why_not_the_servers(image, proof) if kind == "original" else None
     return (None, f"{path} {trouble}") if trouble else (proof, "")
 
 
-def _why_not_the_servers(image: KnownImage, proof: storage.Proof) -> str | None:
+def _why_not_the_servers(image: KnownImage, proof: proving.Proof) -> str | None:
     """Say what tells that a whole map is not the one its record is about."""
     file = image.file
     if file is not None and file.state != "present":
@@ -299,6 +300,15 @@ def root_of(record: Record) -> str | None:
         return None
     root = f"{parts.scheme}://{parts.netloc}"
     return DEFAULT_ROOT if urlsplit(DEFAULT_ROOT).netloc == parts.netloc else root
+
+
+def root_of_folder(folder: Path) -> str | None:
+    """Return the root of the server that a folder came from, by the first collection's record that names it."""
+    for _, id_ in collection_folders(folder):
+        with suppress(OSError, ValueError):  # the next one may tell
+            if root := root_of(sidecars.read(folder / storage.collection_sidecar_path(id_), id_)):
+                return root
+    return None
 
 
 def collection_folders(folder: Path) -> Iterator[tuple[Path, int]]:
@@ -379,8 +389,9 @@ def _adopted_text(report: Report, folder: Path, collections: int) -> str:
 def _names_in(place: Path, wanted: set[str]) -> set[str]:
     """Return which of these files a folder holds."""
     if len(wanted) > _FEW:
-        return wanted.intersection(path.name for path in place.iterdir())
-    return {name for name in wanted if (place / name).is_file()}
+        with suppress(OSError):  # a folder that cannot be listed costs its own images alone
+            return wanted.intersection(path.name for path in place.iterdir())
+    return {name for name in wanted if storage.is_file(place / name)}
 
 
 def _id_in(name: str) -> int | None:

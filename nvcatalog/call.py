@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import uuid
 import warnings
 from collections import Counter
@@ -17,14 +18,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 from nvcatalog import __version__, lookup, records, resample, snapshot, storage
 from nvcatalog._progress import summarise
-from nvcatalog._store import Store
+from nvcatalog._store import AbsentStore, Store
 from nvcatalog.accounts import Notes, settle
-from nvcatalog.adopt import Adopter, prove_files, sidecar_ids
+from nvcatalog.adopt import Adopter, prove_files, root_of_folder, sidecar_ids
 from nvcatalog.beside import Besides
 from nvcatalog.bunch import add_words, build_bunch
 from nvcatalog.choosing import Chooser, Wanted
 from nvcatalog.errors import (
     BlockedWarning,
+    CatalogLockedError,
     CatalogWarning,
     FilterWarning,
     FolderWarning,
@@ -119,6 +121,7 @@ class Call:
         self._opener = opener
         self.known = self._look(request)
         self._chooser: Chooser | None = None
+        self._had: set[int] = set()  # of what was chosen, the images that the catalog had files of
         self._notes = Notes()
         self._extras: list[Outcome] = []
         self._bytes = 0
@@ -161,15 +164,26 @@ class Call:
                 self._record_call(servers)
         finally:
             self.lander.finish()
-        if self.lander.landed or (servers.asked and snapshot.is_behind(self.store)):
+        if self.lander.landed or (servers.asked and self.store.exists and snapshot.is_behind(self.store)):
             self.warn(snapshot.publish(self.store), SnapshotWarning)
         self._tell(servers)
 
     def _look(self, request: Request) -> Known:
         """Read what the catalog knows of the ids asked for."""
         self.request = self._opener.request(request) if self._opener else request
-        known = self.store.known(self.request.collection_ids, self.request.image_ids)
+        try:
+            known = self.store.known(self.request.collection_ids, self.request.image_ids)
+        except CatalogLockedError as error:
+            if self._wanted is not None:
+                raise  # filters ask the catalog
+            known = self._do_without_catalog(error)
         return self._opener.tell(known) if self._opener else known
+
+    def _do_without_catalog(self, error: CatalogLockedError) -> Known:
+        """Go on with what nilearn's layout tells while somebody keeps the catalog; the next call takes it over."""
+        self.store, self.lander.writable = AbsentStore(self.folder, error), False
+        self.warn(f"This call does without the catalog, and with the files in its folder: {error}", CatalogWarning)
+        return Known(server_root=root_of_folder(self.folder))
 
     def _open(self, servers: Servers) -> None:
         """Use the tokens of private collections, those given and those used before."""
@@ -189,6 +203,7 @@ class Call:
         named = {("collection", id_) for id_ in opened} | {
             ("image", i) for i, c in self.known.parents.items() if c in opened
         }
+        named |= {("image", i.image_id) for i in self.known.images.values() if i.collection_id in opened}
         for kind, id_ in named & self.known.refusals.keys():  # without the token it was refused
             del self.known.refusals[kind, id_]
             self.lander.batch.heal(kind, id_)
@@ -250,8 +265,10 @@ class Call:
         self._chooser = chooser
         with closing(chooser.choose(verbose=self.options.verbose)) as chosen:
             while (want := self._still_wanted()) != 0 and (ids := tuple(islice(chosen, want))):
-                if servers.neurovault_health.given_up and not any(self.known.images[id_].is_here for id_ in ids):
+                had = [id_ for id_ in ids if self.known.images[id_].can_be(self.request.kind)]
+                if servers.neurovault_health.given_up and not had:
                     break  # none that follows is here either, and nothing comes from there any more
+                self._had.update(had)
                 yield replace(self.request, image_ids=ids)
         self._notes.outcomes |= chooser.outcomes
 
@@ -261,7 +278,7 @@ class Call:
             return None
         moved = {id_ for (kind, id_), outcome in self._notes.outcomes.items() if kind == "image" and outcome.here}
         here = {*self.plan.here, *moved} if not self.options.dry_run else range(self.plan.offered)
-        return max(0, self._max_images - len(here))
+        return min(max(0, self._max_images - len(here)), sys.maxsize)
 
     def _list(self, servers: Servers) -> None:
         to_list = what_to_list(self.request, self.known, now=self._started_at)
@@ -293,10 +310,12 @@ class Call:
 
     def _finish_plan(self) -> None:
         """Put what was chosen into the order of the answer, and say what it takes where only that is wanted."""
+        if self._chooser is not None:
+            unwanted = self._chooser.no_longer_kept(self.plan.images)
+            self.plan = replace(self.plan, images=tuple(id_ for id_ in self.plan.images if id_ not in unwanted))
         if self._wanted is not None:
             # What was here comes first, in an order that does not depend on how it came here.
-            overwrite = self.request.mode == "overwrite"
-            here = set() if overwrite else {*self.plan.here, *self.plan.to_resample}
+            here = set() if self.request.mode == "overwrite" else {*self.plan.here, *self._had}
             place = {id_: (id_ not in here, self.known.images[id_].collection_id, id_) for id_ in self.plan.images}
             self.plan = replace(self.plan, images=tuple(sorted(self.plan.images, key=place.__getitem__)))
         if self.options.dry_run:
@@ -336,19 +355,26 @@ class Call:
         return image is not None and image.map(kind) is not None
 
     def _move(self, request: Request, plan: Plan, servers: Servers) -> None:
-        mover = Mover(request, self.folder, self.known, self.lander, servers, verbose=self.options.verbose)
+        mover = self._mover(request, servers)
         try:
             mover.run(plan)
         finally:
             self._notes.outcomes |= mover.outcomes
             self._bytes += mover.bytes
 
+    def _mover(self, request: Request, servers: Servers) -> Mover:
+        """Return who moves what a request asks for."""
+        return Mover(request, self.folder, self.known, self.lander, servers, verbose=self.options.verbose)
+
     def _fetch_extras(self, servers: Servers) -> None:
         """Fetch what lies beside the maps; a failure of these is their own."""
-        if not self.request.extras or self.options.dry_run:
+        if not self.request.extras:
             return
         besides = Besides(self.request, self.store, self.known, self.lander, servers)
         known = [id_ for id_ in self.plan.images if id_ in self.known.images]
+        if self.options.dry_run:
+            self.plan = replace(self.plan, extras_to_fetch=len(besides.plan(known)))
+            return
         self._extras = besides.run(known, verbose=self.options.verbose)
         self._bytes += besides.bytes
 
@@ -368,6 +394,8 @@ class Call:
         if self.options.asked_mode == "overwrite" and request.mode == "offline":
             outcomes = [_not_renewed(outcome) for outcome in outcomes]
         self.report = Report(outcomes, self.notes)
+        if self.options.dry_run:
+            self.plan = replace(self.plan, report=self.report)
         here = {outcome.id for outcome in self.report if outcome.kind == "image" and outcome.here}
         self.image_ids = [id_ for id_ in self.plan.images if id_ in here]
         if request.words and not self.options.dry_run:
@@ -399,6 +427,7 @@ class Call:
         """Keep a record of a call that used the network, and of each id in it that was not simply here."""
         fetch_id = str(uuid.uuid4())
         counts = Counter(o.status for o in self.report if o.kind == "image")
+        how = {"words": self.request.words, "dry_run": self.options.dry_run}
         self.lander.batch.add(
             "fetches",
             {
@@ -406,7 +435,7 @@ class Call:
                 "started_at": self._started_at,
                 "finished_at": datetime.now(UTC),
                 "function": self._function,
-                "parameters": json.dumps(self._parameters | {"words": self.request.words}, default=repr),
+                "parameters": json.dumps(self._parameters | how, default=repr),
                 "mode": self.request.mode,
                 "server": servers.neurovault_root,
                 "version": __version__,
@@ -432,7 +461,8 @@ class Call:
                 filter(None, (counts_text(self.report, k) for k in ("image", "words", "extra", "collection")))
             )
             text = f"nvcatalog: {counts or 'nothing asked for'}{size} in {seconds:.1f} s, in {self.folder}"
-        summarise(text, verbose=self.options.verbose)
+        for line in (text, *self.notes):
+            summarise(line, verbose=self.options.verbose)
         healths = (servers.neurovault_health, servers.neurosynth_health)
         self._warnings += [(text, CatalogWarning) for text in self.lander.troubles]
         self._warnings += [(text, FilterWarning) for text in (self._chooser.warnings() if self._chooser else [])]

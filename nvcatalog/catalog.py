@@ -13,14 +13,20 @@ from nvcatalog._store import Store
 from nvcatalog.errors import CatalogWarning, LabelsError, SnapshotWarning
 from nvcatalog.ids import parse_ids
 from nvcatalog.labels import read_labels
+from nvcatalog.meant import images_meant
+from nvcatalog.options import parse_timeout
 from nvcatalog.queries import Answer, Params
 from nvcatalog.words import words_to_matrix
 
 if TYPE_CHECKING:
     import numpy as np
     from scipy.sparse import csr_matrix
+    from sklearn.utils import Bunch
 
+    from nvcatalog.cite import Citations
+    from nvcatalog.known import MapKind
     from nvcatalog.report import Report
+    from nvcatalog.sync import SyncReport
 
 
 class Catalog:
@@ -189,13 +195,18 @@ class Catalog:
         >>> Catalog().labels(14227)[:2]
         [(0, 'Primary motor cortex'), (1, 'Sensory cortex')]
         """
-        (id_,) = parse_ids(image_id, kind="image")
+        id_ = parse_ids([image_id], kind="image")[0]
         file = lookup.files_of(self._store, [id_]).get((id_, "labels"))
         if file is None:
             raise LabelsError(
                 f"image {id_} has no label file in {self._folder}; if it is an atlas, fetch it with extras=True"
             )
-        return read_labels(self._folder / file.path)
+        try:
+            return read_labels(self._folder / file.path)
+        except OSError as error:
+            raise LabelsError(
+                f"{self._folder / file.path} cannot be read ({error.strerror}); fetch image {id_} with extras=True"
+            ) from error
 
     def outdated(self) -> Answer:
         """Return the local files whose record changed on the server since they came, and what changed.
@@ -245,6 +256,196 @@ class Catalog:
         if trouble:
             warnings.warn(trouble, SnapshotWarning, stacklevel=2)
         return report
+
+    def sync(
+        self,
+        *,
+        collection_ids: Iterable[int | str] | int | str | None = None,
+        exclude_owners: Iterable[int] | int = (),
+        seed: str | os.PathLike[str] | None = None,
+        verbose: int = 2,
+        timeout: float = 10.0,
+    ) -> SyncReport:
+        """Bring in the metadata of all public collections and images of NeuroVault; no files.
+
+        What is here is not read again: a sync that was interrupted goes on where it was, and a later one asks for
+        what has changed since. Says first how many requests it will be and about how long they will take.
+
+        Parameters
+        ----------
+        collection_ids : iterable of int or str, int, str or None
+            Read just these anew, whatever the catalog knows of them; None means all.
+        exclude_owners : iterable of int
+            User ids whose collections' images are left out, such as 5761: Neuroscout's robot has half of all.
+            The catalog remembers that it is partial, until a sync without this.
+        seed : path-like or None
+            Start from a snapshot of another catalog: its folder, or a data folder that holds one.
+        verbose : int
+            0 is quiet, 1 gives a one-line summary, 2 progress bars too, 3 also logs every request.
+        timeout : float
+            Seconds to wait for a connection, and for the next byte of an answer.
+
+        Returns
+        -------
+        SyncReport
+            How many collections and images are new, changed and gone; ``report`` has what could not be had.
+
+        Raises
+        ------
+        InvalidOptionError, InvalidIdError, InvalidIdTypeError
+            For options that cannot be, and where ``NVCATALOG_OFFLINE`` is set.
+        DataDirError
+            When the folder cannot be written (an OSError).
+        WrongServerError
+            When the folder, or the seed, was filled from another server.
+        CatalogLockedError, CatalogCorruptError, CatalogTooNewError
+            When the catalog cannot be used; each says what to do.
+
+        Warns
+        -----
+        IncompleteWarning
+            When anything could not be had.
+
+        Examples
+        --------
+        >>> from nvcatalog import Catalog
+        >>> found = Catalog().sync(collection_ids=[555], verbose=0)
+        >>> found.complete, Catalog().sql("SELECT count(*) FROM images WHERE collection_id = 555").fetchall()
+        (True, [(20,)])
+        """
+        from nvcatalog.sync import sync_catalog
+
+        return sync_catalog(
+            self._store,
+            collection_ids=collection_ids,
+            exclude_owners=exclude_owners,
+            seed=seed,
+            verbose=verbose,
+            timeout_s=parse_timeout(timeout),
+        )
+
+    def freeze(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        where: str | None = None,
+        bunch: Bunch | None = None,
+        image_ids: Iterable[int | str] | int | str | None = None,
+        params: Mapping[str, Any] | None = None,
+        resample: bool = False,
+        private: bool = False,
+        verbose: int = 2,
+    ) -> Path:
+        """Write a lock file from which :func:`nvcatalog.fetch_frozen` brings back exactly these maps.
+
+        It is JSON, with each image on a line of its own: its id, the sha256 and size of its file, and when its
+        record had last changed. Every file is read for it. Terms are not frozen.
+
+        Parameters
+        ----------
+        path : path-like
+            Where it is to be, such as ``maps.lock.json``; it appears whole or not at all.
+        where : str or None
+            A condition over ``stat_maps`` chooses the images, as in :func:`nvcatalog.fetch_where`.
+        bunch : Bunch or None
+            What a fetcher returned chooses them.
+        image_ids : iterable of int or str, int, str or None
+            Their ids do. Where nothing chooses, all that are here are meant.
+        params : mapping, optional
+            Values for each ``$name`` of the condition.
+        resample : bool
+            Whether their maps on the 3 mm grid are meant; those of an answer are told by their paths.
+        private : bool
+            Whether images of private collections are frozen too; their tokens never are.
+        verbose : int
+            0 says nothing, 1 gives a summary, 2 shows a progress bar too.
+
+        Returns
+        -------
+        Path
+            Where it is.
+
+        Raises
+        ------
+        FreezeError
+            When there is no image, and when the file of one is not here, not proven, or no longer what was
+            proven; the message names them all.
+        InvalidOptionError, QueryError
+            For options that cannot be, and a condition that cannot be asked (ValueErrors).
+
+        Warns
+        -----
+        SelectionWarning
+            When images of private collections are left out.
+
+        Examples
+        --------
+        >>> from nvcatalog import Catalog, fetch_neurovault_ids
+        >>> maps = fetch_neurovault_ids(image_ids=[10426], verbose=0)
+        >>> path = Catalog().freeze(Catalog().folder / "maps.lock.json", where="image_id = 10426", verbose=0)
+        >>> path.name
+        'maps.lock.json'
+        """
+        from nvcatalog import freeze
+
+        self._warn_if_absent()
+        kind: MapKind = "resampled" if resample else "original"
+        meant = images_meant(self._store, where=where, bunch=bunch, image_ids=image_ids, params=params, kind=kind)
+        return freeze.freeze(self._store, path, meant, resampled=resample, private=private, verbose=verbose)
+
+    def cite(
+        self,
+        *,
+        where: str | None = None,
+        bunch: Bunch | None = None,
+        image_ids: Iterable[int | str] | int | str | None = None,
+        params: Mapping[str, Any] | None = None,
+        private: bool = False,
+    ) -> Citations:
+        """Return how to cite the collections behind images, NeuroVault, and Neurosynth where terms were used.
+
+        Parameters
+        ----------
+        where : str or None
+            A condition over ``stat_maps`` chooses the images, as in :func:`nvcatalog.fetch_where`.
+        bunch : Bunch or None
+            What a fetcher returned chooses them, and says whether terms were used. Without it, Neurosynth is cited
+            where terms of any of the images are here.
+        image_ids : iterable of int or str, int, str or None
+            Their ids do. Where nothing chooses, all that are here are meant.
+        params : mapping, optional
+            Values for each ``$name`` of the condition.
+        private : bool
+            Whether private collections are cited too.
+
+        Returns
+        -------
+        Citations
+            With ``.bibtex()`` and ``.text()``.
+
+        Raises
+        ------
+        InvalidOptionError, QueryError
+            For options that cannot be, and a condition that cannot be asked (ValueErrors).
+
+        Warns
+        -----
+        SelectionWarning
+            When there is nothing to cite, and when something is left out: private collections, and images that
+            the catalog does not know.
+
+        Examples
+        --------
+        >>> from nvcatalog import Catalog, fetch_neurovault_ids
+        >>> maps = fetch_neurovault_ids(image_ids=[9034, 9035], verbose=0)
+        >>> Catalog().cite(bunch=maps)
+        <Citations: 1 collection; .bibtex() and .text() write them>
+        """
+        from nvcatalog.cite import cite
+
+        self._warn_if_absent()
+        meant = images_meant(self._store, where=where, bunch=bunch, image_ids=image_ids, params=params)
+        return cite(self._store, meant, private=private)
 
     def snapshot(self) -> Path:
         """Write the catalog as Parquet now, and return the folder of the snapshot.

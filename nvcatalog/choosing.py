@@ -7,12 +7,13 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import chain, groupby, islice
+from operator import attrgetter
 from typing import Any
 
 from nvcatalog import lookup, records, storage
 from nvcatalog._progress import Progress
 from nvcatalog._store import Store
-from nvcatalog.adopt import collection_folders
 from nvcatalog.client import FILTERS, CollectionList, NeuroVault
 from nvcatalog.errors import HostGivenUpError, RefusedError, TransientError
 from nvcatalog.filter_sql import TermsInSQL, to_sql
@@ -25,8 +26,9 @@ from nvcatalog.plan import REFUSAL_LASTS, Request, ToList, is_old, refusal_holds
 from nvcatalog.records import Record
 from nvcatalog.report import Outcome
 
-# Records read from the catalog at once; few where their collections may have to be listed again first.
-_AT_ONCE, _FEW_AT_ONCE = 500, 25
+# Records read from the catalog at once, more and more of them: the first may be all that is wanted. Few where
+# their collections may have to be listed again first.
+_FIRST_AT_ONCE, _MOST_AT_ONCE, _FEW_AT_ONCE = 500, 8000, 25
 # Rows of images that are not here read from the catalog at once: the first may be all that is wanted.
 _FIRST_ROWS, _MOST_ROWS = 2000, 200_000
 # Collections listed at once: few at first, since the first may hold all that is wanted.
@@ -136,18 +138,30 @@ class Chooser:
         """What could not be looked at: records that a filter fails on, places in the list of collections."""
         return list(self._lost)
 
+    def no_longer_kept(self, image_ids: Iterable[int]) -> set[int]:
+        """Return which of these have been given another record since they were chosen, one that is not kept."""
+        renewed = (self._known.images[id_] for id_ in image_ids if self._known.images[id_].fresh)
+        return {i.image_id for i in renewed if not self._judge(self._wanted.images, "image", i.image_id, i.record)}
+
     def warnings(self) -> list[str]:
-        """Return a line for each field asked for that no image has."""
-        documented = {*records.IMAGE_FIELDS, "id", "gender"} - {"image_id"}
-        unknown = [name for name in self._wanted.image_terms if name not in documented]
+        """Return a line for each field asked for that no record has."""
+        images = {*records.IMAGE_FIELDS, "id", "gender"} - {"image_id"}
+        collections = {*records.COLLECTION_FIELDS, "id", "DOI", "preprint_DOI"} - {
+            "collection_id",
+            "doi",
+            "doi_raw",
+        }
         lines = []
-        for name in unknown:
-            if not lookup.has_extra_field(self._store, name) and not any(
-                name in i.record for i in self._known.images.values()
-            ):
-                near = difflib.get_close_matches(name, documented, n=1)
-                lines.append(f"No image here has a field {name!r}{f'; did you mean {near[0]!r}?' if near else ''}")
-        return lines
+        for name in self._wanted.image_terms.keys() - images:
+            seen = any(name in image.record for image in self._known.images.values())
+            if not seen and not lookup.has_extra_field(self._store, name, "images"):
+                lines.append(f"No image here has a field {name!r}{_nearest(name, images)}")
+        strange = [
+            name
+            for name in self._wanted.collection_terms.keys() - collections
+            if not lookup.has_extra_field(self._store, name, "collections")
+        ]
+        return lines + [f"No collection here has a field {n!r}{_nearest(n, collections)}" for n in strange]
 
     # From the catalog
 
@@ -155,19 +169,19 @@ class Chooser:
         """Yield what the catalog knows, images here first."""
         if self._lander.batch:  # what was taken over could not land: it is not in the catalog
             yield from self._kept(_by_place(self._known.images.values()), self._known)
-        at_once = _AT_ONCE if self._request.max_age is None else _FEW_AT_ONCE
-        for rows in self._rows():
-            for batch in (rows[start : start + at_once] for start in range(0, len(rows), at_once)):
-                known = self._store.known([], [row.image_id for row in batch])
-                yield from self._from_old_collections(known)
-                certain = {row.image_id for row in batch if row.certain}
-                found = [known.images[row.image_id] for row in batch if row.image_id in known.images]
-                yield from self._kept(found, known, certain)
+        rows, at_once = chain.from_iterable(self._rows()), _FIRST_AT_ONCE
+        while batch := list(islice(rows, at_once if self._request.max_age is None else _FEW_AT_ONCE)):
+            at_once = min(2 * at_once, _MOST_AT_ONCE)
+            known = self._store.known([], [row.image_id for row in batch])
+            yield from self._from_old_collections(known)
+            certain = {row.image_id for row in batch if row.certain}
+            found = [known.images[row.image_id] for row in batch if row.image_id in known.images]
+            yield from self._kept(found, known, certain)
 
-    def _rows(self) -> Iterator[list[ImageRow]]:
+    def _rows(self) -> Iterator[Iterable[ImageRow]]:
         """Yield images that the terms may keep: those here, then the others in ever larger pieces."""
-        images = to_sql(self._wanted.image_terms, records.IMAGE_FIELDS, prefix="i")
-        collections = to_sql(self._wanted.collection_terms, records.COLLECTION_FIELDS, prefix="c")
+        images = to_sql(self._wanted.image_terms, records.IMAGE_FIELDS, prefix="i", extra="extra")
+        collections = to_sql(self._wanted.collection_terms, records.COLLECTION_FIELDS, prefix="c", extra="extra")
         terms = (
             _as_far_as_known(images, self._wanted.image_filter),
             _as_far_as_known(collections, self._wanted.collection_filter),
@@ -178,19 +192,21 @@ class Chooser:
         while rows and self._request.mode != "overwrite":
             rows = lookup.other_images_that(self._store, *terms, kind=kind, after=rows[-1], limit=size)
             size = min(4 * size, _MOST_ROWS)
-            yield rows if self._request.mode == "download_new" else list(filter(self._lies_here, rows))
+            yield rows if self._request.mode == "download_new" else self._lying_here(rows)
 
-    def _lies_here(self, row: ImageRow) -> bool:
-        """Whether an image's file is in its place without a row: a killed call left it there, or nilearn."""
-        if row.collection_id not in self._folders_here:
-            return False
-        kinds: tuple[MapKind, ...] = ("original", self._request.kind)
-        places = (storage.map_path(row.collection_id, row.image_id, kind) for kind in kinds)
-        return any((self._store.folder / place).is_file() for place in places)
-
-    @cached_property
-    def _folders_here(self) -> set[int]:
-        return {id_ for _, id_ in collection_folders(self._store.folder)}
+    def _lying_here(self, rows: Iterable[ImageRow]) -> Iterator[ImageRow]:
+        """Yield those whose files are in their places without a row: a killed call left them there, or nilearn."""
+        for collection_id, images in groupby(rows, key=attrgetter("collection_id")):
+            folder = self._store.folder / storage.collection_folder(collection_id)
+            try:
+                names = {path.name for path in folder.iterdir()}
+            except OSError:
+                continue
+            for row in images:
+                kinds: tuple[MapKind, ...] = ("original", self._request.kind)
+                places = (storage.map_path(collection_id, row.image_id, kind) for kind in kinds)
+                if not names.isdisjoint(place.rpartition("/")[2] for place in places):
+                    yield row
 
     def _from_old_collections(self, known: Known) -> Iterator[int]:
         """List again the collections that were listed longer ago than the caller allows."""
@@ -251,7 +267,7 @@ class Chooser:
             reason = f"record {place} of the list of collections"
             self._lose(Outcome("collection", None, "broken_on_server", reason))
         if whole.counts and not whole.complete:
-            seen = len(whole.records) + len(whole.broken)
+            seen = len(whole.ids) + len(whole.broken)
             self._lose_list(f"the server counts {whole.count} and listed {seen}; call again")
 
     def _lose_list(self, reason: str) -> None:
@@ -306,6 +322,10 @@ class Chooser:
         self._known.packs |= known.packs
         broken = [id_ for id_, places in known.positions.items() if places]
         self._note_troubles(known, [*refused, *(id_ for _, id_ in outcomes), *broken])
+        # What was chosen by an earlier record has a newer one now, by which it is judged again at the end.
+        for id_ in known.images.keys() & self._known.images.keys():
+            if known.images[id_].fresh:
+                self._known.images[id_].source, self._known.images[id_].fresh = known.images[id_].source, True
         # What the catalog still had of it before, this call need not ask for.
         self._tried.update(id_ for id_, image in known.images.items() if image.gone and not image.is_here)
         for id_ in collection_ids:
@@ -329,9 +349,11 @@ class Chooser:
         for image in images:
             if image.image_id in self._tried:
                 continue
-            self._tried.add(image.image_id)
             is_certain = image.image_id in certain and self._collections.get(image.collection_id, True)
-            if is_certain or self._keeps(image, known):
+            is_kept = is_certain or self._keeps(image, known)
+            if is_kept or image.fresh:
+                self._tried.add(image.image_id)  # an older record is judged again when it is renewed
+            if is_kept:
                 self._take(image, known)
                 yield image.image_id
 
@@ -381,6 +403,11 @@ class Chooser:
 def _by_place(images: Iterable[KnownImage]) -> list[KnownImage]:
     """Return the images that are here, by collection and id."""
     return sorted((i for i in images if i.is_here), key=lambda image: (image.collection_id, image.image_id))
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _as_far_as_known(terms: TermsInSQL, function: Filter) -> TermsInSQL:

@@ -65,8 +65,8 @@ class ImageList:
 
     Attributes
     ----------
-    records : dict of int to Record
-        The records by image id.
+    ids : set of int
+        The ids of the records; the records themselves are handed over page by page, and not kept.
     broken : list of int
         The places, from 1, of records that the server cannot render.
     count : int
@@ -75,7 +75,7 @@ class ImageList:
         What it said on the pages so far.
     """
 
-    records: dict[int, Record] = field(default_factory=dict)
+    ids: set[int] = field(default_factory=set)
     broken: list[int] = field(default_factory=list)
     count: int = 0
     counts: set[int] = field(default_factory=set)
@@ -93,7 +93,7 @@ class ImageList:
     @property
     def complete(self) -> bool:
         """Whether distinct ids and broken records make up the server's count."""
-        return self.steady and len(self.records) + len(self.broken) == self.count
+        return self.steady and len(self.ids) + len(self.broken) == self.count
 
 
 class CollectionList(ImageList):
@@ -102,7 +102,7 @@ class CollectionList(ImageList):
     @property
     def complete(self) -> bool:
         """Whether distinct ids and broken records make up the last count; one deleted meanwhile is one more."""
-        return bool(self.counts) and len(self.records) + len(self.broken) >= self.count
+        return bool(self.counts) and len(self.ids) + len(self.broken) >= self.count
 
 
 class NeuroVault:
@@ -206,8 +206,8 @@ class NeuroVault:
             listing = ImageList()
             for page, _ in self._one_pass("collections", "api/collections/", listing, filters):
                 new = {records.record_id(record): record for record in page}
-                fresh = [record for id_, record in new.items() if id_ not in whole.records]
-                whole.records |= new
+                fresh = [record for id_, record in new.items() if id_ not in whole.ids]
+                whole.ids.update(new)
                 whole.broken = listing.broken
                 whole.counted(listing.count)
                 yield fresh, whole
@@ -307,11 +307,11 @@ class NeuroVault:
                 place.skip_one()
             else:
                 self._well_at[kind] = time.monotonic()
-                known, broken = len(listing.records), len(listing.broken)
+                known, broken = len(listing.ids), len(listing.broken)
                 new = _read_page(page, place.offset, listing)
                 # A server that ignores the offset repeats a page for ever, places without an id included.
                 brings_broken = len(listing.broken) > broken and page["results"] != former
-                is_new = len(listing.records) > known or brings_broken
+                is_new = len(listing.ids) > known or brings_broken
                 former = page["results"]
                 place.advance(page, is_new=is_new, seconds=time.monotonic() - started)
             yield new, listing
@@ -410,7 +410,7 @@ def _read_page(page: dict[str, Any], offset: int, listing: ImageList) -> list[Re
             listing.broken.append(place)
         else:
             new[id_] = record
-    listing.records.update(new)
+    listing.ids.update(new)
     return list(new.values())
 
 

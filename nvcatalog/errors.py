@@ -12,6 +12,18 @@ class NVCatalogError(Exception):
     """The root of every error that nvcatalog raises on purpose."""
 
 
+def shown(value: object) -> str:
+    """Return what the caller gave as messages show it: its repr, unless that is endless or cannot be made."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes out no integer of more than some thousand digits
+        return f"a {type(value).__name__} too large to show"
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+
+
+_LONGEST_SHOWN = 300
+
+
 # What the caller typed
 
 
@@ -39,6 +51,10 @@ class QueryError(NVCatalogError, ValueError):
     """Raised when DuckDB refuses a query: bad SQL, a missing parameter, something the fence forbids."""
 
 
+class LockFileError(NVCatalogError, ValueError):
+    """Raised when a lock file cannot be read: damaged, or of a newer version; names the line and the reason."""
+
+
 class MissingExtraError(NVCatalogError, ImportError):
     """Raised when a feature needs an optional dependency that is not installed."""
 
@@ -58,8 +74,16 @@ class NoSpaceError(NVCatalogError, OSError):
     """Raised when the disk is full; everything proven until then is kept."""
 
 
+class TooManyFilesError(NVCatalogError, OSError):
+    """Raised when this process may open no further file for now; a fetch turns it into outcomes."""
+
+
 class ResampleError(NVCatalogError):
     """Raised when a map cannot be brought to the 3 mm grid: an odd shape, an affine that leads nowhere."""
+
+
+class FreezeError(NVCatalogError):
+    """Raised when images cannot be frozen: their files are not here, or nothing has proven them yet."""
 
 
 # The catalog
@@ -70,7 +94,7 @@ class CatalogError(NVCatalogError):
 
 
 class CatalogLockedError(CatalogError):
-    """Raised when another process keeps the catalog open longer than ``lock_timeout``."""
+    """Raised when another process keeps the catalog open longer than ``lock_timeout``, or none can be opened."""
 
 
 class CatalogCorruptError(CatalogError):
@@ -162,6 +186,10 @@ class FilterWarning(NVCatalogWarning):
 
 class SelectionWarning(NVCatalogWarning):
     """Warns that a condition selects no image, or more images than are fetched."""
+
+
+class FrozenWarning(NVCatalogWarning):
+    """Warns that images of a frozen set are no longer what was frozen; the report says what differs."""
 
 
 class FolderWarning(NVCatalogWarning):

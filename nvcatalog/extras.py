@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from nvcatalog import _http, client, records, storage
+from nvcatalog import _http, client, proving, records, storage
 from nvcatalog._xml import XmlError, XmlReader
+from nvcatalog.proving import FileProver, NotWholeError, Proof
 from nvcatalog.records import Record
-from nvcatalog.storage import FileProver, NotWholeError, Proof
 
 Kind = Literal["labels", "surface_left", "surface_right", "nidm_zip", "nidm_ttl"]
 
@@ -135,7 +135,7 @@ def prove(path: Path, kind: Kind) -> Proof:
     OSError
         When it cannot be read.
     """
-    return storage.prove(path, _prover(kind))
+    return proving.prove(path, _prover(kind))
 
 
 # Proving

@@ -14,13 +14,11 @@ from nvcatalog._progress import logger
 from nvcatalog._store import Store
 from nvcatalog.call import Call
 from nvcatalog.choosing import Wanted
-from nvcatalog.errors import FilterWarning, InvalidOptionError
+from nvcatalog.errors import FilterWarning, InvalidOptionError, shown
 from nvcatalog.filters import Filter, basic_collection_terms, basic_image_terms, keep_all
 from nvcatalog.ids import parse_ids_and_tokens
-from nvcatalog.options import parse_max_age, parse_options
-from nvcatalog.plan import Request
+from nvcatalog.options import parse_options
 from nvcatalog.private import Opener
-from nvcatalog.resample import parse_interpolation
 from nvcatalog.where import parse_max_images
 
 if TYPE_CHECKING:
@@ -75,13 +73,13 @@ def fetch_neurovault_ids(
         Seconds to wait for a connection, and for the next byte of an answer. Neurosynth, which computes
         while one waits, gets at least 60.
     max_workers : int or None
-        Parallel downloads; None means 6, as a browser does.
+        Parallel downloads, up to 32; None means 6, as a browser does.
     sparse_words : bool
         Whether ``word_frequencies`` is left sparse.
     resample : bool
         Whether to bring the maps to nilearn's 3 mm grid: ``images`` are then the resampled files, and of what is
-        downloaded nothing else is kept. Maps of labels keep their numbers. Needs ``pip install
-        'nvcatalog[resample]'``.
+        downloaded nothing else is kept, unless it cannot be resampled. Maps of labels keep their numbers.
+        Needs ``pip install 'nvcatalog[resample]'``.
     dry_run : bool
         Whether to return only what would be done, as a :class:`~nvcatalog.plan.Plan`: lists may be read for it,
         no file is fetched.
@@ -157,21 +155,15 @@ def fetch_neurovault_ids(
         timeout=timeout,
         max_workers=max_workers,
         dry_run=dry_run,
+        resample=resample,
+        max_age=max_age,
+        extras=extras,
     )
     collections = parse_ids_and_tokens(collection_ids, kind="collection")
     images = parse_ids_and_tokens(image_ids, kind="image")
-    request = Request(
-        (),
-        (),
-        options.mode,
-        options.words,
-        kind="resampled" if resample else "original",
-        max_age=parse_max_age(max_age),
-        extras=bool(extras),
-    )
     folder = storage.data_folder(data_dir)
     call = Call(
-        request,
+        options.request(),
         options,
         folder,
         function="fetch_neurovault_ids",
@@ -228,14 +220,16 @@ def fetch_neurovault(
     timeout, max_workers, sparse_words, resample, dry_run, max_age, extras
         As there.
     interpolation : {'continuous', 'linear', 'nearest'} or None
-        How maps are resampled; None means 'continuous', and 'nearest' for maps of labels.
+        How maps are resampled. None means 'continuous', and 'nearest' for maps of labels; what has been resampled
+        before is then taken as it is. A choice makes maps again that were made otherwise.
     **kwarg_image_filters
         More image terms: ``modality="fMRI-BOLD"``, ``collection_id=555``.
 
     Returns
     -------
     sklearn.utils.Bunch
-        As :func:`fetch_neurovault_ids` gives it.
+        As :func:`fetch_neurovault_ids` gives it: first the images that were here, then those fetched now, both by
+        collection and id.
 
     Raises
     ------
@@ -269,26 +263,20 @@ def fetch_neurovault(
         timeout=timeout,
         max_workers=max_workers,
         dry_run=dry_run,
+        resample=resample,
+        interpolation=interpolation,
+        max_age=max_age,
+        extras=extras,
     )
     limit = parse_max_images(max_images)
     if limit == DEFAULT_MAX_IMAGES:
         logger.info("At most %d images, the default; max_images=None gives all", DEFAULT_MAX_IMAGES)
-    request = Request(
-        (),
-        (),
-        options.mode,
-        options.words,
-        kind="resampled" if resample else "original",
-        interpolation=parse_interpolation(interpolation),
-        max_age=parse_max_age(max_age),
-        extras=bool(extras),
-    )
     collection_terms = _terms(collection_terms, basic_collection_terms(), collection_filter, "collection")
     image_terms = _terms(image_terms, basic_image_terms(), image_filter, "image") | kwarg_image_filters
     _move_collection_id(image_terms, collection_terms)
     wanted = Wanted(collection_terms, collection_filter, image_terms, image_filter)
     call = Call(
-        request,
+        options.request(),
         options,
         storage.data_folder(data_dir),
         function="fetch_neurovault",
@@ -307,10 +295,14 @@ def _terms(
 ) -> dict[str, Any]:
     """Return the terms that apply, and say when the default's do beside a function, which few expect."""
     if terms is not None and not isinstance(terms, Mapping):
-        raise InvalidOptionError(f"{kind}_terms is {terms!r}; give a mapping of fields to values")
+        raise InvalidOptionError(f"{kind}_terms is {shown(terms)}; give a mapping of fields to values")
     if not callable(function):
-        raise InvalidOptionError(f"{kind}_filter is {function!r}; give a function that is called with a record")
+        raise InvalidOptionError(
+            f"{kind}_filter is {shown(function)}; give a function that is called with a record"
+        )
     given = default if terms is None else dict(terms)
+    if odd := [name for name in given if not isinstance(name, str)]:
+        raise InvalidOptionError(f"{kind}_terms has {odd[0]!r}, which is no field's name; give text")
     if function is not keep_all and given == default:
         text = (
             f"{kind}_filter was given, and the default {kind}_terms still apply: {default}. "

@@ -19,6 +19,7 @@ from nvcatalog.filters import (
     NotEqual,
     NotIn,
     NotNull,
+    Pattern,
 )
 
 
@@ -44,7 +45,9 @@ class TermsInSQL(NamedTuple):
     certain: str
 
 
-def to_sql(terms: Mapping[str, Any], columns: Mapping[str, str], *, prefix: str = "p") -> TermsInSQL:
+def to_sql(
+    terms: Mapping[str, Any], columns: Mapping[str, str], *, prefix: str = "p", extra: str | None = None
+) -> TermsInSQL:
     """Say in SQL what terms mean, as far as a table's typed columns can tell.
 
     SQL narrows, and Python judges what SQL cannot tell. A column lacks what does not fit its type, whereas
@@ -66,6 +69,9 @@ def to_sql(terms: Mapping[str, Any], columns: Mapping[str, str], *, prefix: str 
         Column -> kind: :data:`nvcatalog.records.IMAGE_FIELDS` or ``COLLECTION_FIELDS``.
     prefix : str
         How the parameters' names begin, to tell the terms of two tables apart in one query.
+    extra : str or None
+        The JSON column with the fields that have no column of their own. A term on one of these that nothing
+        but a value can meet narrows to the rows that have the field.
 
     Returns
     -------
@@ -86,6 +92,9 @@ def to_sql(terms: Mapping[str, Any], columns: Mapping[str, str], *, prefix: str 
     expressions, leftover = [], {}
     for name, value in terms.items():
         expression = _translate(name, value, columns, parameters)
+        if expression is None and extra and _is_free_form(name, columns) and _needs_a_value(value):
+            has_field = f"list_contains(json_keys({extra}), {parameters.add(name)})"
+            expression = f"CASE WHEN coalesce({has_field}, FALSE) THEN NULL ELSE FALSE END"
         if expression is None:
             leftover[name] = value
         else:
@@ -105,6 +114,8 @@ _IN_NO_PLACEHOLDER = "[0-9B-DFGI-KMPQSV-Zb-dfgi-kmpqsv-z]"
 
 # Below this every whole number has a float of its own.
 _EXACT = 2**53
+
+_PLAIN = (str, bool, int, float, list, dict)
 
 _LISTS = {"text": "VARCHAR[]", "bool": "BOOLEAN[]"}
 
@@ -171,6 +182,21 @@ def _column(name: str, columns: Mapping[str, str]) -> _Column | None:
     if name in _MADE_UP or name == own_id or column not in columns:
         return None
     return _Column(f'"{column}"', columns[column], is_id=column in ("image_id", "collection_id"))
+
+
+def _is_free_form(name: str, columns: Mapping[str, str]) -> bool:
+    """Whether a record that has the field must have it among those without a column."""
+    is_documented = name in columns or name in _COLUMN_OF or name in ("id", "gender")
+    return not is_documented and _is_storable(name) and name.isprintable()
+
+
+def _needs_a_value(value: object) -> bool:
+    """Whether no record without the field can meet a term: to terms a field that is not there is None."""
+    if isinstance(value, GreaterOrEqual | GreaterThan | LessOrEqual | LessThan) and type(value) in _TRANSLATIONS:
+        return type(value.bound_) in (int, float)
+    if type(value) is IsIn:
+        return all(type(each) in _PLAIN for each in value.values_)
+    return type(value) in (*_PLAIN, NotNull, Contains, NotContains, Pattern)
 
 
 def _one_of(column: _Column, values: tuple[object, ...], parameters: _Parameters) -> str | None:

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from nvcatalog.errors import InvalidIdError, InvalidIdTypeError
+from nvcatalog.errors import InvalidIdError, InvalidIdTypeError, shown
 
 Kind = Literal["collection", "image"]
 
@@ -98,7 +98,9 @@ def _each(ids: object, kind: Kind) -> Iterable[object]:
     if isinstance(ids, (str, bytes, int, float, np.generic)):
         return (ids,)
     if not isinstance(ids, Iterable):
-        raise InvalidIdTypeError(f"{kind}_ids: {ids!r} is no id and no container of ids; give a list of integers")
+        raise InvalidIdTypeError(
+            f"{kind}_ids: {shown(ids)} is no id and no container of ids; give a list of integers"
+        )
     return ids
 
 
@@ -110,12 +112,12 @@ def _as_token(value: object, kind: Kind) -> Token | None:
 def _parse_id(value: object, kind: Kind) -> int:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer, str)):
         raise InvalidIdTypeError(
-            f"{kind}_ids: {value!r} is a {type(value).__name__}, not the id of a{'n' * (kind == 'image')} {kind}; "
-            "give integers, such as 555"
+            f"{kind}_ids: {shown(value)} is a {type(value).__name__}, not the id of a{'n' * (kind == 'image')} "
+            f"{kind}; give integers, such as 555"
         )
     number = _from_text(value.strip(), kind) if isinstance(value, str) else int(value)
     if not 0 < number <= LARGEST:
-        raise InvalidIdError(f"{kind}_ids: {value!r} cannot be an id; give a number from 1 to {LARGEST}")
+        raise InvalidIdError(f"{kind}_ids: {shown(value)} cannot be an id; give a number from 1 to {LARGEST}")
     return number
 
 
@@ -126,8 +128,8 @@ def _from_text(text: str, kind: Kind) -> int:
     if match:
         return int(next(group for group in match.groups() if group))
     if any(pattern.fullmatch(text) for pattern in _TOKENS.values()):
-        asked = "an image's id behind it, as in ABCDEFGH-243" if kind == "image" else "the token alone"
+        asked = "an image's id behind it, as in ABCDEFGH-243" if kind == "image" else "the collection's number"
         raise InvalidIdError(f"{kind}_ids: the token of a private collection does not fit here; give {asked}")
     raise InvalidIdError(
-        f"{kind}_ids: {text!r} is no id; give integers, such as 555, or a link to the {kind}'s page"
+        f"{kind}_ids: {shown(text)} is no id; give integers, such as 555, or a link to the {kind}'s page"
     )

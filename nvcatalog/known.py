@@ -60,6 +60,10 @@ class KnownImage:
         """Whether any map of it is said to be here."""
         return self.file is not None or self.resampled is not None
 
+    def can_be(self, kind: MapKind) -> bool:
+        """Whether a map of that kind is said to be here, or one that it can be made of."""
+        return self.file is not None or self.map(kind) is not None
+
     def put_map(self, kind: MapKind, file: LocalFile | None) -> None:
         """Note a file of that kind, or that there is none."""
         if kind == "resampled":

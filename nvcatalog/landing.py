@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from nvcatalog.errors import CatalogLockedError
 # One commit costs some 100 ms whatever its size, so few large ones; a kill costs at most this much of lists.
 _EVERY_S = 2.0
 _EVERY_ROWS = 2000
+# Where hundreds of thousands of rows come, and how many may come together while a landing is under way.
+_EVERY_ROWS_OF_MANY, _MOST_ROWS_OF_MANY = 10_000, 20_000
 _SHORT_PATIENCE_S = 0.2
 
 
@@ -27,6 +30,9 @@ class Lander:
         Where to.
     writable : bool
         Whether the folder can be written; where not, nothing is landed and nothing is said.
+    many : bool
+        Whether very many rows will come: larger landings that cost less, the last of which puts the file in order;
+        whoever brings rows faster than they land waits, so that they do not fill the memory.
 
     Attributes
     ----------
@@ -40,9 +46,11 @@ class Lander:
         As given.
     troubles : list of str
         What could not land, and why: for the caller to warn of, at the line of who called it.
+    locked : CatalogLockedError or None
+        Who kept the last landing out of the catalog.
     """
 
-    def __init__(self, store: Store, *, writable: bool) -> None:
+    def __init__(self, store: Store, *, writable: bool, many: bool = False) -> None:
         self.batch = Batch()
         self.folders: set[Path] = set()
         self.server_root: str | None = None
@@ -50,17 +58,21 @@ class Lander:
         self.landed = False
         self._store = store
         self.writable = writable
+        self._many = many
+        self._misfits = False
         self._due_at = time.monotonic()  # the first at once: it may have to make the catalog
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="nvcatalog-lander")
         self._landing: Future[list[str]] | None = None
         self._taken: tuple[Batch, set[Path]] = (Batch(), set())  # what is being landed
-        self._locked: CatalogLockedError | None = None
+        self.locked: CatalogLockedError | None = None
 
     def land_if_due(self) -> None:
         """Begin to land when enough has come together, or waited long enough."""
-        enough = len(self.batch) >= _EVERY_ROWS and not self._locked  # somebody who holds it is asked now and then
-        if (enough or time.monotonic() >= self._due_at) and (self._landing is None or self._landing.done()):
-            self._begin()
+        rows = 0 if self.locked else len(self.batch)  # somebody who holds it is asked now and then
+        due = rows >= (_EVERY_ROWS_OF_MANY if self._many else _EVERY_ROWS) or time.monotonic() >= self._due_at
+        idle = self._landing is None or self._landing.done()
+        if (due and idle) or (self._many and rows >= _MOST_ROWS_OF_MANY):
+            self._begin(is_last=not self._many)
 
     def land(self) -> None:
         """Land all that has come together; somebody who holds the catalog costs ``lock_timeout``, once."""
@@ -73,10 +85,10 @@ class Lander:
             self.land()
         finally:
             self._thread.shutdown()
-        if self._locked is not None:
-            self.troubles.append(f"What this call fetched is on disk but not in the catalog yet: {self._locked}")
+        if self.locked is not None:
+            self.troubles.append(f"What this call fetched is on disk but not in the catalog yet: {self.locked}")
 
-    def _begin(self) -> None:
+    def _begin(self, *, is_last: bool = True) -> None:
         self._end()
         if not self.batch or not self.writable:
             return
@@ -84,9 +96,11 @@ class Lander:
         if self.server_root and "raw_records" in self.batch.tables:
             self.batch.add("catalog_info", {"key": "server_root", "value": self.server_root})
             self.server_root = None
+        self.batch.follows_misfits |= self._misfits
         self._taken, self.batch, self.folders = (self.batch, self.folders), Batch(), set()
-        patience_s = _SHORT_PATIENCE_S if self._locked else None
-        self._landing = self._thread.submit(_land, self._store, *self._taken, patience_s)
+        patience_s = _SHORT_PATIENCE_S if self.locked else None
+        land = self._store.land if is_last else self._store.land_one_of_many
+        self._landing = self._thread.submit(_land, land, *self._taken, patience_s)
 
     def _end(self) -> None:
         """Wait for a landing under way; what could not land, whatever the reason, goes with the next."""
@@ -100,15 +114,16 @@ class Lander:
             self.batch, self.folders = self._taken[0].followed_by(self.batch), self._taken[1] | self.folders
             if not isinstance(error, CatalogLockedError):
                 raise error
-            self._locked = error
+            self.locked = error
             return
-        self._locked, self.landed = None, True
+        self.locked, self.landed = None, True
+        self._misfits |= bool(landing.result())
         for culprit in landing.result():
             logger.info("%s", culprit)
             self.troubles.append(culprit)
 
 
-def _land(store: Store, batch: Batch, folders: set[Path], patience_s: float | None) -> list[str]:
+def _land(land: Callable[..., list[str]], batch: Batch, folders: set[Path], patience_s: float | None) -> list[str]:
     # What a row says of a file must be on the disk before the row is.
     storage.sync_folders(folders)
-    return store.land(batch, timeout_s=patience_s)
+    return land(batch, timeout_s=patience_s)

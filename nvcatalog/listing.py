@@ -47,6 +47,9 @@ class Lister:
         self._verbose = verbose
         # Lists that wait for their collection's record, and what its modify_date was known to be before.
         self._read: dict[int, tuple[ImageList, datetime | None]] = {}
+        # Collections whose own record is broken, and those whose list was not read to the end, with the reason.
+        self._broken: dict[int, Refusal] = {}
+        self._unlisted: dict[int, str] = {}
 
     def run(self, to_list: ToList, *, refresh_parents: bool = False) -> dict[tuple[str, int], Outcome]:
         """List, and return an outcome for each id that gave nothing.
@@ -69,6 +72,7 @@ class Lister:
         parents = {self._known.images[id_].collection_id for id_ in to_list.image_ids if id_ in self._known.images}
         unknown = [id_ for id_ in sorted(parents) if refresh_parents or self._lacks_record(id_)]
         self._take([("collection", id_) for id_ in unknown])
+        self._settle_recordless()
         return self.outcomes
 
     def _holds_packs(self, collection_id: int) -> bool:
@@ -103,6 +107,7 @@ class Lister:
             if what == "images":
                 yield from self._ask_for_list(id_)
             elif what == "packs":
+                yield partial(self._forget_packs, id_)
                 for page, _ in self._vault.packs_of(id_):
                     yield partial(self._put_packs, id_, page)
             elif what == "collection":
@@ -135,7 +140,7 @@ class Lister:
 
     def _put_page(self, collection_id: int, page: Iterable[Record]) -> None:
         for record in page:
-            self._put_image(_as_listed(record, collection_id))
+            self._put_image(as_listed(record, collection_id))
 
     def _put_image(self, record: Record) -> None:
         id_, collection_id = records.record_id(record), records.collection_id_of(record)
@@ -146,6 +151,18 @@ class Lister:
         if refusal is not None and refusal.modify_date is None:
             self._forget_refusal("image", id_)  # it was about the record, which is here now
         self._lander.batch.add_record("image", record)
+
+    def _forget_packs(self, collection_id: int) -> None:
+        self._lander.batch.forget_packs(collection_id)
+
+    def _put_no_packs(self, id_: int, error: ServerError) -> None:
+        """Have a list read again whose packs could not be had."""
+        collection = self._known.collections[id_]
+        collection.complete = False
+        count = collection.listed_count or 0
+        unread = Listing(id_, datetime.now(UTC), count, complete=False, image_ids=frozenset(), names_all=False)
+        self._lander.batch.listings.append(unread)
+        self.outcomes["collection", id_] = Outcome("collection", id_, "failed", f"its NIDM packs: {error}")
 
     def _put_packs(self, collection_id: int, page: Iterable[Record]) -> None:
         for record in page:
@@ -163,7 +180,7 @@ class Lister:
         collection.listed_at, collection.listed_modify_date = now, modified
         # An image that the server cannot render is in the list by its place only: any missing one may be it.
         names_all = not listing.broken
-        ids = frozenset(listing.records)
+        ids = frozenset(listing.ids)
         self._lander.batch.listings.append(
             Listing(collection_id, now, listing.count, listing.complete, ids, names_all, modified)
         )
@@ -171,8 +188,8 @@ class Lister:
         if listing.complete and names_all:
             self._mark_gone(collection_id, listing)
         if not listing.complete:
-            shortfall = Outcome("collection", collection_id, "failed", _shortfall(listing))
-            self.outcomes.setdefault(("collection", collection_id), shortfall)  # the record's trouble says more
+            trouble = Outcome("collection", collection_id, "failed", shortfall(listing))
+            self.outcomes.setdefault(("collection", collection_id), trouble)  # the record's trouble says more
 
     def _put_broken(self, collection: KnownCollection, listing: ImageList, now: datetime) -> None:
         """Remember the places of records that the server cannot render, and forget the former ones."""
@@ -194,9 +211,27 @@ class Lister:
         for refusal in self._known.positions[id_]:
             self._lander.batch.add_refusal(refusal)
 
+    def _settle_recordless(self) -> None:
+        """Decide about collections whose own record did not come, now that their lists have come or failed.
+
+        That a record is broken is remembered, so that the collection is left alone for a while: not before its
+        images are known.
+        """
+        for id_, (listing, _) in self._read.items():
+            self._put_broken(KnownCollection(id_, None), listing, datetime.now(UTC))
+            if not listing.complete:
+                self._unlisted[id_] = shortfall(listing)
+        for id_, refusal in self._broken.items():
+            if id_ in self._unlisted:
+                self._forget_refusal("collection", id_)
+                reason = f"its list: {self._unlisted[id_]}; its record: {refusal.reason}"
+                self.outcomes["collection", id_] = Outcome("collection", id_, "failed", reason)
+            else:
+                self._put_refusal(refusal)
+
     def _mark_gone(self, collection_id: int, listing: ImageList) -> None:
         for image in self._known.images.values():
-            if image.collection_id == collection_id and image.image_id not in listing.records:
+            if image.collection_id == collection_id and image.image_id not in listing.ids:
                 image.gone = True
 
     def _forget_refusal(self, kind: str, id_: int) -> None:
@@ -210,23 +245,34 @@ class Lister:
 
     def _put_trouble(self, what: _What, id_: int, error: ServerError) -> None:
         kind: Kind = "image" if what == "image" else "collection"
-        if what == "packs" or (what == "images" and (kind, id_) in self.outcomes):
-            # Packs are asked for again with the next list; their maps are images like any other.
+        lasting = isinstance(error, RefusedError) and error.lasting
+        if what == "images" and not lasting:
+            self._unlisted[id_] = str(error)
+        if what == "packs":
+            self._put_no_packs(id_, error)
+            return
+        if what == "images" and (kind, id_) in self.outcomes:
             return  # of a collection's two requests the record's own says best what is wrong, first or last
         outcome = outcome_of(kind, id_, error)
-        if isinstance(error, RefusedError) and error.lasting:
+        if lasting:
             modified = self._modify_date(kind, id_)
             refusal = Refusal(kind, id_, outcome.status, str(error), modified, datetime.now(UTC))
-            self._known.refusals[kind, id_] = refusal
-            self._lander.batch.add_refusal(refusal)
+            if what == "collection" and outcome.status == "broken_on_server":
+                self._broken[id_] = refusal
+            else:
+                self._put_refusal(refusal)
         self.outcomes[kind, id_] = outcome
+
+    def _put_refusal(self, refusal: Refusal) -> None:
+        self._known.refusals[refusal.kind, refusal.id] = refusal
+        self._lander.batch.add_refusal(refusal)
 
     def _modify_date(self, kind: str, id_: int) -> datetime | None:
         known = self._known.images.get(id_) if kind == "image" else self._known.collections.get(id_)
         return records.modify_date_of(known.record) if known and known.record else None
 
 
-def _as_listed(record: Record, collection_id: int) -> Record:
+def as_listed(record: Record, collection_id: int) -> Record:
     """Return a record that belongs to the collection whose list it came from, whatever it says itself."""
     try:
         named = records.collection_id_of(record)
@@ -235,8 +281,9 @@ def _as_listed(record: Record, collection_id: int) -> Record:
     return record if named == collection_id else {**record, "collection_id": collection_id}
 
 
-def _shortfall(listing: ImageList) -> str:
-    listed = len(listing.records) + len(listing.broken)
+def shortfall(listing: ImageList) -> str:
+    """Say what a list lacks that is not complete."""
+    listed = len(listing.ids) + len(listing.broken)
     if not listing.steady:
         return f"it changed while it was listed, {listed} images seen; call again"
     return f"the server counts {listing.count} images and listed {listed}; call again"

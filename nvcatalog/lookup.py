@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 from nvcatalog import records
 from nvcatalog._store import Store, moment
@@ -31,9 +32,31 @@ class ImageRow(NamedTuple):
     certain: bool
 
 
-def collections_of_tokens(store: Store, tokens: Iterable[str]) -> dict[str, int]:
+def fact(store: Store, key: str) -> str | None:
+    """Return what the catalog notes of itself under a name, such as ``synced_at``; None for nothing."""
+    if not store.exists:
+        return None
+    with store.reading() as connection:
+        rows = connection.execute("SELECT value FROM catalog_info WHERE key = $key", {"key": key}).fetchall()
+    return rows[0][0] if rows else None
+
+
+def excluded_owners(store: Store) -> list[int]:
+    """Return the users whose images the last sync of everything left out."""
+    return sorted(json.loads(fact(store, "sync_excluded_owners") or "[]"))
+
+
+def tokens(store: Store) -> dict[int, str]:
+    """Return the tokens of private collections that were opened before, by collection."""
+    if not store.exists:
+        return {}
+    with store.reading() as connection:
+        return dict(connection.execute("SELECT collection_id, token FROM access").fetchall())
+
+
+def collections_of_tokens(store: Store, given: Iterable[str]) -> dict[str, int]:
     """Return which private collections these tokens opened before."""
-    wanted = list(tokens)
+    wanted = list(given)
     if not wanted or not store.exists:
         return {}
     with store.reading() as connection:
@@ -202,18 +225,22 @@ def refused_extras(store: Store, ids: Iterable[int]) -> dict[tuple[str, int], Re
     }
 
 
-def has_extra_field(store: Store, name: str) -> bool:
-    """Whether any image's record here has a free-form field of that name."""
+def has_extra_field(store: Store, name: str, table: Literal["images", "collections"]) -> bool:
+    """Whether any record here has a free-form field of that name."""
     if not store.exists:
         return False
     with store.reading() as connection:
-        query = "SELECT count(*) FROM images WHERE list_contains(json_keys(extra), $name)"
+        query = f"SELECT count(*) FROM {table} WHERE list_contains(json_keys(extra), $name)"  # noqa: S608 - one of two
         return bool(connection.execute(query, {"name": name}).fetchall()[0][0])
 
 
 def complete_collections(store: Store) -> set[int]:
     """Return the ids of the collections whose images are all known."""
-    return {id_ for id_, state in collection_states(store).items() if state.complete}
+    if not store.exists:
+        return set()
+    with store.reading() as connection:
+        rows = connection.execute("SELECT collection_id FROM collections WHERE complete").fetchall()
+    return {id_ for (id_,) in rows}
 
 
 def bytes_per_s(store: Store) -> float | None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from nvcatalog import neurosynth, records, resample, sidecars, storage
+from nvcatalog import neurosynth, proving, records, resample, sidecars, storage
 from nvcatalog._batch import Words
 from nvcatalog._parallel import Lane, in_parallel
 from nvcatalog._progress import Progress, logger
 from nvcatalog.errors import HostGivenUpError, RefusedError, ResampleError, TransientError
-from nvcatalog.known import Known, KnownImage, LocalFile, MapKind, Refusal
+from nvcatalog.known import Known, KnownCollection, KnownImage, LocalFile, MapKind, Refusal
 from nvcatalog.landing import Lander
 from nvcatalog.plan import RESAMPLED, Plan, Request
 from nvcatalog.records import Record
@@ -35,7 +35,7 @@ class _Arrival:
     """How many bytes came, what is here now, and why it could not be resampled."""
 
     size: int
-    proofs: dict[MapKind, storage.Proof]
+    proofs: dict[MapKind, proving.Proof]
     trouble: ResampleError | None = None
 
 
@@ -84,7 +84,7 @@ class Mover:
         with Progress("Fetching", total=total, verbose=self._verbose) as progress:
             for put in in_parallel(lanes, stop=self._servers.stop):
                 put()
-                progress.step(put.func != self._put_record)
+                progress.step(put.func not in (self._put_record, self._put_parent, self._put_parent_trouble))
                 self._lander.land_if_due()
         return self.outcomes
 
@@ -93,7 +93,7 @@ class Mover:
         for id_ in collection_ids:
             collection = self._known.collections.get(id_)
             path = self._folder / storage.collection_sidecar_path(id_)
-            if collection and collection.record and (collection.fresh or not path.exists()):
+            if collection and collection.record and (collection.fresh or not storage.is_file(path)):
                 try:
                     sidecars.write_collection(self._folder, id_, collection.record)
                 except sidecars.IN_THE_WAY as error:
@@ -111,14 +111,29 @@ class Mover:
                     raise
                 # The record is of an earlier day: a replaced file has a new link, and the old one is gone.
                 record = self._servers.neurovault.image(image_id, image.collection_id)
+                is_another = _names_another_file(record, image.record)
+                there = replace(image, source=record, collection_id=records.collection_id_of(record))
+                yield from self._ask_for_parent(there.collection_id)
                 yield partial(self._put_record, image, record)
-                if not _names_another_file(record, image.record):
+                if not is_another:
                     raise
-                arrival = self._arrive(image, record)
+                arrival = self._arrive(there, record)
         except _TROUBLES as error:
             yield partial(self._put_trouble, "image", image, error)
         else:
             yield partial(self._put_download, image, arrival)
+
+    def _ask_for_parent(self, collection_id: int) -> Iterator[partial[None]]:
+        """Read the record of the collection that an image has moved to, where it is not known."""
+        known = self._known.collections.get(collection_id)
+        if known is not None:
+            return
+        try:
+            record = self._servers.neurovault.collection(collection_id)
+        except (RefusedError, TransientError, HostGivenUpError) as error:
+            yield partial(self._put_parent_trouble, collection_id, error)
+        else:
+            yield partial(self._put_parent, record)
 
     def _arrive(self, image: KnownImage, record: Record) -> _Arrival:
         """Download an image's file, and resample it where that is asked for: it stays then only where one was."""
@@ -138,7 +153,7 @@ class Mover:
                 arrival.proofs["original"] = original
             return arrival
 
-    def _resample(self, image: KnownImage, record: Record, source: Path) -> storage.Proof:
+    def _resample(self, image: KnownImage, record: Record, source: Path) -> proving.Proof:
         target = self._folder / storage.map_path(image.collection_id, image.image_id, "resampled")
         chosen = resample.interpolation_of(record, self._request.interpolation)
         return resample.resample_map(source, target, interpolation=chosen)
@@ -153,7 +168,7 @@ class Mover:
         else:
             yield partial(self._put_resampled, image, proof)
 
-    def _download(self, image: KnownImage, record: Record, target: Path) -> storage.Proof:
+    def _download(self, image: KnownImage, record: Record, target: Path) -> proving.Proof:
         url = self._servers.neurovault.file_url(record)
         # The sidecar goes first: nilearn may then find a record without its file, never a file without its record.
         sidecars.write_image(self._folder, image.collection_id, image.image_id, record)
@@ -175,30 +190,62 @@ class Mover:
     # In the main thread
 
     def _put_record(self, image: KnownImage, record: Record) -> None:
+        former, image.collection_id = image.collection_id, records.collection_id_of(record)
         image.source, image.fresh = record, True
         self._lander.batch.add_record("image", record)
+        if former != image.collection_id:
+            self._move_sidecars(image, former)
+
+    def _move_sidecars(self, image: KnownImage, former: int) -> None:
+        """Take what is known of an image along to its new collection's folder: nobody shall find it in both."""
+        place = image.collection_id, image.image_id
+        try:
+            sidecars.write_image(self._folder, *place, image.record)
+            self._remove(storage.sidecar_path(former, image.image_id))
+            words = self._folder / storage.words_path(former, image.image_id)
+            words.replace(self._folder / storage.words_path(*place))
+        except FileNotFoundError:
+            pass  # it has no terms here
+        except sidecars.IN_THE_WAY as error:
+            logger.info("%s", error)  # its file will meet the same, and have an outcome to say so
+
+    def _put_parent(self, record: Record) -> None:
+        id_ = records.record_id(record)
+        self._known.collections[id_] = KnownCollection(id_, record, fresh=True)
+        self._heal("collection", id_)
+        self._lander.batch.add_record("collection", record)
+        self._write_collections([id_])
+
+    def _put_parent_trouble(self, id_: int, error: Exception) -> None:
+        self.outcomes["collection", id_] = outcome_of("collection", id_, error)
 
     def _put_download(self, image: KnownImage, arrival: _Arrival) -> None:
         former = image.file
         for kind, proof in arrival.proofs.items():
             self._put_map(image, kind, proof)
         self.bytes += arrival.size
-        if former and image.file and former.sha256 != image.file.sha256 and "resampled" not in arrival.proofs:
-            self._drop_resampled(image)
+        # Of what it was made nobody knows where no original was here before, and to overwrite is to doubt it.
+        original = arrival.proofs.get("original")
+        if original is not None and "resampled" not in arrival.proofs:
+            is_other = former.sha256 != original.sha256 if former else self._request.mode == "overwrite"
+            if is_other:
+                self._drop_resampled(image)
         self._heal("image", image.image_id)
         self.outcomes["image", image.image_id] = Outcome("image", image.image_id, "downloaded")
         if arrival.trouble:
             self._put_trouble("image", image, arrival.trouble)
 
-    def _put_resampled(self, image: KnownImage, proof: storage.Proof) -> None:
+    def _put_resampled(self, image: KnownImage, proof: proving.Proof) -> None:
         self._put_map(image, "resampled", proof)
         self.outcomes["image", image.image_id] = Outcome("image", image.image_id, "cached", "resampled here")
 
-    def _put_map(self, image: KnownImage, kind: MapKind, proof: storage.Proof) -> None:
+    def _put_map(self, image: KnownImage, kind: MapKind, proof: proving.Proof) -> None:
         origin = "neurovault"
         if kind == "resampled":
             origin = f"{RESAMPLED}{resample.interpolation_of(image.record, self._request.interpolation)}"
         path = storage.map_path(image.collection_id, image.image_id, kind)
+        if (former := image.map(kind)) and former.path != path:
+            self._remove(former.path)  # where it was before the image moved to another collection
         image.put_map(kind, LocalFile(path, proof.size, "present", proof.sha256, origin))
         self._lander.batch.add_file(image.image_id, path, proof, origin=origin, kind=kind)
         self._lander.folders.add((self._folder / path).parent)
@@ -206,10 +253,13 @@ class Mover:
     def _drop_resampled(self, image: KnownImage) -> None:
         """Remove what was made of a map that another has replaced."""
         if image.resampled is not None:
-            with suppress(OSError):  # somebody else's: its row goes all the same, so it is no part of an answer
-                (self._folder / image.resampled.path).unlink(missing_ok=True)
+            self._remove(image.resampled.path)
             image.resampled = None
             self._lander.batch.drop_file(image.image_id, "resampled")
+
+    def _remove(self, path: str) -> None:
+        with suppress(OSError):  # somebody else's: its row goes all the same, so it is no part of an answer
+            (self._folder / path).unlink(missing_ok=True)
 
     def _put_words(self, image: KnownImage, decoded: neurosynth.Decoded) -> None:
         self._lander.batch.words[image.image_id] = Words(decoded.weights, decoded.reference)

@@ -5,11 +5,19 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from datetime import timedelta
-from numbers import Integral, Real
+from numbers import Integral
 
 from nvcatalog._progress import REQUESTS
-from nvcatalog.errors import InvalidOptionError
-from nvcatalog.plan import Mode, parse_mode
+from nvcatalog.errors import InvalidOptionError, shown
+from nvcatalog.known import MapKind
+from nvcatalog.plan import Mode, Request, parse_mode
+from nvcatalog.resample import parse_interpolation
+from nvcatalog.where import real_number
+
+#: No server that still answers lets one wait longer, and the system's own clocks end somewhere.
+LONGEST_TIMEOUT_S = 24 * 3600
+#: A browser opens six connections; a server of one's own may bear more, and none is helped by hundreds.
+MOST_WORKERS = 32
 
 _YES, _NO = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
@@ -32,6 +40,8 @@ class Options:
         Parallel downloads; None is the polite default.
     dry_run : bool
         Whether only the plan is wanted.
+    kind, interpolation, max_age, extras
+        What is asked for of each image, as in :class:`~nvcatalog.plan.Request`.
     """
 
     mode: Mode
@@ -43,6 +53,23 @@ class Options:
     timeout_s: float
     max_workers: int | None
     dry_run: bool
+    kind: MapKind
+    interpolation: str | None
+    max_age: timedelta | None
+    extras: bool
+
+    def request(self, collection_ids: tuple[int, ...] = (), image_ids: tuple[int, ...] = ()) -> Request:
+        """Return a request for these collections and images."""
+        return Request(
+            collection_ids,
+            image_ids,
+            self.mode,
+            self.words,
+            kind=self.kind,
+            interpolation=self.interpolation,
+            max_age=self.max_age,
+            extras=self.extras,
+        )
 
     @property
     def logs_requests(self) -> bool:
@@ -60,6 +87,10 @@ def parse_options(
     timeout: object,
     max_workers: object,
     dry_run: object = False,
+    resample: object = False,
+    interpolation: object = None,
+    max_age: object = None,
+    extras: object = False,
 ) -> Options:
     """Return the options of a call, as its keywords name them.
 
@@ -76,9 +107,13 @@ def parse_options(
         vectorize_words=bool(vectorize_words),
         sparse_words=bool(sparse_words),
         verbose=_verbosity(verbose),
-        timeout_s=_timeout_s(timeout),
+        timeout_s=parse_timeout(timeout),
         max_workers=_workers(max_workers),
         dry_run=bool(dry_run),
+        kind="resampled" if resample else "original",
+        interpolation=parse_interpolation(interpolation),
+        max_age=parse_max_age(max_age),
+        extras=bool(extras),
     )
 
 
@@ -94,10 +129,12 @@ def parse_max_age(max_age: object) -> timedelta | None:
         return None
     if isinstance(max_age, timedelta) and max_age >= timedelta(0):
         return max_age
-    days = -1.0 if isinstance(max_age, bool) or not isinstance(max_age, Real) else float(max_age)
+    days = real_number(max_age)
     if 0 <= days < timedelta.max.days:
         return timedelta(days=days)
-    raise InvalidOptionError(f"max_age is {max_age!r}; give a timedelta, or a number of days from 0 on, or None")
+    raise InvalidOptionError(
+        f"max_age is {shown(max_age)}; give a timedelta, or a number of days from 0 on, or None"
+    )
 
 
 def is_offline_here() -> bool:
@@ -116,23 +153,32 @@ def is_offline_here() -> bool:
 
 def _verbosity(verbose: object) -> int:
     if not isinstance(verbose, Integral):
-        raise InvalidOptionError(f"verbose is {verbose!r}; give a number from 0 (quiet) to 3")
+        raise InvalidOptionError(f"verbose is {shown(verbose)}; give a number from 0 (quiet) to 3")
     return int(verbose)
 
 
-def _timeout_s(timeout: object) -> float:
-    seconds = -1.0 if isinstance(timeout, bool) or not isinstance(timeout, Real) else float(timeout)
-    if not 0 < seconds < float("inf"):
-        raise InvalidOptionError(f"timeout is {timeout!r}; give seconds above 0, such as 10")
-    return seconds
+def parse_timeout(timeout: object) -> float:
+    """Return how many seconds to wait for a server.
+
+    Raises
+    ------
+    InvalidOptionError
+        When that is no number above 0, or more than a day.
+    """
+    seconds = real_number(timeout)
+    if 0 < seconds <= LONGEST_TIMEOUT_S:
+        return seconds
+    raise InvalidOptionError(
+        f"timeout is {shown(timeout)}; give seconds above 0 and up to {LONGEST_TIMEOUT_S}, such as 10"
+    )
 
 
 def _workers(max_workers: object) -> int | None:
     if max_workers is None:
         return None
-    number = 0 if isinstance(max_workers, bool) or not isinstance(max_workers, Integral) else int(max_workers)
-    if number < 1:
-        raise InvalidOptionError(
-            f"max_workers is {max_workers!r}; give a number of connections from 1 on, or None"
-        )
-    return number
+    number = real_number(max_workers) if isinstance(max_workers, Integral) else 0.0
+    if 1 <= number <= MOST_WORKERS:
+        return int(number)
+    raise InvalidOptionError(
+        f"max_workers is {shown(max_workers)}; give a number of connections from 1 to {MOST_WORKERS}, or None"
+    )

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from nvcatalog import neurosynth, records, storage
-from nvcatalog.errors import InvalidModeError
+from nvcatalog.errors import InvalidModeError, shown
 from nvcatalog.known import Known, KnownCollection, KnownImage, LocalFile, MapKind, Refusal
-from nvcatalog.report import Outcome
+from nvcatalog.report import Outcome, Report
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,8 +100,12 @@ class Plan:
         Images whose terms are to be asked for.
     settled : dict of (str, int) to Outcome
         What is decided without the network: known refusals, and what is missing offline.
+    extras_to_fetch : int
+        How many files beside the maps are to be downloaded; their sizes nobody knows before.
     cost : Cost or None
         What carrying it out takes, where somebody asked.
+    report : Report
+        What is known to be missing, with the reason.
     """
 
     images: tuple[int, ...] = ()
@@ -110,7 +114,9 @@ class Plan:
     words_to_fetch: frozenset[int] = frozenset()
     settled: Mapping[tuple[str, int], Outcome] = field(default_factory=dict)
     to_resample: tuple[int, ...] = ()
+    extras_to_fetch: int = 0
     cost: Cost | None = None
+    report: Report = field(default_factory=Report)
 
     def __repr__(self) -> str:
         """Say how many images are here, to fetch and unavailable, and what it costs to fetch them."""
@@ -118,6 +124,7 @@ class Plan:
         resample = f" ({len(self.to_resample)} to resample)" if self.to_resample else ""
         here = len(self.here) + len(self.to_resample)
         words = f", terms of {len(self.words_to_fetch)} to fetch" if self.words_to_fetch else ""
+        words += f", {self.extras_to_fetch} files beside them to fetch" if self.extras_to_fetch else ""
         return (
             f"<Plan: {len(self.images)} images: {here} here{resample}, {len(self.to_fetch)} to fetch, "
             f"{len(self.unavailable)} unavailable{words}{cost}>"
@@ -187,7 +194,8 @@ class Cost:
 
     def __str__(self) -> str:
         """Say the figures in words."""
-        unknown = f" and {self.unknown_sizes} files of unknown size" if self.unknown_sizes else ""
+        number = f"{self.unknown_sizes} file{'' if self.unknown_sizes == 1 else 's'}"
+        unknown = f" and {number} of unknown size" if self.unknown_sizes else ""
         time = f", about {_duration(self.expected_s)}" if self.expected_s is not None else ""
         return f"{self.bytes / 1e6:,.1f} MB{unknown} to fetch, {self.free_bytes / 1e6:,.0f} MB free{time}"
 
@@ -202,7 +210,7 @@ def parse_mode(mode: object) -> Mode:
     """
     if isinstance(mode, str) and mode.lower() in MODES:
         return cast("Mode", mode.lower())
-    raise InvalidModeError(f"'mode' must be one of {', '.join(map(repr, MODES))}; got {mode!r}")
+    raise InvalidModeError(f"'mode' must be one of {', '.join(map(repr, MODES))}; got {shown(mode)}")
 
 
 def refusal_holds(refusal: Refusal | None, modify_date: datetime | None, *, mode: Mode, now: datetime) -> bool:

@@ -18,8 +18,8 @@ import nibabel
 import numpy as np
 from nibabel import imageglobals
 
-from nvcatalog import storage
-from nvcatalog.errors import InvalidOptionError, MissingExtraError, ResampleError
+from nvcatalog import proving, storage
+from nvcatalog.errors import InvalidOptionError, MissingExtraError, ResampleError, shown
 
 #: The grid: voxels of 3 mm, and where the first of them is.
 STD_AFFINE = np.array([[3.0, 0, 0, -90], [0, 3, 0, -126], [0, 0, 3, -72], [0, 0, 0, 1]])
@@ -49,7 +49,7 @@ def parse_interpolation(value: object) -> str | None:
     """
     if value is None or (isinstance(value, str) and value in INTERPOLATIONS):
         return value
-    raise InvalidOptionError(f"interpolation is {value!r}; give 'continuous', 'linear', 'nearest' or None")
+    raise InvalidOptionError(f"interpolation is {shown(value)}; give 'continuous', 'linear', 'nearest' or None")
 
 
 def interpolation_of(record: Mapping[str, Any], chosen: str | None) -> str:
@@ -95,7 +95,7 @@ def require() -> None:
         )
 
 
-def resample_map(source: Path, target: Path, *, interpolation: str) -> storage.Proof:
+def resample_map(source: Path, target: Path, *, interpolation: str) -> proving.Proof:
     """Resample a map to the 3 mm grid as nilearn's fetchers do; the file appears whole or not at all.
 
     Safe to call from several threads at once.
@@ -132,7 +132,7 @@ def resample_map(source: Path, target: Path, *, interpolation: str) -> storage.P
         # The new file is named, since the map may be a temporary one.
         found = str(error) if isinstance(error, ResampleError) else repr(error)
         raise ResampleError(f"{target} cannot be made: {found}. Fetch the map without resample") from error
-    prover = storage.Prover()
+    prover = proving.Prover()
     prover.feed(content)
     proof = prover.finish()
     storage.write_whole(target, content, lasting=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,10 +16,8 @@ from nvcatalog.client import NeuroVault
 from nvcatalog.errors import InvalidOptionError, QueryError, SelectionWarning, ServerError
 from nvcatalog.fetch import DEFAULT_MAX_IMAGES
 from nvcatalog.options import Options, parse_max_age, parse_options
-from nvcatalog.plan import Request
 from nvcatalog.queries import all_params
 from nvcatalog.report import Outcome
-from nvcatalog.resample import parse_interpolation
 from nvcatalog.servers import Servers
 from nvcatalog.sync import sync_catalog
 from nvcatalog.where import Condition, Selection
@@ -114,6 +111,10 @@ def fetch_where(
     >>> [meta["id"] for meta in maps.images_meta]
     [9034, 9037]
     """
+    store = Store(storage.data_folder(data_dir))
+    values = all_params(params, kwargs)
+    condition = Condition(where, query, cast("Mapping[str, Any]", values), tables, order_by, max_images)
+    _check_names(store, condition, params)
     options = parse_options(
         mode=mode,
         fetch_neurosynth_words=fetch_neurosynth_words,
@@ -123,23 +124,13 @@ def fetch_where(
         timeout=timeout,
         max_workers=max_workers,
         dry_run=dry_run,
+        resample=resample,
+        interpolation=interpolation,
+        extras=extras,
     )
-    request = Request(
-        (),
-        (),
-        options.mode,
-        options.words,
-        kind="resampled" if resample else "original",
-        interpolation=parse_interpolation(interpolation),
-        extras=bool(extras),
-    )
-    store = Store(storage.data_folder(data_dir))
-    values = all_params(params, kwargs)
-    condition = Condition(where, query, cast("Mapping[str, Any]", values), tables, order_by, max_images)
-    _check_names(store, condition, params)
     selection = _select(store, condition, options, parse_max_age(max_age))
     call = Call(
-        replace(request, image_ids=selection.image_ids),
+        options.request(image_ids=selection.image_ids),
         options,
         store.folder,
         function="fetch_where",
@@ -192,7 +183,9 @@ def fetch_collection(
     Examples
     --------
     >>> from nvcatalog import fetch_collection
-    >>> maps = fetch_collection(doi="https://doi.org/10.1371/journal.pone.0181213", dry_run=True, verbose=0)
+    >>> plan = fetch_collection(doi="https://doi.org/10.1111/obr.12221", dry_run=True, verbose=0)
+    >>> len(plan.images)
+    20
     """
     options = parse_options(
         mode=mode,
@@ -203,23 +196,28 @@ def fetch_collection(
         timeout=timeout,
         max_workers=max_workers,
         dry_run=dry_run,
+        resample=resample,
+        max_age=max_age,
+        extras=extras,
     )
     wanted = records.normal_doi(doi) if isinstance(doi, str) else None
     if wanted is None or not wanted.startswith("10."):
-        raise InvalidOptionError(f"doi is {doi!r}; give a DOI, such as 10.1371/journal.pone.0181213")
+        raise InvalidOptionError(f"doi is {doi!r}; give a DOI, such as 10.1111/obr.12221")
     store = Store(storage.data_folder(data_dir))
-    titles, trouble = _collections_of(wanted, doi, store, options)
-    request = Request(
-        tuple(titles),
-        (),
-        options.mode,
-        options.words,
-        kind="resampled" if resample else "original",
-        max_age=parse_max_age(max_age),
-        extras=bool(extras),
+    titles, trouble = lookup.collections_of_doi(store, wanted), None
+    asks = not titles or options.mode == "overwrite" or options.max_age is not None
+    if asks:
+        titles, trouble = _ask_for_collections(wanted, doi, titles, options)
+    call = Call(
+        options.request(tuple(titles)),
+        options,
+        store.folder,
+        function="fetch_collection",
+        parameters={"doi": wanted},
     )
-    call = Call(request, options, store.folder, function="fetch_collection", parameters={"doi": wanted})
     call.lost += [trouble] if trouble else []
+    if not asks and lookup.fact(store, "synced_at") is None:
+        call.notes.append(f"Of {wanted} there may be more on the server: sync, or mode='overwrite', asks for them")
     if len(titles) > 1:
         named = "; ".join(f"{id_} ({title})" for id_, title in titles.items())
         call.notes.append(f"{wanted} is the DOI of {len(titles)} collections: {named}")
@@ -245,19 +243,24 @@ def _check_names(store: Store, condition: Condition, params: Mapping[str, Any] |
 
 def _select(store: Store, condition: Condition, options: Options, max_age: timedelta | None) -> Selection:
     selection = conditions.select(store, condition)
-    if max_age is None or options.mode == "offline":
+    if max_age is None or options.mode == "offline" or store.what_cannot_be_written():
         return selection
-    old = lookup.collections_listed_before(store, datetime.now(UTC) - max_age, selection.image_ids)
-    if not old:
-        return selection
-    sync_catalog(store, collection_ids=old, verbose=min(options.verbose, 1), timeout_s=options.timeout_s)
-    return conditions.select(store, condition)
+    before, listed = datetime.now(UTC) - max_age, set[int]()
+    while True:  # what is selected anew may be in other collections
+        found = lookup.collections_listed_before(store, before, selection.image_ids)
+        if not (old := [id_ for id_ in found if id_ not in listed]):
+            return selection
+        listed.update(old)
+        sync_catalog(store, collection_ids=old, verbose=min(options.verbose, 1), timeout_s=options.timeout_s)
+        selection = conditions.select(store, condition)
 
 
 def _tell(selection: Selection, call: Call, options: Options) -> None:
     """Say how many match and of when the metadata is; warn when nothing does, or more than are fetched."""
     date = selection.synced_at[:10] if selection.synced_at else None
     known = f"NeuroVault's metadata of {date}" if date else "what was fetched or listed here (sync never ran)"
+    if owners := lookup.excluded_owners(call.store):
+        known += f", without the images of {len(owners)} owners that sync left out ({', '.join(map(str, owners))})"
     summarise(f"nvcatalog: {selection.total:,} images match in {known}", verbose=options.verbose)
     call.notes += conditions.explain(selection)
     for what, ids in (
@@ -267,52 +270,63 @@ def _tell(selection: Selection, call: Call, options: Options) -> None:
         if ids:
             named = ", ".join(map(str, ids[:5])) + (", …" if len(ids) > 5 else "")
             call.notes.append(f"{len(ids):,} images of the query are {what} and left out: {named}")
+            call.warn(call.notes[-1], SelectionWarning)
     if selection.nulls:
         call.notes.append(f"{selection.nulls:,} rows of the query have no image_id and are left out")
     if not selection.total:
-        offer = "" if date else " Catalog().sync() lets the catalog know all of NeuroVault."
+        offer = "" if date else " Catalog().sync() (nvcatalog sync) lets the catalog know all of NeuroVault."
         call.warn("\n".join([f"No image matches in {known}.{offer}", *call.notes]), SelectionWarning)
     elif (more := selection.total - len(selection.image_ids)) > 0:
         unknown = f" and {selection.unknown_sizes:,} of unknown size" if selection.unknown_sizes else ""
         size = f"{selection.bytes / 1e6:,.1f} MB in all{unknown}"
         text = f"{selection.total:,} images match ({size}), and {more:,} of them are left out"
-        call.warn(f"{text}; max_images=None takes all", SelectionWarning)
+        call.warn(f"{text}; max_images=None (or -1) takes all", SelectionWarning)
 
 
 # By a DOI
 
 
-def _collections_of(
-    wanted: str, typed: str, store: Store, options: Options
+def _ask_for_collections(
+    wanted: str, typed: str, known: dict[int, str], options: Options
 ) -> tuple[dict[int, str], Outcome | None]:
-    """Return the collections of a DOI with their titles, the catalog's or else the server's; or why none."""
-    titles = lookup.collections_of_doi(store, wanted)
-    if titles:
-        return titles, None
+    """Return the collections of a DOI with their titles, the server's beside those known; or why none."""
     if options.mode == "offline":
-        return {}, Outcome("collection", None, "missing_offline", f"no collection here has the DOI {wanted}")
+        trouble = Outcome("collection", None, "missing_offline", f"no collection here has the DOI {wanted}")
+        return known, None if known else trouble
     with Servers(timeout_s=options.timeout_s, log_requests=options.logs_requests) as servers:
         try:
-            titles = _collections_on_server(wanted, typed, servers.neurovault)
+            titles = known | _collections_on_server(wanted, typed, servers.neurovault)
         except ServerError as error:
-            return {}, Outcome("collection", None, "failed", f"the list of collections: {error}")
-    trouble = None if titles else Outcome("collection", None, "not_found", f"no collection has the DOI {wanted}")
-    return titles, trouble
+            return known, Outcome("collection", None, "failed", f"the list of collections: {error}")
+    trouble = Outcome("collection", None, "not_found", f"no collection has the DOI {wanted}")
+    return titles, None if titles else trouble
 
 
 def _collections_on_server(wanted: str, typed: str, vault: NeuroVault) -> dict[int, str]:
-    """Ask for a DOI as people may have typed it; a server that ignores the question gives all there are."""
-    for spelling in dict.fromkeys((typed.strip(), wanted, f"https://doi.org/{wanted}")):
-        titles, others = {}, 0
-        for page, _ in vault.collections({"DOI": spelling}):
-            for record in page:
-                named = {records.normal_doi(_text(record.get(name))) for name in ("DOI", "preprint_DOI")}
-                others += wanted not in named
-                if wanted in named:
-                    titles[records.record_id(record)] = str(record.get("name"))
-        if titles or others:
+    """Ask for a DOI as people may have typed it, else for all collections: a preprint's cannot be asked for.
+
+    A server that ignores the question gives all there are at once.
+    """
+    titles: dict[int, str] = {}
+    for spelling in dict.fromkeys((typed.strip(), wanted, wanted.upper(), f"https://doi.org/{wanted}")):
+        found, others = _of_doi(wanted, vault, {"DOI": spelling})
+        titles |= found
+        if others:
             return dict(sorted(titles.items()))
-    return {}
+    return dict(sorted((titles or _of_doi(wanted, vault, {})[0]).items()))
+
+
+def _of_doi(wanted: str, vault: NeuroVault, filters: Mapping[str, str]) -> tuple[dict[int, str], int]:
+    """Return the titles of a list's collections with a DOI, and how many others it has."""
+    titles: dict[int, str] = {}
+    others = 0
+    for page, _ in vault.collections(filters):
+        for record in page:
+            named = {records.normal_doi(_text(record.get(name))) for name in ("DOI", "preprint_DOI")}
+            others += wanted not in named
+            if wanted in named:
+                titles[records.record_id(record)] = str(record.get("name"))
+    return titles, others
 
 
 def _text(value: object) -> str | None:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import urlsplit
 
 from nvcatalog import client, neurosynth
 from nvcatalog._http import Health, Service, root_from_environment, same_host
@@ -34,12 +35,21 @@ def check_server(root: str, ours: str | None, folder: Path) -> str:
         mirrored = root_from_environment("NVCATALOG_MIRROR_OF", client.DEFAULT_ROOT)
     if ours is None:
         return mirrored or root
-    if not same_host(root, ours) and not (mirrored and same_host(mirrored, ours)):
+    if not _is_same(root, ours) and not (mirrored and _is_same(mirrored, ours)):
         raise WrongServerError(
             f"{folder} was filled from {ours}, and this call would fetch from {root}. "
             f"Give another data_dir, or, if {root} is a mirror of {ours}, set NVCATALOG_MIRROR_OF={ours}"
         )
     return ours
+
+
+def _is_same(root: str, ours: str) -> bool:
+    """Whether a server is the one that a catalog remembers, whatever its scheme.
+
+    One host may have several, below different paths. What was taken over of nilearn's names only a host: any path.
+    """
+    path, our_path = (urlsplit(each).path.rstrip("/") for each in (root, ours))
+    return same_host(root, ours) and our_path in ("", path)
 
 
 class Servers:

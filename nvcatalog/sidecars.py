@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nvcatalog import records, storage
+from nvcatalog.errors import TooManyFilesError
 from nvcatalog.records import Record
 
 # What nilearn adds to a record when it writes it down. Its paths may be another machine's: never read.
@@ -13,8 +14,16 @@ _PATH_KEYS = frozenset(
 )
 
 
-#: What the system answers where something else is in a file's place, or its folder belongs to somebody else.
-IN_THE_WAY = (PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
+#: What the system answers where something else is in a file's place, where its folder belongs to somebody else or
+#: has just been removed, and where no further file can be opened for now.
+IN_THE_WAY = (
+    PermissionError,
+    FileExistsError,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    TooManyFilesError,
+)
 
 
 def write_image(folder: Path, collection_id: int, image_id: int, record: Record) -> None:

@@ -1,46 +1,35 @@
-"""Files on disk: where they belong, how they get there, and what proves that they are whole."""
+"""Files on disk: where they belong, and how they get there."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
-import logging
-import math
 import os
 import re
 import secrets
+import stat
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO
 
 import requests
-from nibabel.nifti1 import Nifti1Header
-from nibabel.nifti2 import Nifti2Header
-from nibabel.spatialimages import HeaderDataError
-from nibabel.wrapstruct import WrapStructError
 
 from nvcatalog import _http
 from nvcatalog.errors import (
     DataDirError,
     InvalidOptionTypeError,
     NoSpaceError,
-    NVCatalogError,
     RefusedError,
+    TooManyFilesError,
     TransientError,
 )
+from nvcatalog.proving import FileProver, NotWholeError, Proof, Prover
 
 SUBFOLDER = "neurovault"
 _CHUNK = 1 << 18
-_UNPACKED = 1 << 18  # larger pieces cost more than they save: fresh pages of memory for each
-_HEADER = 540  # the bytes of a NIfTI-2 header, the larger of the two
-# Some maps hold more than their header declares, and nibabel reads them all the same. A bomb holds far more.
-_MOST_BEHIND_VOXELS = 1 << 26
 _PART = re.compile(r"\..+\.[0-9]+-[0-9a-f]{8}\.part")
 _LEFTOVER_S = 24 * 3600.0
 _CACHEDIR_TAG = (
@@ -48,25 +37,8 @@ _CACHEDIR_TAG = (
 )
 
 
-class NotWholeError(NVCatalogError):
-    """Raised when bytes are not the whole file that they should be; the message says what they are."""
-
-
-class NotAMapError(NotWholeError):
-    """Raised when bytes are not a whole gzipped NIfTI image."""
-
-
-@dataclass(frozen=True)
-class Proof:
-    """What was found while reading a file to its last byte; one that is no map has no shape, voxels or dtype."""
-
-    size: int
-    sha256: str
-    shape: tuple[int, ...] = ()
-    voxel_size_mm: tuple[float, ...] = ()
-    dtype: str | None = None
-    etag: str | None = None
-    last_modified: str | None = None
+#: What the system answers when no further file can be opened.
+TOO_MANY = (errno.EMFILE, errno.ENFILE)
 
 
 # Where things belong
@@ -82,21 +54,44 @@ def data_folder(data_dir: str | os.PathLike[str] | None = None) -> Path:
     Raises
     ------
     DataDirError
-        When a file is in the way.
+        When a file is in the way, or no folder can be of that name.
     InvalidOptionTypeError
         When what was given is no path.
     """
-    places = [Path(place).expanduser() / SUBFOLDER for place in _places(data_dir)]
+    places: list[Path] = []
+    trouble: DataDirError | None = None
+    for place in _places(data_dir):
+        try:
+            places.append(_folder_in(place))
+        except DataDirError as error:
+            trouble = trouble or error
     for folder in places:
         if folder.is_dir():
             return folder.resolve()
     for folder in places:
         if _could_be_made(folder):
             return folder.absolute()
+    if trouble is not None:
+        raise trouble
     first = places[0]
     obstacle = next((parent for parent in (first, *first.parents) if parent.exists()), first)
     found = "is a file" if obstacle.is_file() else "cannot be written"
     raise DataDirError(f"{first} cannot be made: {obstacle} {found}. Give another data_dir")
+
+
+def _folder_in(place: str) -> Path:
+    """Return the data folder in a place, whether it is there or not, unless it can never be used."""
+    try:
+        folder = Path(place).expanduser() / SUBFOLDER
+        str(folder.resolve()).encode()  # DuckDB opens no other names
+        if stat.S_ISDIR(folder.stat().st_mode) and not os.access(folder, os.R_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "this user may not look into it")
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # it may be made
+    except (RuntimeError, ValueError, OSError) as error:  # as from "~nobody", a zero byte, too long a name
+        reason = getattr(error, "strerror", None) or error
+        raise DataDirError(f"{place!r} cannot hold the data: {reason}. Give another data_dir") from error
+    return folder
 
 
 def _places(data_dir: str | os.PathLike[str] | None) -> list[str]:
@@ -132,7 +127,7 @@ def make_folder(folder: Path) -> None:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _no_space(folder, error) from error
-        raise DataDirError(f"{folder} cannot be made: {error.strerror}. Give another data_dir") from error
+        raise DataDirError(f"{folder} cannot be made: {error.strerror or error}. Give another data_dir") from error
 
 
 _README = """# Brain maps from NeuroVault
@@ -181,6 +176,14 @@ def image_paths(collection_id: int, image_id: int) -> dict[str, str]:
     }
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file is there, as far as this user may look: a folder that is closed to them holds none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def why_not_here(path: Path, size: int) -> str | None:
     """Return None when a file is there with its recorded size, else what was found instead."""
     try:
@@ -221,6 +224,9 @@ def _beside(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise _no_space(path, error) from error
+        if error.errno in TOO_MANY:
+            text = "this process has too many files open; let it open more (ulimit -n), or give fewer max_workers"
+            raise TooManyFilesError(f"{path} could not be written: {text}") from error
         raise
     finally:
         with suppress(OSError):  # a full disk must not hide behind a failing clean-up
@@ -429,169 +435,3 @@ def _judge(response: requests.Response, name: str, path: str) -> None:
         raise RefusedError(f"HTTP {status} for the file {path}", status="failed", lasting=False)
     if status == 200 and response.headers.get("Content-Type", "").lower().startswith("text/html"):
         raise TransientError(f"{name}: an HTML page came instead of the file {path}", status=status)
-
-
-# Proving
-
-
-def prove(path: Path, prover: FileProver | None = None) -> Proof:
-    """Read a file that is here to its last byte; by default it must be an image.
-
-    Raises
-    ------
-    NotWholeError
-        When it is not what it should be: ``NotAMapError`` when it is no whole gzipped NIfTI image.
-    OSError
-        When it cannot be read.
-    """
-    prover = prover or Prover()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            prover.feed(chunk)
-    return prover.finish()
-
-
-@dataclass
-class FileProver:
-    """Proves a file chunk by chunk: its size and sha256. What else it must be, each kind of it says.
-
-    Attributes
-    ----------
-    largest : int or None
-        How many bytes such a file may have.
-    size : int
-        The bytes so far.
-    trouble : str or None
-        Why this will not be such a file, whatever follows.
-    """
-
-    largest: int | None = None
-    size: int = 0
-    trouble: str | None = None
-    _sha256: Any = field(default_factory=hashlib.sha256)
-    error: ClassVar[type[NotWholeError]] = NotWholeError
-
-    def expect(self, size: int) -> None:
-        """Take note that this many bytes will come."""
-        if self.largest is not None and size > self.largest:
-            self.trouble = f"more than the {self.largest:,} bytes that are taken of such a file"
-
-    def feed(self, chunk: bytes) -> None:
-        """Take the next bytes of the file."""
-        self.size += len(chunk)
-        self._sha256.update(chunk)
-        self.expect(self.size)
-        if self.trouble is None:
-            try:
-                self._look_at(chunk)
-            except NotWholeError as error:
-                self.trouble = str(error)
-
-    def _look_at(self, chunk: bytes) -> None:
-        """Raise when the next bytes cannot be part of such a file."""
-
-    def finish(self, *, etag: str | None = None, last_modified: str | None = None) -> Proof:
-        """Return the proof.
-
-        Raises
-        ------
-        NotWholeError
-            When the bytes are no whole file of this kind.
-        """
-        if self.trouble:
-            raise self.error(self.trouble)
-        if not self.size:
-            raise self.error("an empty file")
-        return Proof(self.size, self._sha256.hexdigest(), etag=etag, last_modified=last_modified)
-
-
-@dataclass
-class Prover(FileProver):
-    """Proves a gzipped NIfTI image: gzip to the last byte, header, voxels.
-
-    Nothing is kept but the header. A file that unpacks to far more than its header declares is not unpacked
-    further, so a bomb costs little more than the map it pretends to be.
-    """
-
-    _gzip: Any = field(default_factory=lambda: zlib.decompressobj(wbits=31))
-    _head: bytearray = field(default_factory=bytearray)
-    _unpacked: int = 0
-    _facts: _Facts | None = None
-    error: ClassVar[type[NotWholeError]] = NotAMapError
-
-    def _look_at(self, chunk: bytes) -> None:
-        try:
-            self._unpack(chunk)
-        except zlib.error as error:
-            raise NotAMapError(f"not a whole gzip file ({error})") from error
-
-    def _unpack(self, chunk: bytes) -> None:
-        while chunk:
-            if self._gzip.eof:
-                chunk = chunk.lstrip(b"\0")  # padding after the end is harmless, and Python's gzip skips it too
-                if not chunk:
-                    return
-                self._gzip = zlib.decompressobj(wbits=31)
-            self._take(self._gzip.decompress(chunk, _UNPACKED))
-            chunk = self._gzip.unused_data if self._gzip.eof else self._gzip.unconsumed_tail
-
-    def _take(self, unpacked: bytes) -> None:
-        self._unpacked += len(unpacked)
-        if self._facts is None:
-            self._head += unpacked[: _HEADER - len(self._head)]
-            if len(self._head) < _HEADER:
-                return
-            self._facts = _read_header(bytes(self._head))
-        if self._unpacked > self._facts.end + _MOST_BEHIND_VOXELS:
-            raise NotAMapError(f"unpacks to far more than the {self._facts.end:,} bytes that its header declares")
-
-    def finish(self, *, etag: str | None = None, last_modified: str | None = None) -> Proof:
-        """Return the proof; raises ``NotAMapError``."""
-        proof = super().finish(etag=etag, last_modified=last_modified)
-        if not self._gzip.eof:
-            raise NotAMapError("cut off: the gzip stream does not end")
-        facts = self._facts or _read_header(bytes(self._head))
-        if self._unpacked < facts.end:
-            raise NotAMapError(f"cut off: {self._unpacked:,} bytes of {facts.end:,} that its header declares")
-        return replace(proof, shape=facts.shape, voxel_size_mm=facts.voxel_size_mm, dtype=facts.dtype)
-
-
-@dataclass(frozen=True)
-class _Facts:
-    """What a NIfTI header says; ``end`` is where the voxels end."""
-
-    shape: tuple[int, ...]
-    voxel_size_mm: tuple[float, ...]
-    dtype: str
-    end: int
-
-
-# nibabel's own logger writes every oddity of a header to stderr.
-_NOWHERE = logging.Logger("nvcatalog.headers", level=logging.CRITICAL + 1)
-_MAGIC = ((Nifti2Header, slice(4, 8), b"n+2\0"), (Nifti1Header, slice(344, 348), b"n+1\0"))
-
-
-def _read_header(head: bytes) -> _Facts:
-    """Read the header of a single-file NIfTI-1 or NIfTI-2 image; what nibabel would refuse is refused.
-
-    Extensions are not looked at: they may be longer than what is kept of the file.
-    """
-    for kind, place, magic in _MAGIC:
-        if len(head) >= kind.sizeof_hdr and head[place] == magic:
-            try:
-                return _facts(kind, head)
-            except (HeaderDataError, WrapStructError, ValueError, OverflowError) as error:
-                raise NotAMapError(f"a NIfTI header that cannot be read ({error})") from error
-    raise NotAMapError(f"no NIfTI header (it starts with {head[:16]!r})")
-
-
-def _facts(kind: type[Nifti1Header], head: bytes) -> _Facts:
-    header: Any = kind(head[: kind.sizeof_hdr], check=False)  # nibabel's classes are untyped
-    header.check_fix(logger=_NOWHERE, error_level=40)
-    shape = tuple(int(n) for n in header.get_data_shape())
-    if not shape or min(shape) < 1:
-        raise NotAMapError(f"a NIfTI header that declares the shape {shape}")
-    dtype = header.get_data_dtype()
-    zooms = header.get_zooms()[:3]
-    end = int(header.get_data_offset()) + math.prod(shape) * dtype.itemsize
-    return _Facts(shape, tuple(float(zoom) for zoom in zooms), str(dtype), end)

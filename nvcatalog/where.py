@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from numbers import Real
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, cast
 
 import duckdb
 
 from nvcatalog import _expressions, queries
 from nvcatalog._expressions import Expressions
 from nvcatalog._store import Store
-from nvcatalog.errors import InvalidIdError, InvalidIdTypeError, InvalidOptionError, QueryError
-from nvcatalog.ids import parse_ids
+from nvcatalog.errors import InvalidIdError, InvalidIdTypeError, InvalidOptionError, QueryError, shown
+from nvcatalog.ids import LARGEST, parse_ids
 
 
 @dataclass(frozen=True)
@@ -155,14 +155,30 @@ def parse_max_images(value: object) -> int | None:
     >>> parse_max_images(100), parse_max_images(-1), parse_max_images(float("inf"))
     (100, None, None)
     """
-    if value is None:
+    if value is None or (isinstance(value, int) and not 0 <= value <= LARGEST):  # more than there can be
         return None
-    number = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
+    number = real_number(value)
     if number < 0 or number == math.inf:
         return None
     if not number.is_integer():
-        raise InvalidOptionError(f"max_images is {value!r}; give a whole number, or None for all")
+        raise InvalidOptionError(f"max_images is {shown(value)}; give a whole number, or None for all")
     return int(number)
+
+
+def real_number(value: object) -> float:
+    """Return a number of whatever type as a float, not-a-number for what is none.
+
+    Examples
+    --------
+    >>> real_number(3), real_number(10**400), real_number("3")
+    (3.0, inf, nan)
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if cast("int", value) > 0 else -math.inf
 
 
 def explain(selection: Selection) -> list[str]:

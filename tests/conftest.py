@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
+from hypothesis import settings
 
 from nvcatalog.demo import DemoServer, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("nvcatalog", deadline=None)
+settings.load_profile("nvcatalog")
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost", "0.0.0.0", "", None}
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")

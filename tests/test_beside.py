@@ -129,3 +129,29 @@ def test_those_of_a_private_collection_come_with_its_token_and_are_in_no_snapsho
     assert pd.read_parquet(snapshot / "nidm_packs").empty
     assert set(pd.read_parquet(snapshot / "raw_records")["id"]) == {1197, ATLAS}
     assert set(pd.read_parquet(snapshot / "outcomes")["id"]) == {ATLAS}
+
+
+def test_packs_that_could_not_be_had_are_reported_and_asked_for_again(
+    fetch: Fetch, server: DemoServer, data_dir: Path
+) -> None:
+    server.fail("/api/collections/3/nidm_results/*", faults.status(503))
+    with pytest.warns(IncompleteWarning, match="collection 3 failed .its NIDM packs"):
+        fetch(collection_ids=[3], extras=True)
+    server.heal()
+    assert {kind for _, kind in extras_of(fetch(collection_ids=[3], extras=True))} >= {"nidm_zip", "nidm_ttl"}
+    assert len(rows(data_dir, "SELECT * FROM nidm_packs")) == 2
+
+
+def test_what_cannot_be_renewed_is_kept(fetch: Fetch, server: DemoServer, data_dir: Path) -> None:
+    fetch(collection_ids=[1197], extras=True)
+    server.fail("*.xml", faults.status(404))
+    with pytest.warns(IncompleteWarning, match="extra 14227 kept_old"):
+        fetch(collection_ids=[1197], extras=True, mode="overwrite")
+    assert Catalog(data_dir).labels(ATLAS) == list(enumerate(REGIONS))
+
+
+def test_a_dry_run_counts_them(fetch: Fetch, server: DemoServer) -> None:
+    plan = fetch(collection_ids=[3, 1197], extras=True, dry_run=True)
+    assert plan.extras_to_fetch == 5
+    assert "5 files beside them to fetch" in repr(plan)
+    assert not server.hits("*.gii")

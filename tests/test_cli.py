@@ -107,6 +107,69 @@ def test_wrong_use_ends_with_status_2_and_says_what_is_wrong(
     assert b"Traceback" not in done.stderr
 
 
+def test_where_fetches_what_a_condition_selects(nvcatalog: Run, server: DemoServer, data_dir: Path) -> None:
+    listed = nvcatalog("sync", "--quiet", "--data-dir", data_dir)
+    assert listed.stdout.decode().splitlines() == [
+        "what,new,changed,gone",
+        "collections,10,0,0",
+        f"images,{len(server.world.image_ids())},0,0",
+    ]
+    condition = (
+        "stat IN ('t', 'z') AND n_subjects >= $n",
+        "--param",
+        "n=20",
+        "--order-by",
+        "image_id",
+        "-d",
+        data_dir,
+    )
+    planned = nvcatalog("where", *condition, "-n", "2", "--dry-run")
+    assert planned.returncode == 0
+    fates = [line.split(",")[1] for line in planned.stdout.decode().splitlines()]
+    assert fates == ["fate", "to fetch", "to fetch"]
+    assert b"12 of them are left out; max_images=None (or -1) takes all" in planned.stderr
+    assert not list(data_dir.rglob("*.nii.gz"))
+    done = nvcatalog("where", *condition, "-n", "-1", "-q", "--words")
+    assert done.returncode == 0
+    assert [line.split(",")[2] for line in done.stdout.decode().splitlines()[1:]] == ["downloaded"] * 28
+
+
+def test_where_says_what_is_wrong_as_it_is_typed_here(nvcatalog: Run, filled: Path) -> None:
+    for condition, message in (
+        (["n_subjects > $n"], b"give --param n="),
+        (["n_subject > 3"], b"did you mean n_subjects"),
+        ([], b"either a condition (where) or a query"),
+        (["true", "--max-age", "-1"], b"max_age is -1"),
+    ):
+        done = nvcatalog("where", *condition, "-d", filled)
+        assert (done.returncode, message in done.stderr) == (2, True), done.stderr
+
+
+def test_a_dry_run_of_fetch_shows_the_plan(nvcatalog: Run, server: DemoServer, data_dir: Path) -> None:
+    done = nvcatalog("fetch", "-c", "1058", "--dry-run", "-d", data_dir)
+    assert done.returncode == 0
+    assert done.stdout.decode().splitlines()[1] == "14250,to fetch,"
+    assert b"3 to fetch, 0 unavailable" in done.stderr
+    assert not server.hits("/media/*")
+
+
+def test_extras_and_resampled_maps_come_on_request(nvcatalog: Run, server: DemoServer, data_dir: Path) -> None:
+    server.world.add_surfaces(3)
+    done = nvcatalog("fetch", "-i", "3", "--extras", "--resample", "-d", data_dir)
+    assert done.returncode == 0
+    assert [line.split(",")[0] for line in done.stdout.decode().splitlines()[1:]] == ["image", "extra", "extra"]
+    assert b"image_3_resampled.nii.gz" in done.stdout
+
+
+def test_outdated_names_what_changed_since_it_came(nvcatalog: Run, filled: Path, server: DemoServer) -> None:
+    server.world.edit_image(14250, name="edited")
+    assert nvcatalog("sync", "--collections", "1058", "-q", "-d", filled).returncode == 0
+    done = nvcatalog("outdated", "-d", filled, "--format", "json")
+    assert done.returncode == 0
+    (row,) = json.loads(done.stdout)
+    assert (row["image_id"], row["changed"]) == (14250, ["modify_date", "name"])
+
+
 def test_sql_answers_in_every_format(nvcatalog: Run, filled: Path) -> None:
     query = "SELECT image_id, name FROM images WHERE image_id = $id"
     ask = ("sql", query, "--param", "id=10426", "--data-dir", filled)
@@ -291,6 +354,38 @@ def test_the_demo_runs_the_whole_way_in_a_folder_of_its_own(
     assert not home.exists()
 
 
+def test_sync_brings_in_the_metadata_and_says_how_much(nvcatalog: Run, server: DemoServer, data_dir: Path) -> None:
+    done = nvcatalog("sync", "--data-dir", data_dir)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode().splitlines() == ["what,new,changed,gone", "collections,10,0,0", "images,72,0,0"]
+    assert "collections: 10 new, 0 changed, 0 gone; images: 72 new" in done.stderr.decode()
+    done = nvcatalog("sync", "--data-dir", data_dir, "--quiet", "--collections", "555,658")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert len(server.hits("/api/collections/555/images/")) == 2
+
+
+def test_sync_can_leave_out_owners_and_start_from_a_seed(
+    nvcatalog: Run, server: DemoServer, data_dir: Path, tmp_path: Path
+) -> None:
+    owner = server.world.collections([555])[0]["owner"]
+    nvcatalog("sync", "--data-dir", data_dir, "--quiet", "--exclude-owner", owner)
+    assert server.hits("/api/collections/555/images/") == []
+    nvcatalog("snapshot", "--data-dir", data_dir)
+    done = nvcatalog("sync", "--data-dir", tmp_path / "other", "--quiet", "--seed", data_dir)
+    assert done.returncode == 0, done.stderr
+    assert len(server.hits("/api/collections/658/images/")) == 1
+
+
+def test_sync_ends_with_1_and_names_what_could_not_be_had(
+    nvcatalog: Run, server: DemoServer, data_dir: Path
+) -> None:
+    server.world.poison_image(9034)
+    done = nvcatalog("sync", "--data-dir", data_dir, "--quiet")
+    assert done.returncode == 1
+    assert "record 1 of collection 555" in done.stderr.decode()
+    assert nvcatalog("sync", "--data-dir", data_dir, "--exclude-owner", "-3").returncode == 2
+
+
 def test_the_demo_runs_again_in_the_same_folder(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "nvcatalog", "demo", "--data-dir", str(tmp_path)]
     for _ in range(2):
@@ -313,3 +408,27 @@ def test_demo_serve_prints_what_a_shell_can_evaluate_and_ends_with_ctrl_c(tmp_pa
         assert all(line.startswith("# ") for line in (lines[0], lines[4]))
         os.kill(process.pid, signal.SIGINT)
         assert process.wait(timeout=20) == 0
+
+
+def test_freeze_writes_a_lock_file_and_cite_the_citations(nvcatalog: Run, filled: Path, tmp_path: Path) -> None:
+    path = tmp_path / "maps.lock.json"
+    done = nvcatalog("freeze", path, "--where", "image_id = $id", "-p", "id=10426", "-d", filled, "-q")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode().strip() == str(path)
+    frozen = json.loads(path.read_text(encoding="utf-8"))
+    assert [each["image_id"] for each in frozen["images"]] == [10426]
+    assert b"froze 1 images" in nvcatalog("freeze", path, "--images", "10426", "-d", filled).stderr
+    missing = nvcatalog("freeze", path, "--images", "10426,9034", "-d", filled)
+    assert missing.returncode == 1
+    assert b"1 of 2 images cannot be frozen" in missing.stderr
+    forgotten = nvcatalog("freeze", path, "--where", "image_id = $id", "-d", filled)
+    assert forgotten.returncode == 2
+    assert b"--param id=" in forgotten.stderr
+
+    cited = nvcatalog("cite", "--where", "image_id = $id", "-p", "id=10426", "-d", filled)
+    assert cited.returncode == 0, cited.stderr
+    assert b"@misc{neurovault_658,\n" in cited.stdout
+    assert cited.stdout.count(b"@") == 3, "with the terms that were fetched, Neurosynth too"
+    plain = nvcatalog("cite", "--images", "10426", "--format", "text", "-d", filled)
+    assert plain.stdout.startswith(b"Maps of 1 NeuroVault collection.\n\n")
+    assert nvcatalog("cite", "-d", tmp_path / "none").returncode == 1

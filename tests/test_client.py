@@ -206,7 +206,7 @@ def test_many_broken_records_do_not_end_the_server(world: World, vault: NeuroVau
 def test_pages_begin_with_100_and_grow_to_1000(server: DemoServer, world: World, vault: NeuroVault) -> None:
     ids = add_images(world, 2600)
     listing = read_list(vault)
-    assert sorted(listing.records) == ids
+    assert sorted(listing.ids) == ids
     assert listing.complete
     assert pages(server) == [(0, 100), (100, 200), (300, 400), (700, 800), (1500, 1000), (2500, 1000)]
 
@@ -239,7 +239,7 @@ def test_behind_a_full_last_page_a_list_is_looked_for_more_since_the_count_may_b
 def test_an_empty_collection_is_complete(world: World, vault: NeuroVault) -> None:
     world.add_collection(id=901)
     listing = read_list(vault, 901)
-    assert (listing.records, listing.complete) == ({}, True)
+    assert (listing.ids, listing.complete) == (set(), True)
 
 
 def test_pages_say_what_is_new_as_they_come(world: World, vault: NeuroVault) -> None:
@@ -275,7 +275,7 @@ def test_pages_that_do_not_come_are_halved(server: DemoServer, world: World, tro
         server.fail(f"/api/collections/{BIG}/images/", trouble, query={"limit": limit}, times=1)
     with closing(Service("NeuroVault", server.neurovault_url, connections=2, timeout_s=0.4)) as service:
         listing = read_list(NeuroVault(service))
-    assert sorted(listing.records) == ids
+    assert sorted(listing.ids) == ids
     assert listing.complete
     assert pages(server)[:4] == [(0, 100), (0, 50), (0, 25), (25, 50)]
 
@@ -356,7 +356,7 @@ def test_a_record_without_an_id_is_broken_and_the_others_arrive(
     server.fail("/api/collections/555/images/", edited(spoil))
     listing = read_list(vault, 555)
     assert listing.broken == [5]
-    assert sorted(listing.records) == sorted({*world.image_ids(555)} - {world.image_ids(555)[4]})
+    assert sorted(listing.ids) == sorted({*world.image_ids(555)} - {world.image_ids(555)[4]})
     assert listing.complete
 
 
@@ -386,7 +386,7 @@ def test_a_count_that_is_too_small_hides_no_image(
     ids = add_images(world, 120)
     server.fail(f"/api/collections/{BIG}/images/", edited(lambda page: page | change))
     listing = read_list(vault)
-    assert sorted(listing.records) == ids
+    assert sorted(listing.ids) == ids
     assert not listing.complete
     assert pages(server)[:2] == [(0, 100), (100, 200)]
 
@@ -399,7 +399,7 @@ def test_a_page_that_names_a_next_one_is_not_the_last(server: DemoServer, world:
         return page | {"count": 50, "results": page["results"][:50], "next": page["results"][50:] and "more"}
 
     server.fail(f"/api/collections/{BIG}/images/", edited(at_most_50))
-    assert sorted(read_list(vault).records) == ids
+    assert sorted(read_list(vault).ids) == ids
 
 
 @pytest.mark.parametrize(
@@ -426,7 +426,7 @@ def test_a_server_that_repeats_itself_does_not_page_for_ever(
 
     server.fail(f"/api/collections/{BIG}/images/", edited(first_page_again))
     listing = read_list(vault)
-    assert len(listing.records) == 100
+    assert len(listing.ids) == 100
     assert not listing.complete
     assert len(pages(server)) == 6  # in each of three passes one, and one that brings nothing new
 
@@ -440,7 +440,7 @@ def test_a_huge_count_does_not_make_a_repeated_page_endless(
     server.fail(f"/api/collections/{BIG}/images/", edited(lambda page: {"count": 2**31 - 1, "results": repeated}))
     listing = read_list(vault)
     assert not listing.complete
-    assert len(listing.records) == 100 - broken
+    assert len(listing.ids) == 100 - broken
     assert len(pages(server)) == 6
 
 
@@ -452,7 +452,7 @@ def test_an_image_deleted_while_paging_leaves_none_out(
         f"/api/collections/{BIG}/images/", meanwhile(lambda: world.delete_image(ids[10])), times=1
     )  # the record at the edge of the pages moves to a place that has been read
     listing = read_list(vault)
-    assert sorted(listing.records) == [id_ for id_ in ids if id_ != ids[10]]
+    assert sorted(listing.ids) == [id_ for id_ in ids if id_ != ids[10]]
     assert listing.complete
 
 
@@ -460,7 +460,7 @@ def test_an_image_added_while_paging_is_there(server: DemoServer, world: World, 
     ids = add_images(world, 250)
     server.fail(f"/api/collections/{BIG}/images/", meanwhile(lambda: world.add_image(BIG, id=60_000)), times=1)
     listing = read_list(vault)
-    assert sorted(listing.records) == [*ids, 60_000]
+    assert sorted(listing.ids) == [*ids, 60_000]
     assert listing.complete
 
 
@@ -504,7 +504,7 @@ def test_only_broken_records_are_left_out(
         world.poison_image(ids[place])
     listing = read_list(vault)
     assert listing.broken == [place + 1 for place in sorted(places)]
-    assert sorted(listing.records) == [id_ for place, id_ in enumerate(ids) if place not in places]
+    assert sorted(listing.ids) == [id_ for place, id_ in enumerate(ids) if place not in places]
     assert listing.complete
     # Down to the record and up again by halves and doubles, each once more, and what a whole list costs.
     assert server.requests <= len(places) * (2 * math.log2(LARGEST_PAGE) + 4) + 8
@@ -518,7 +518,7 @@ def test_a_list_of_broken_records_only_costs_two_requests_for_each(
         world.poison_image(id_)
     listing = read_list(vault)
     assert listing.broken == list(range(1, 121))
-    assert listing.records == {}
+    assert listing.ids == set()
     assert listing.complete
     assert server.requests <= 2 * 120 + 20
     assert service.health.given_up is None
@@ -532,7 +532,7 @@ def test_every_other_record_broken_still_leaves_the_others(
         world.poison_image(id_)
     listing = read_list(vault)
     assert listing.broken == list(range(1, 61, 2))
-    assert sorted(listing.records) == ids[1::2]
+    assert sorted(listing.ids) == ids[1::2]
     assert listing.complete
 
 
@@ -540,7 +540,7 @@ def test_a_500_that_passes_breaks_no_record(server: DemoServer, world: World, va
     ids = add_images(world, 150)
     server.fail(f"/api/collections/{BIG}/images/", faults.status(500), times=7)  # down to one record, once
     listing = read_list(vault)
-    assert (listing.broken, sorted(listing.records), listing.complete) == ([], ids, True)
+    assert (listing.broken, sorted(listing.ids), listing.complete) == ([], ids, True)
 
 
 @pytest.mark.parametrize("pattern", ["/*", f"/api/collections/{BIG}/images/"])
@@ -583,7 +583,7 @@ def test_packs_come_as_the_server_gives_them_with_the_ids_of_their_images(
     packs = [world.add_nidm_pack(555, f"{name}.nidm", n_maps=n) for name, n in (("a", 2), ("b", 0), ("c", 1))]
     [(records_, listing)] = vault.packs_of(555)
     assert listing.complete
-    assert [record["id"] for record in records_] == list(listing.records) == packs
+    assert [record["id"] for record in records_] == sorted(listing.ids) == packs
     assert records_[0]["zip_file"] == f"{server.neurovault_url}/collections/555/a.nidm.zip"
     assert pack_rows(records_[0], 555) == [
         {"pack_id": packs[0], "collection_id": 555, "image_id": packs[0] + number} for number in (1, 2)
@@ -594,7 +594,7 @@ def test_packs_come_as_the_server_gives_them_with_the_ids_of_their_images(
 
 def test_a_collection_without_packs_has_a_complete_list_of_none(vault: NeuroVault) -> None:
     [(page, listing)] = vault.packs_of(555)
-    assert (page, listing.records, listing.complete) == ([], {}, True)
+    assert (page, listing.ids, listing.complete) == ([], set(), True)
 
 
 def test_packs_are_paged_as_images_are(server: DemoServer, world: World, vault: NeuroVault) -> None:
@@ -602,7 +602,7 @@ def test_packs_are_paged_as_images_are(server: DemoServer, world: World, vault: 
     packs = [world.add_nidm_pack(BIG, f"{number}.nidm", n_maps=0) for number in range(130)]
     server.fail(f"/api/collections/{BIG}/nidm_results/", faults.status(503), times=1)
     *_, (_, listing) = vault.packs_of(BIG)
-    assert list(listing.records) == packs
+    assert sorted(listing.ids) == packs
     hits = server.hits(f"/api/collections/{BIG}/nidm_results/")
     assert [(hit.query["offset"], hit.query["limit"]) for hit in hits] == [
         ("0", "100"),
@@ -617,7 +617,7 @@ def test_a_pack_with_an_image_that_cannot_be_rendered_is_broken_and_the_others_c
     packs = [world.add_nidm_pack(555, f"{name}.nidm", n_maps=1) for name in "abc"]
     world.poison_image(packs[1] + 1)
     *_, (_, listing) = vault.packs_of(555)
-    assert (list(listing.records), listing.broken, listing.complete) == ([packs[0], packs[2]], [2], True)
+    assert (sorted(listing.ids), listing.broken, listing.complete) == ([packs[0], packs[2]], [2], True)
 
 
 def test_packs_of_a_collection_that_is_not_there_or_private_are_refused(world: World, vault: NeuroVault) -> None:

@@ -239,3 +239,51 @@ def test_synthetic_maps_are_valid_distinct_and_of_about_the_wanted_size(file_byt
     for data in contents:
         assert 0.8 < len(data) / file_bytes < 1.2
         assert np.asarray(read_nifti(data).dataobj).std() > 0
+
+
+# Many at once
+
+
+def test_a_crowd_holds_as_many_as_were_asked_for_spread_as_on_the_real_site() -> None:
+    world = World.empty()
+    made = world.add_many(200, 6000)
+    sizes = [len(world.image_ids(id_)) for id_ in made]
+    assert made == world.collection_ids()
+    assert world.image_ids() == list(range(1, 6001))
+    assert [record["number_of_images"] for record in world.collections(made)] == sizes
+    assert sizes.count(0) > 0
+    assert max(sizes) > 5 * sorted(sizes)[100] > 0
+
+
+def test_each_of_a_crowd_has_a_whole_record_of_its_own_and_a_file(world: World, get: Get) -> None:
+    [first, *_] = world.add_many(20, 500)
+    page = get(f"/api/collections/{first}/images/").json()["results"]
+    assert {len(record) for record in page} == {55}
+    assert len({record["name"] + record["modify_date"] for record in page}) == len(page) > 1
+    assert page == get(f"/api/collections/{first}/images/").json()["results"]
+    assert len(get(f"/api/collections/{first}/").json()) == 107
+    content = get(urlsplit(page[0]["file"]).path).content
+    assert len(content) == page[0]["file_size"]
+    assert read_nifti(content).shape
+
+
+def test_one_of_a_crowd_can_be_changed_and_removed_like_any_other(world: World, get: Get) -> None:
+    [first, *_] = world.add_many(20, 500)
+    one, other, gone = world.image_ids(first)[:3]
+    before = modified(world.collection(first))
+    world.edit_image(one, name="another name")
+    old = world.file_path(other)
+    world.replace_file(other, b"new bytes")
+    world.delete_image(gone)
+    assert get(f"/api/images/{one}/").json()["name"] == "another name"
+    assert get(old).status_code == 404
+    assert get(world.file_path(other)).content == b"new bytes"
+    assert get(f"/api/images/{gone}/").status_code == 404
+    assert gone not in world.image_ids(first)
+    assert modified(world.collection(first)) > before
+
+
+def test_an_image_that_moves_is_in_its_new_collections_list(world: World, get: Get) -> None:
+    world.edit_image(9034, collection_id=658)
+    assert ids(get("/api/collections/658/images/")) == [9034, 10426]
+    assert 9034 not in ids(get("/api/collections/555/images/"))

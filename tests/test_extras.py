@@ -16,14 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from raw_server import always, raw_server
 
-from nvcatalog import extras, sidecars, storage
+from nvcatalog import extras, proving, sidecars, storage
 from nvcatalog._http import Service
 from nvcatalog.demo import DemoServer, World, faults
 from nvcatalog.demo.extras import pack_archive
 from nvcatalog.errors import HostGivenUpError, RefusedError, TransientError
 from nvcatalog.extras import LARGEST, Extra, Kind
 from nvcatalog.labels import read_labels
-from nvcatalog.storage import NotWholeError
+from nvcatalog.proving import NotWholeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -148,7 +148,7 @@ def test_each_arrives_as_it_was_served_and_alone(
         assert (proof.size, proof.sha256) == (len(data), hashlib.sha256(data).hexdigest())
         assert (proof.shape, proof.voxel_size_mm, proof.dtype) == ((), (), None)
         assert proof.etag
-        assert extras.prove(path, extra.kind) == storage.Proof(proof.size, proof.sha256)
+        assert extras.prove(path, extra.kind) == proving.Proof(proof.size, proof.sha256)
     assert len(every) == 5
 
 
@@ -390,7 +390,7 @@ def test_what_is_whole_is_taken_however_it_arrives(kind: Kind, data: bytes, chun
     prover = extras._prover(kind)
     for start in range(0, len(data), chunk):
         prover.feed(data[start : start + chunk])
-    assert prover.finish() == storage.Proof(len(data), hashlib.sha256(data).hexdigest())
+    assert prover.finish() == proving.Proof(len(data), hashlib.sha256(data).hexdigest())
 
 
 def test_an_archive_is_proven_by_its_end_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import duckdb
 import fetching
 import numpy as np
 import pytest
@@ -32,10 +33,11 @@ from nvcatalog.errors import (
     InvalidModeError,
     InvalidOptionError,
     WrongServerError,
+    shown,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from fetching import Fetch
 
@@ -43,6 +45,8 @@ pytestmark = pytest.mark.usefixtures("no_waiting")
 
 
 # Bad input
+
+HUGE = 10**5000  # more digits than Python writes out
 
 
 @pytest.mark.parametrize("mode", ["new", "", None, 3])
@@ -76,7 +80,11 @@ def test_what_is_no_id_by_its_type_is_a_type_error_and_writes_nothing(
     assert not data_dir.exists()
 
 
-@pytest.mark.parametrize("given", [0, -3, "pain", [3, "abcdefgh"], "ABCDEFG", [2**40], "https://neurovault.org/"])
+@pytest.mark.parametrize(
+    "given",
+    [0, -3, "pain", [3, "abcdefgh"], "ABCDEFG", [2**40], [HUGE], [-HUGE], "9" * 5000, "https://neurovault.org/"],
+    ids=shown,
+)
 @pytest.mark.parametrize("which", ["collection_ids", "image_ids"])
 def test_what_is_no_id_by_its_value_is_a_value_error_and_writes_nothing(
     fetch: Fetch, server: DemoServer, data_dir: Path, which: str, given: Any
@@ -105,10 +113,12 @@ def test_a_bare_collection_id_or_link_is_taken_as_one(fetch: Fetch) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        *({"timeout": value} for value in (0, -1, "10", True, float("nan"), float("inf"))),
-        *({"max_workers": value} for value in (0, -2, 1.5, True, "3")),
+        *({"timeout": value} for value in (0, -1, "10", True, float("nan"), float("inf"), 1e10, HUGE)),
+        *({"max_workers": value} for value in (0, -2, 1.5, True, "3", 33, 10**9, HUGE)),
+        *({"max_age": value} for value in (-1, "1", True, float("nan"), 1e10, HUGE)),
+        {"verbose": "3"},
     ],
-    ids=str,
+    ids=lambda options: f"{next(iter(options))}, {shown(next(iter(options.values())))}",
 )
 def test_an_option_that_cannot_be_is_a_value_error_and_writes_nothing(
     fetch: Fetch, server: DemoServer, data_dir: Path, options: dict[str, Any]
@@ -259,6 +269,25 @@ def test_a_collections_folder_that_cannot_be_written_costs_only_its_own_images(
     assert ids(fetch(**asked)) == [*FOUR, 14227, 16256, 14250, 14251, 14252]
 
 
+@needs_another_user
+@pytest.mark.parametrize("others", [0, 20], ids=["looked for one by one", "more than are looked for one by one"])
+def test_a_collections_folder_that_is_closed_to_the_user_costs_only_its_own_images(
+    fetch: Fetch, shared_dir: Path, others: int
+) -> None:
+    home = shared_dir / "neurovault"
+    home.chmod(0o777)
+    for name in ("catalog.duckdb", "catalog.lock"):
+        (home / name).chmod(0o666)
+    (home / "collection_1197").mkdir(mode=0o000)
+    asked = [3, 9034, 16256, *range(700_000, 700_000 + others)]
+    for mode, lost in (("download_new", "failed"), ("offline", "missing_offline")):
+        with nobody(), pytest.warns(IncompleteWarning):
+            maps = fetch(collection_ids=[1058], image_ids=asked, mode=mode, data_dir=shared_dir)
+        assert ids(maps) == [14250, 14251, 14252, 3, 9034]
+        assert outcomes_of(maps)[16256] == lost
+    (home / "collection_1197").chmod(0o755)
+
+
 def test_something_else_in_the_place_of_a_file_or_folder_costs_only_its_own_images(
     fetch: Fetch, data_dir: Path
 ) -> None:
@@ -301,6 +330,40 @@ def test_a_data_dir_may_be_called_anything(fetch: Fetch, server: DemoServer, tmp
     before = server.requests
     assert ids(fetch(image_ids=[3], data_dir=str(data_dir))) == [3]
     assert server.requests == before
+
+
+@pytest.mark.parametrize(
+    ("data_dir", "reason"),
+    [
+        ("~nosuchuser_zz/x", "home directory"),
+        ("/tmp/a\0b", "null"),
+        ("/tmp/" + "a" * 300, "File name too long"),
+        (os.fsdecode(b"/tmp/nvcatalog-\xff-dir"), "surrogates not allowed"),
+    ],
+    ids=["nobody's home", "a zero byte", "too long", "no UTF-8"],
+)
+@pytest.mark.parametrize("mode", ["download_new", "offline"])
+def test_a_data_dir_that_can_never_be_made_is_named(
+    fetch: Fetch, server: DemoServer, data_dir: str, reason: str, mode: str
+) -> None:
+    with pytest.raises(DataDirError, match=f"{re.escape(repr(data_dir))} cannot hold the data: .*{reason}"):
+        fetch(image_ids=[3], data_dir=data_dir, mode=mode)
+    assert server.requests == 0
+
+
+def test_a_place_of_the_environment_that_can_never_be_made_is_passed_over(
+    fetch: Fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NILEARN_SHARED_DATA", f"~nosuchuser_zz/x{os.pathsep}{tmp_path / 'shared'}")
+    assert fetch(image_ids=[3], data_dir=None).images == [str(file_of(tmp_path / "shared", 3, 3))]
+
+
+@needs_another_user
+@pytest.mark.parametrize("closed", ["", "neurovault"], ids=["below it", "itself"])
+def test_a_data_dir_that_this_user_may_not_enter_is_named(fetch: Fetch, shared_dir: Path, closed: str) -> None:
+    (shared_dir / closed).chmod(0o000)
+    with nobody(), pytest.raises(DataDirError, match=f"{shared_dir}.*(Permission denied|may not look into it)"):
+        fetch(image_ids=[3], data_dir=shared_dir)
 
 
 def test_a_moved_folder_gives_paths_in_its_new_place(
@@ -357,6 +420,71 @@ def test_a_corrupt_catalog_says_how_to_rebuild_and_nothing_is_lost(
     assert maps.word_frequencies.any(axis=1).all()
     # The list is read again, since only the server can tell whether it was whole; no file and no term is.
     assert {hit.path for hit in server.log[asked:]} == {"/api/collections/3/", "/api/collections/3/images/"}
+
+
+def in_its_place_a_folder(catalog: Path) -> None:
+    catalog.unlink()
+    catalog.mkdir()
+
+
+def in_its_place_links_in_a_circle(catalog: Path) -> None:
+    catalog.unlink()
+    catalog.symlink_to(catalog.name)
+
+
+def without_a_table(catalog: Path) -> None:
+    change(catalog, "DROP VIEW stat_maps; DROP VIEW local_images; DROP TABLE images")
+
+
+def without_a_table_that_is_only_written(catalog: Path) -> None:
+    change(catalog, "DROP TABLE fetches")
+
+
+def with_an_image_whose_record_is_none(catalog: Path) -> None:
+    change(catalog, "UPDATE raw_records SET raw = '[1]' WHERE kind = 'image'")
+
+
+def with_a_collection_whose_record_is_none(catalog: Path) -> None:
+    change(catalog, "UPDATE raw_records SET raw = '[1]' WHERE kind = 'collection'")
+
+
+def change(catalog: Path, statements: str) -> None:
+    with duckdb.connect(str(catalog)) as connection:
+        connection.execute(statements)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        in_its_place_a_folder,
+        in_its_place_links_in_a_circle,
+        without_a_table,
+        without_a_table_that_is_only_written,
+        with_an_image_whose_record_is_none,
+        with_a_collection_whose_record_is_none,
+    ],
+)
+def test_a_catalog_that_somebody_has_spoilt_says_how_to_rebuild(
+    fetch: Fetch, data_dir: Path, damage: Callable[[Path], None]
+) -> None:
+    fetch(collection_ids=[3])
+    catalog = data_dir / "neurovault" / "catalog.duckdb"
+    damage(catalog)
+
+    with pytest.raises(CatalogCorruptError, match=f"{catalog} cannot be read.*nvcatalog adopt --data-dir"):
+        fetch(collection_ids=[3], image_ids=[10426])
+
+    catalog.rename(f"{catalog}.broken")
+    assert len(Catalog(data_dir).adopt(verbose=0)) >= len(FOUR)
+    assert ids(fetch(collection_ids=[3])) == FOUR
+
+
+@pytest.mark.parametrize("damage", [in_its_place_a_folder, in_its_place_links_in_a_circle])
+def test_what_is_no_file_is_no_empty_catalog(fetch: Fetch, data_dir: Path, damage: Callable[[Path], None]) -> None:
+    fetch(collection_ids=[3])
+    damage(data_dir / "neurovault" / "catalog.duckdb")
+    with pytest.raises(CatalogCorruptError, match="nvcatalog adopt --data-dir"):
+        Catalog(data_dir).sql("SELECT count(*) FROM images")
 
 
 def test_a_lost_catalog_costs_no_download(fetch: Fetch, server: DemoServer, data_dir: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -410,6 +411,18 @@ def test_the_images_of_a_collection_whose_own_record_is_broken_arrive(
     assert server.requests == 0
 
 
+def test_a_collection_whose_own_record_is_broken_is_listed_again_when_its_list_failed(
+    fetch: Fetch, server: DemoServer, world: World
+) -> None:
+    world.poison_collection(3)
+    trouble = server.fail("/api/collections/3/images/", faults.status(503))
+    with pytest.warns(IncompleteWarning, match=r"collection 3 failed \(its list: .*HTTP 503"):
+        assert ids(fetch(collection_ids=[3])) == []
+    trouble.remove()
+    with pytest.warns(IncompleteWarning, match="collection 3 broken_on_server"):
+        assert ids(fetch(collection_ids=[3])) == FOUR
+
+
 def test_an_image_of_a_collection_whose_own_record_is_broken_is_fetched_once(
     fetch: Fetch, server: DemoServer, world: World
 ) -> None:
@@ -494,6 +507,41 @@ def test_an_image_that_moved_to_another_collection_is_found_there(
         assert [meta["id"] for meta in maps.collections_meta] == [1058] * 4
         assert all(Path(path).is_file() for path in maps.images)
         assert [meta["absolute_path"] for meta in maps.images_meta] == maps.images
+
+
+@pytest.mark.parametrize("parent", ["unknown", "known", "not to be had"])
+def test_an_image_whose_record_read_again_names_another_collection_goes_there(
+    fetch: Fetch, server: DemoServer, world: World, data_dir: Path, parent: str
+) -> None:
+    asked = {"image_ids": [4, 14250] if parent == "known" else [4]}
+    fetch(**asked, fetch_neurosynth_words=True)
+    file_of(data_dir, 3, 4).unlink()
+    world.edit_image(4, collection_id=1058, collection="/collections/1058/")
+    world.replace_file(4, world.image_bytes(14251))
+    if parent == "not to be had":
+        server.fail("/api/collections/1058/", faults.status(503))
+
+    for _ in range(2):
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            maps = fetch(**asked, fetch_neurosynth_words=True)
+        assert bool(warned) == (parent == "not to be had")
+        assert maps.images[0] == str(file_of(data_dir, 1058, 4))
+        assert maps.images_meta[0]["collection_id"] == maps.collections_meta[0]["id"] == 1058
+        assert ("name" in maps.collections_meta[0]) == (parent != "not to be had")
+        assert maps.images_meta[0]["ns_words_relative_path"].startswith("collection_1058/")
+    place = "SELECT collection_id, path FROM local_images WHERE image_id = 4"
+    assert Catalog(data_dir).sql(place).fetchall() == [(1058, "collection_1058/image_4.nii.gz")]
+    assert [path.parent.name for path in data_dir.rglob("*image_4*")] == ["collection_1058"] * 3
+
+
+def test_an_image_that_moved_leaves_no_file_behind_when_it_is_fetched_again(
+    fetch: Fetch, world: World, data_dir: Path
+) -> None:
+    fetch(image_ids=[4])
+    world.edit_image(4, collection_id=1058, collection="/collections/1058/")
+    assert fetch(image_ids=[4], mode="overwrite").images == [str(file_of(data_dir, 1058, 4))]
+    assert [path.parent.name for path in data_dir.rglob("image_4.nii.gz")] == ["collection_1058"]
 
 
 def test_a_link_to_another_host_is_refused_and_reported(fetch: Fetch, server: DemoServer, world: World) -> None:

@@ -205,7 +205,6 @@ ONLINE: dict[str, Asked] = {
     "terms of both": {"collection_terms": {"owner": 1}, "image_terms": {"map_type": "parcellation"}},
     "a function": {"image_filter": is_group, "image_terms": {}},
     "a function of collections": {"collection_filter": lambda c: c["number_of_images"] < 5},
-    "nothing matches": {"modality": "telepathy"},
     "words": {"fetch_neurosynth_words": True, "max_images": 4},
     "words, not vectorized": {"fetch_neurosynth_words": True, "vectorize_words": False, "max_images": 4},
 }
@@ -264,8 +263,10 @@ def test_an_owner_that_the_server_does_not_know_has_no_images(
     assert len(maps.report) == 0
 
 
-@pytest.mark.parametrize("value", [3, "3", np.int64(3)])
-@pytest.mark.parametrize("where", ["keyword", "image term", "collection term"])
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [("keyword", 3), ("keyword", "3"), ("keyword", np.int64(3)), ("image term", 3), ("collection term", 3)],
+)
 def test_the_images_of_one_collection_are_asked_for_by_its_id(
     mine: Fetch, server: DemoServer, value: Any, where: str
 ) -> None:

@@ -154,7 +154,7 @@ def con(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyCon
 
 def narrow(con: duckdb.DuckDBPyConnection, table: Table, terms: dict[str, Any]) -> tuple[set[int], set[int]]:
     """Return the ids of which SQL is certain, and those that Python must judge."""
-    sql = to_sql(terms, table.columns)
+    sql = to_sql(terms, table.columns, extra="extra")
     query = f"SELECT {table.key}, {sql.certain} FROM {table.name} WHERE {sql.where}"
     rows = con.execute(query, sql.params).fetchall()
     return {id_ for id_, certain in rows if certain is True}, {id_ for id_, certain in rows if certain is not True}
@@ -337,6 +337,47 @@ def test_terms_whose_meaning_columns_lack_are_left_over(
     assert (list(sql.leftover), sql.certain) == (list(term), "FALSE")
     assert sql.where == to_sql({"is_valid": True}, images.columns).where
     check(con, images, {"is_valid": True} | term)
+
+
+NEED_A_VALUE: list[Any] = [
+    *("a", 1, 0, False, ["a"], {}, NotNull(), IsIn("a", 2), IsIn(), Pattern("a")),
+    *(GreaterThan(1), LessOrEqual(2.5), Contains("a"), NotContains("a"), Contains()),
+]
+NEED_NONE: list[Any] = [
+    *(None, IsNull(), NotEqual("a"), NotIn("a"), NotEqual(None), IsIn("a", None)),
+    *(GreaterThan("a"), ResultFilter(), datetime(2024, 1, 1, tzinfo=UTC)),
+]
+
+
+@pytest.mark.parametrize(
+    ("value", "narrows"), [*((v, True) for v in NEED_A_VALUE), *((v, False) for v in NEED_NONE)], ids=repr
+)
+def test_a_free_form_field_narrows_to_the_rows_that_have_it_where_none_will_not_do(
+    con: duckdb.DuckDBPyConnection, value: Any, narrows: bool
+) -> None:
+    for table in TABLES:
+        free_form = [*(set(fields_of(list(table.records.values()))) - {*table.columns, "DOI", "preprint_DOI"})]
+        for field in (*free_form, "no_such_field"):
+            check(con, table, {field: value})
+            certain, to_judge = narrow(con, table, {field: value})
+            assert not certain
+            having = {id_ for id_, record in table.records.items() if field in record}
+            assert to_judge == (having if narrows and field != "gender" else set(table.records))
+
+
+@pytest.mark.parametrize(
+    "name", ["Task Name", "clé", 'a"b', "a'b", "a\\b", "$p0", "$.x", "\u2028", "a\nb", "", " ", "😀"]
+)
+def test_a_free_form_field_may_have_any_name(tmp_path: Path, name: str) -> None:
+    with Store(tmp_path).reading() as empty:
+        empty.execute("CREATE TEMP TABLE odd (image_id INTEGER, extra JSON)")
+        for image_id, record in enumerate([{name: 1}, {"other": 1}, {}]):
+            row = records.image_row({"id": 1, "collection_id": 1, **record})
+            empty.execute("INSERT INTO odd VALUES (?, ?)", [image_id, row["extra"]])
+        sql = to_sql({name: 1}, IMAGE_FIELDS, extra="extra")
+        rows = empty.execute(f"SELECT image_id FROM odd WHERE {sql.where}", sql.params).fetchall()
+        assert rows in ([(0,)], [(0,), (1,), (2,)])
+        assert rows == [(0,)] or not name.isprintable()
 
 
 def test_a_class_derived_from_a_special_value_is_left_over() -> None:

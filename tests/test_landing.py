@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,17 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pytest
 
-from nvcatalog import Catalog, fetch_neurovault_ids, landing, snapshot, storage
+from nvcatalog import Catalog, fetch_neurovault, fetch_neurovault_ids, landing, snapshot, storage
 from nvcatalog._batch import Batch, Listing, Words
 from nvcatalog._store import Store
 from nvcatalog.demo import DemoServer, World
-from nvcatalog.errors import CatalogTooNewError, CatalogWarning
+from nvcatalog.errors import (
+    CatalogLockedError,
+    CatalogTooNewError,
+    CatalogWarning,
+    IncompleteWarning,
+    WrongServerError,
+)
 from nvcatalog.known import Refusal
 from nvcatalog.landing import Lander
 
@@ -32,7 +38,7 @@ NOW = datetime(2026, 1, 2, tzinfo=UTC)
 MUCH_LATER = datetime(2099, 1, 2, tzinfo=UTC)
 HOLD = """
 import sys, duckdb
-connection = duckdb.connect(sys.argv[1], read_only=True)
+connection = duckdb.connect(sys.argv[1], read_only=sys.argv[2] == "read")
 print("open", flush=True)
 sys.stdin.read()
 """
@@ -58,9 +64,13 @@ def lander(store: Store) -> Lander:
     return Lander(store, writable=True)
 
 
+def read_by_another_tool(store: Store) -> AbstractContextManager[subprocess.Popen[str]]:
+    return held_by_another_tool(store, "read")
+
+
 @contextmanager
-def read_by_another_tool(store: Store) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-c", HOLD, str(store.path)]
+def held_by_another_tool(store: Store, how: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", HOLD, str(store.path), how]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         assert process.stdin
@@ -458,6 +468,76 @@ def test_a_fetch_beside_a_reader_answers_with_the_files_and_the_next_one_takes_t
     assert server.hits("/api/decode/") == []
     assert again.images == maps.images
     assert (again.word_frequencies == maps.word_frequencies).all()
+    rows = Catalog(data_dir).sql("SELECT image_id FROM local_images ORDER BY 1").fetchall()
+    assert rows == [(31,), (32,), (41,)]
+
+
+@pytest.fixture
+def held_for_writing(server: DemoServer, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Fetch collection 4 and image 31, then let somebody keep the catalog; return what warnings say of that."""
+    fetch_neurovault_ids([4], [31], data_dir=data_dir, fetch_neurosynth_words=True, verbose=0)
+    monkeypatch.setenv("NVCATALOG_LOCK_TIMEOUT", "0.1")
+    server.reset_log()
+    with held_by_another_tool(Store(data_dir / "neurovault"), "write") as process:
+        yield rf"does without the catalog.*kept open by process {process.pid} "
+
+
+def test_a_fetch_while_somebody_keeps_the_catalog_answers_with_the_files(
+    server: DemoServer, data_dir: Path, held_for_writing: str
+) -> None:
+    with pytest.warns(CatalogWarning, match=held_for_writing):
+        maps = fetch_neurovault_ids([4], [32, 31], data_dir=data_dir, fetch_neurosynth_words=True, verbose=0)
+
+    assert [meta["id"] for meta in maps.images_meta] == [41, 32, 31]
+    assert [meta["id"] for meta in maps.collections_meta] == [4, 3, 3]
+    assert {outcome.id: outcome.status for outcome in maps.report if outcome.kind == "image"} == {
+        41: "adopted",
+        32: "downloaded",
+        31: "adopted",
+    }
+    assert maps.word_frequencies.any(axis=1).all()
+    assert len(server.hits("/media/*")) == len(server.hits("/api/decode/")) == 1
+
+
+def test_offline_while_somebody_keeps_the_catalog_what_is_here_is_returned(
+    server: DemoServer, data_dir: Path, held_for_writing: str
+) -> None:
+    with (
+        pytest.warns(CatalogWarning, match=held_for_writing),
+        pytest.warns(IncompleteWarning, match="collection 4"),
+    ):
+        maps = fetch_neurovault_ids([4], [31], mode="offline", data_dir=data_dir, verbose=0)
+
+    assert [meta["id"] for meta in maps.images_meta] == [41, 31]
+    assert server.requests == 0
+
+
+def test_a_folder_of_another_server_is_known_while_somebody_keeps_the_catalog(
+    data_dir: Path, held_for_writing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NVCATALOG_NEUROVAULT_URL", "http://127.0.0.1:9")
+    with pytest.raises(WrongServerError):
+        fetch_neurovault_ids([], [99], data_dir=data_dir, verbose=0)
+
+
+def test_filters_need_the_catalog(data_dir: Path, held_for_writing: str) -> None:
+    with pytest.raises(CatalogLockedError):
+        fetch_neurovault(collection_id=4, data_dir=data_dir, verbose=0)
+
+
+def test_the_next_call_takes_over_what_a_call_without_the_catalog_brought(
+    server: DemoServer, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch_neurovault_ids([4], data_dir=data_dir, verbose=0)
+    monkeypatch.setenv("NVCATALOG_LOCK_TIMEOUT", "0.1")
+    with held_by_another_tool(Store(data_dir / "neurovault"), "write"), pytest.warns(CatalogWarning):
+        maps = fetch_neurovault_ids([3], data_dir=data_dir, verbose=0)
+    server.reset_log()
+
+    again = fetch_neurovault_ids([3], data_dir=data_dir, verbose=0)
+
+    assert again.images == maps.images
+    assert not server.hits("/media/*")
     rows = Catalog(data_dir).sql("SELECT image_id FROM local_images ORDER BY 1").fetchall()
     assert rows == [(31,), (32,), (41,)]
 

@@ -165,6 +165,31 @@ def test_images_of_a_collection_that_cannot_be_rendered_are_known(world: World, 
     assert bench.known.images_of(555) == world.image_ids(555)
 
 
+@pytest.mark.parametrize("late", [True, False])
+@pytest.mark.parametrize("trouble", [faults.status(503), faults.empty_page()], ids=lambda fault: fault.name)
+def test_a_broken_collection_is_not_left_alone_before_its_list_has_come(
+    server: DemoServer, world: World, bench: Bench, late: bool, trouble: faults.Fault
+) -> None:
+    world.poison_collection(555)
+    server.fail("/api/collections/555/images/", faults.together(trouble, faults.slow(0.1)) if late else trouble)
+    if not late:
+        server.fail("/api/collections/555/", faults.together(faults.status(500), faults.slow(0.3)))
+    (outcome,) = bench.run((555,)).values()
+    assert outcome.status == "failed"
+    assert "its list: " in str(outcome.reason)
+    assert "cannot render this record" in str(outcome.reason)
+    assert bench.known.refusals == bench.landed((555,)).refusals == {}
+
+
+def test_what_a_list_lacks_is_known_where_the_collections_own_record_is_broken(world: World, bench: Bench) -> None:
+    world.poison_collection(555)
+    world.poison_image(9034)
+    bench.run((555,))
+    known = bench.landed((555,))
+    assert [place.reason for place in known.positions[555]] == ["record 1 of collection 555"]
+    assert known.refusals["collection", 555].status == "broken_on_server"
+
+
 def test_pages_before_the_trouble_are_known_and_the_collection_is_not_complete(
     server: DemoServer, world: World, bench: Bench
 ) -> None:

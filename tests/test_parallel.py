@@ -97,6 +97,22 @@ def test_items_are_taken_only_as_workers_come_free(monkeypatch: pytest.MonkeyPat
     assert len(list(results)) == 99
 
 
+def test_who_takes_large_results_can_let_fewer_wait() -> None:
+    made: list[int] = []
+
+    def work(item: int) -> Iterator[int]:
+        for n in range(100):
+            made.append(n)
+            yield item
+
+    results = in_parallel([Lane(work, [0], workers=1)], waiting=2)
+    next(results)
+    time.sleep(0.1)
+
+    assert len(made) <= 1 + 2 + 1
+    assert len(list(results)) == 99
+
+
 def test_results_that_nobody_takes_make_workers_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_parallel, "_WAITING", 3)
     made: list[int] = []

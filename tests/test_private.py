@@ -135,3 +135,9 @@ def test_a_token_does_not_show_itself() -> None:
     assert TOKEN not in str(raised.value)
     with pytest.raises(InvalidIdError, match="as in ABCDEFGH-243"):
         parse_ids_and_tokens("QWERTYUI", kind="image")
+
+
+def test_a_token_opens_images_too_that_were_refused_before(fetch: Fetch) -> None:
+    with pytest.warns(IncompleteWarning, match="not_found"):
+        fetch(image_ids=FOUR)
+    assert fetch(collection_ids=[TOKEN]).report.counts == {"downloaded": 4}

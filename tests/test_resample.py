@@ -25,7 +25,7 @@ from oracle import nilearn as nilearn_fetch
 from oracle import nilearn_dir as nilearn_dir
 
 import nvcatalog
-from nvcatalog import resample, storage
+from nvcatalog import proving, resample, storage
 from nvcatalog.demo import World
 from nvcatalog.demo.maps import small_map
 from nvcatalog.errors import InvalidOptionError, MissingExtraError, NVCatalogError, ResampleError
@@ -89,7 +89,7 @@ def test_the_file_is_nilearns_to_the_last_byte(tmp_path: Path, kind: str, interp
     proof = resample_map(source, target, interpolation=interpolation)
 
     assert target.read_bytes() == as_nilearn_does(source, tmp_path / "theirs.nii.gz", interpolation)
-    assert proof == storage.prove(target)
+    assert proof == proving.prove(target)
     assert proof.voxel_size_mm == (3.0, 3.0, 3.0)
     assert np.array_equal(nib.load(target).affine, theirs.STD_AFFINE)
     assert source.read_bytes() == small_map(10426, kind)

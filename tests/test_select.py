@@ -87,7 +87,8 @@ def test_order_and_number_are_as_asked_and_more_is_warned_of(where: Select) -> N
 def test_a_query_selects_in_its_own_order_with_tables_of_ones_own(where: Select) -> None:
     mine = pd.DataFrame({"image_id": [8718, 10426, 999], "rank": [2, 1, 3]})
     query = "SELECT image_id FROM mine ORDER BY rank"
-    maps = where(query=query, tables={"mine": mine})
+    with pytest.warns(SelectionWarning, match="1 images of the query are unknown to the catalog"):
+        maps = where(query=query, tables={"mine": mine})
     assert ids(maps) == [10426, 8718]
     assert maps.report.notes == ("1 images of the query are unknown to the catalog and left out: 999",)
 
@@ -112,7 +113,7 @@ def test_rows_that_null_leaves_out_are_said_beside_an_answer(where: Select) -> N
 def test_it_says_when_the_metadata_was_read_and_offers_to(
     where: Select, data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.warns(SelectionWarning, match=r"sync never ran.*Catalog\(\).sync\(\) lets the catalog know"):
+    with pytest.warns(SelectionWarning, match=r"sync never ran.*Catalog\(\).sync\(\) .nvcatalog sync. lets"):
         where("false", verbose=1)
     assert "0 images match in what was fetched or listed here (sync never ran)" in capsys.readouterr().err
     Catalog(data_dir).sync(verbose=0)
@@ -231,3 +232,29 @@ def test_what_is_no_doi_is_refused(server: DemoServer, data_dir: Path, doi: Any)
     with pytest.raises(InvalidOptionError, match=r"doi is .* give a DOI, such as"):
         fetch_collection(doi=doi, data_dir=data_dir)
     assert server.requests == 0
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("10.1234/nv.test.0001", FOUR),
+        ("doi:10.1234/NV.TEST.0001", FOUR),
+        ("https://doi.org/10.1234/NV.TEST.0001", FOUR),
+        ("10.1101/pre.1", [10426]),
+    ],
+)
+def test_a_doi_is_found_however_it_is_typed_on_a_server_that_looks_for_just_that_text(
+    server: DemoServer, world: World, data_dir: Path, typed: str, expected: list[int]
+) -> None:
+    world.edit_collection(3, DOI="10.1234/NV.TEST.0001")
+    world.edit_collection(658, preprint_DOI="10.1101/pre.1")
+    server.settings.honour_filters = True
+    assert ids(fetch_collection(doi=typed, data_dir=data_dir, verbose=0)) == expected
+
+
+def test_what_is_selected_anew_is_not_old_either(where: Select, world: World, server: DemoServer) -> None:
+    for id_ in (3, 10426):
+        world.edit_image(id_, number_of_subjects=5)
+    world.edit_image(8718, number_of_subjects=5)
+    with pytest.warns(SelectionWarning, match="No image matches"):
+        assert ids(where("n_subjects > 19", max_images=1, max_age=0)) == []

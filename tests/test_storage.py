@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from raw_server import always, raw_server
 
-from nvcatalog import storage
+from nvcatalog import proving, storage
 from nvcatalog._http import Service
 from nvcatalog.demo import DemoServer, World, faults
 from nvcatalog.demo.maps import small_map
@@ -37,7 +37,7 @@ from nvcatalog.errors import (
     RefusedError,
     TransientError,
 )
-from nvcatalog.storage import NotAMapError, Proof, Prover
+from nvcatalog.proving import NotAMapError, Proof, Prover
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -167,12 +167,12 @@ def test_what_nibabel_reads_is_a_map(data: bytes, chunk: int, caplog: pytest.Log
 def test_files_here_are_proven_from_disk(tmp_path: Path) -> None:
     path = tmp_path / "image_1.nii.gz"
     path.write_bytes(REAL)
-    assert storage.prove(path) == prove(REAL)
+    assert proving.prove(path) == prove(REAL)
     path.write_bytes(REAL[:-1])
     with pytest.raises(NotAMapError, match="cut off"):
-        storage.prove(path)
+        proving.prove(path)
     with pytest.raises(FileNotFoundError):
-        storage.prove(tmp_path / "image_2.nii.gz")
+        proving.prove(tmp_path / "image_2.nii.gz")
 
 
 # Proving what is not
@@ -249,7 +249,7 @@ def test_a_bomb_is_not_unpacked() -> None:
 def test_proving_a_large_map_takes_little_memory() -> None:
     program = """
         import gzip, resource, numpy, nibabel
-        from nvcatalog.storage import Prover
+        from nvcatalog.proving import Prover
         image = nibabel.Nifti1Image(numpy.zeros((300, 300, 300), dtype=numpy.float64), numpy.eye(4))
         header = image.header
         header.set_data_offset(352)

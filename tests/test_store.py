@@ -92,8 +92,8 @@ def batch_of(
     return batch
 
 
-def listing(*image_ids: int, complete: bool = True) -> Listing:
-    return Listing(7, datetime.now(UTC), len(image_ids), complete, frozenset(image_ids))
+def listing(*image_ids: int, collection: int = 7, complete: bool = True) -> Listing:
+    return Listing(collection, datetime.now(UTC), len(image_ids), complete, frozenset(image_ids))
 
 
 def refusal(kind: str, id_: int, position: int | None = None, **fields: Any) -> Refusal:
@@ -259,9 +259,9 @@ def test_another_process_can_write_right_after_a_read_and_a_write(filled: Store)
 
 
 def test_a_failing_read_and_a_failing_write_leave_nothing_open(filled: Store) -> None:
-    with pytest.raises(duckdb.CatalogException):
+    with pytest.raises(CatalogCorruptError):
         ask(filled, "SELECT * FROM nowhere")
-    with pytest.raises(duckdb.CatalogException):
+    with pytest.raises(CatalogCorruptError):
         tell(filled, "INSERT INTO nowhere VALUES (1)")
 
     done = python("import sys, duckdb; duckdb.connect(sys.argv[1])", filled.path)
@@ -705,6 +705,73 @@ def test_an_image_that_was_read_after_the_list_is_not_gone_for_not_being_in_it(s
     store.land(batch)
 
     assert ask(store, "SELECT image_id FROM images WHERE gone_at IS NULL ORDER BY 1") == [(1,), (2,)]
+
+
+def test_many_lists_land_together_each_with_what_it_lacks(store: Store) -> None:
+    collections = [{"id": id_} for id_ in (7, 8, 9)]
+    records = [image(1), image(2), image(3, collection_id=8), image(4, collection_id=8), image(5, collection_id=9)]
+    store.land(batch_of(collections=collections, records=records))
+    lists = [listing(1), listing(4, collection=8), listing(collection=9, complete=False)]
+    store.land(Batch(listings=lists))
+
+    assert ask(store, "SELECT image_id FROM images WHERE gone_at IS NOT NULL ORDER BY ALL") == [(2,), (3,)]
+    assert ask(store, "SELECT collection_id, listed_count, complete FROM collections ORDER BY ALL") == [
+        (7, 1, True),
+        (8, 1, True),
+        (9, 0, False),
+    ]
+
+
+def test_of_two_lists_of_one_collection_the_last_counts(store: Store) -> None:
+    batch = batch_of(collections=[{"id": 7}], records=[image(1), image(2)])
+    store.land(batch.followed_by(Batch(listings=[listing(1, complete=False), listing(1, 2)])))
+    assert ask(store, "SELECT listed_count, complete FROM collections") == [(2, True)]
+    assert ask(store, "SELECT count(*) FROM images WHERE gone_at IS NOT NULL") == [(0,)]
+
+
+def test_a_collection_that_is_gone_takes_its_images_along_until_it_comes_back(store: Store) -> None:
+    batch = batch_of(collections=[{"id": 7}, {"id": 8}], records=[image(1), image(2, collection_id=8)])
+    batch.listings.append(listing(1))
+    store.land(batch)
+    buried = Batch()
+    buried.bury(7)
+    assert len(buried) == 1
+    store.land(buried)
+
+    gone = "SELECT collection_id FROM collections WHERE gone_at IS NOT NULL"
+    assert ask(store, gone) == [(7,)]
+    assert ask(store, "SELECT image_id FROM images WHERE gone_at IS NOT NULL") == [(1,)]
+    # Whoever sees it come back must read its list.
+    assert ask(store, "SELECT complete, listed_modify_date IS NULL FROM collections WHERE collection_id = 7") == [
+        (False, True)
+    ]
+    store.land(buried.followed_by(batch_of(collections=[{"id": 7}], records=[image(1)])))
+    assert ask(store, gone) == []
+    assert ask(store, "SELECT image_id FROM images WHERE gone_at IS NOT NULL") == []
+
+
+def test_one_of_many_batches_stays_in_the_log_and_is_read_and_written_on_from_there(store: Store) -> None:
+    store.land(batch_of(records=[image(1)]))
+    size = store.path.stat().st_size
+    log = store.path.with_name("catalog.duckdb.wal")
+    for id_ in (2, 3):
+        store.land_one_of_many(batch_of(records=[image(id_)]))
+        assert log.stat().st_size > 0
+        assert store.path.stat().st_size == size
+        assert ask(store, "SELECT count(*) FROM images") == [(id_,)]
+    store.land(batch_of(records=[image(4)]))
+    assert not log.exists()
+    assert ask(store, "SELECT count(*) FROM images") == [(4,)]
+
+
+def test_a_log_that_is_large_is_put_into_the_file(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nvcatalog._store._LARGEST_LOG", 1)
+    store.land(batch_of(records=[image(1)]))
+    store.land_one_of_many(batch_of(records=[image(2)]))
+    log = store.path.with_name("catalog.duckdb.wal")
+    assert log.exists()
+    store.land_one_of_many(batch_of(records=[image(3)]))
+    assert not log.exists()
 
 
 def test_a_list_that_does_not_name_all_images_leaves_none_gone(store: Store) -> None:

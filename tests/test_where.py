@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from nvcatalog import _expressions
 from nvcatalog._batch import Batch, Words
 from nvcatalog._store import Store
-from nvcatalog.errors import InvalidOptionError, QueryError
+from nvcatalog.errors import InvalidOptionError, QueryError, shown
 from nvcatalog.where import Condition, Part, Selection, explain, parameter_names, parse_max_images, select
 
 SECRET = "nobody may read this"
@@ -203,12 +203,15 @@ def test_all_that_match_are_counted_whatever_is_wanted(store: Store) -> None:
         (-0.5, None),
         (float("inf"), None),
         (-float("inf"), None),
+        (10**5000, None),
+        (-(10**5000), None),
         (0, 0),
         (5, 5),
         (5.0, 5),
         (np.int64(5), 5),
         (np.float32(5), 5),
     ],
+    ids=shown,
 )
 def test_max_images_none_negative_and_infinite_mean_all(given: Any, meant: int | None) -> None:
     assert parse_max_images(given) == meant

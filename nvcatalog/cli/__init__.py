@@ -35,6 +35,7 @@ app = typer.Typer(
     help="Fetch brain maps from NeuroVault, and ask everything that was ever fetched in SQL.",
 )
 ALL_THERE, SOMETHING_MISSING, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+MOST_NAMED = 20
 
 
 class Mode(StrEnum):
@@ -66,6 +67,9 @@ MaxAge = Annotated[
 ]
 Timeout = Annotated[float, typer.Option("--timeout", help="Seconds to connect, and to the next byte.")]
 Workers = Annotated[int | None, typer.Option("--max-workers", help="Parallel downloads; 6 by default.")]
+Where = Annotated[str | None, typer.Option("--where", help="Those that a condition over stat_maps is true for.")]
+Images = Annotated[list[str] | None, typer.Option("--images", "-i", metavar="IDS", help="Those: 10426,32980.")]
+Private = Annotated[bool, typer.Option("--private", help="Those of private collections too.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No bars and no summary.")]
 
 
@@ -229,6 +233,104 @@ def adopt(data_dir: DataDir = None, quiet: Quiet = False) -> None:
 
 
 @app.command()
+def sync(
+    collections: Annotated[
+        list[str] | None,
+        typer.Option("--collections", "-c", metavar="IDS", help="Just these, read anew: 555,658."),
+    ] = None,
+    exclude_owner: Annotated[
+        list[int] | None,
+        typer.Option("--exclude-owner", metavar="N", help="Leave out a user's images, such as 5761; repeatable."),
+    ] = None,
+    seed: Annotated[
+        str | None, typer.Option("--seed", metavar="PATH", help="Start from a snapshot of another catalog.")
+    ] = None,
+    data_dir: DataDir = None,
+    timeout: Timeout = 10.0,
+    output: OutputFormat = None,
+    quiet: Quiet = False,
+) -> None:
+    """Bring in the metadata of all public collections and images; no files.
+
+    Ends with status 1 when anything could not be had, and says what.
+    """
+    import pyarrow as pa
+
+    with _leaving_politely():
+        found = _catalog(data_dir).sync(
+            collection_ids=_split(collections) if collections else None,
+            exclude_owners=exclude_owner or (),
+            seed=seed,
+            verbose=0 if quiet else 2,
+            timeout=timeout,
+        )
+    columns = zip(*found.counts, strict=True)
+    show(pa.table(dict(zip(("what", "new", "changed", "gone"), columns, strict=True))), output)
+    missing = found.report.missing
+    for outcome in missing[:MOST_NAMED]:
+        err.print(f"[red]{escape(str(outcome.reason))}[/]", soft_wrap=True)
+    if len(missing) > MOST_NAMED:
+        err.print(f"… and {len(missing) - MOST_NAMED} more: nvcatalog sql 'FROM outcomes'", soft_wrap=True)
+    if found.report.missing or not found.complete:
+        raise typer.Exit(SOMETHING_MISSING)
+
+
+@app.command()
+def freeze(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="Where the lock file is to be: maps.lock.json.")],
+    where: Where = None,
+    images: Images = None,
+    param: Params = None,
+    resample: Annotated[bool, typer.Option("--resample", help="Freeze the maps on the 3 mm grid.")] = False,
+    private: Private = False,
+    data_dir: DataDir = None,
+    quiet: Quiet = False,
+) -> None:
+    """Freeze maps that are here, all unless chosen, as a small file that brings back the same bytes elsewhere.
+
+    In Python, nvcatalog.fetch_frozen(PATH) does.
+    """
+    catalog = _catalog(data_dir)
+    with _named_as_here():
+        written = catalog.freeze(
+            path,
+            where=where,
+            image_ids=_split(images) or None,
+            params=_parse_params(param),
+            resample=resample,
+            private=private,
+            verbose=0 if quiet else 2,
+        )
+    out.print(str(written), soft_wrap=True, markup=False)
+
+
+class CitationFormat(StrEnum):
+    """How citations are written."""
+
+    bibtex = "bibtex"
+    text = "text"
+
+
+@app.command()
+def cite(
+    where: Where = None,
+    images: Images = None,
+    param: Params = None,
+    private: Private = False,
+    data_dir: DataDir = None,
+    output: Annotated[CitationFormat, typer.Option("--format", "-f", help="How.")] = CitationFormat.bibtex,
+) -> None:
+    """Cite the collections behind the maps that are here, or behind those chosen."""
+    catalog = _catalog(data_dir)
+    with _asking(catalog):
+        citations = catalog.cite(
+            where=where, image_ids=_split(images) or None, params=_parse_params(param), private=private
+        )
+        text = citations.bibtex() if output is CitationFormat.bibtex else citations.text()
+        out.out(text, end="", highlight=False)
+
+
+@app.command()
 def snapshot(data_dir: DataDir = None) -> None:
     """Write the catalog as Parquet now, and say where."""
     out.print(str(_catalog(data_dir).snapshot()), soft_wrap=True, markup=False)
@@ -293,14 +395,17 @@ def _split(values: list[str] | None) -> list[str]:
     return [part for value in values or [] for part in value.replace(",", " ").split()]
 
 
-def _parse_params(pairs: list[str] | None) -> dict[str, str]:
-    """Read ``NAME=VALUE``; values stay text, which DuckDB reads as a number where it is compared with one."""
-    params: dict[str, str] = {}
+def _parse_params(pairs: list[str] | None) -> dict[str, str | float]:
+    """Read ``NAME=VALUE``; values stay text, which DuckDB reads as a number where it is compared with one.
+
+    But for fractions: compared with a column of whole numbers, DuckDB would round their text.
+    """
+    params: dict[str, str | float] = {}
     for pair in pairs or []:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise typer.BadParameter(f"{pair!r} is no parameter; write --param NAME=VALUE")
-        params[name] = value
+        params[name] = float(value) if re.fullmatch(r"[+-]?[0-9]+\.[0-9]+", value) else value
     return params
 
 
@@ -351,8 +456,8 @@ def _show_fetched(maps: Any, output: Format | None) -> None:
 
     if isinstance(maps, Plan):
         show(pa.Table.from_pandas(maps.df(), preserve_index=False), output)
-        return
-    show(_outcome_rows(maps), output)
+    else:
+        show(_outcome_rows(maps), output)
     if maps.report.missing:
         raise typer.Exit(SOMETHING_MISSING)
 

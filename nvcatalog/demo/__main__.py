@@ -12,6 +12,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+from nvcatalog.demo import faults
 from nvcatalog.demo.server import DemoServer
 from nvcatalog.demo.world import World
 
@@ -26,12 +27,24 @@ def main() -> None:
     world = World.empty() if options.empty else World.demo()
     for collection_id, n_images in options.synthetic:
         world.add_synthetic(collection_id, n_images, file_bytes=options.file_bytes)
-    files_as_plain = {"ranges": False, "etags": False} if options.plain_files else {}
-    with DemoServer(world, latency_s=options.latency, port=options.port, **files_as_plain) as server:
+    for n_collections, n_images in options.many:
+        world.add_many(n_collections, n_images)
+    how = {"ranges": not options.plain_files, "etags": not options.plain_files, "ordered": not options.quirks}
+    with DemoServer(world, latency_s=options.latency, port=options.port, **how) as server:
+        if options.quirks:
+            _add_quirks(server)
         addresses = {"neurovault": server.neurovault_url, "neurosynth": server.neurosynth_url}
         sys.stdout.write(json.dumps(addresses) + "\n")
         sys.stdout.flush()
         sys.stdin.read()
+
+
+def _add_quirks(server: DemoServer) -> None:
+    """Break what is broken on the real site now and then: two records, and one page that comes empty."""
+    world = server.world
+    world.poison_image(world.image_ids()[len(world.image_ids()) // 2])
+    world.poison_collection(world.collection_ids()[len(world.collection_ids()) // 3])
+    server.fail("/api/collections/", faults.empty_page(), times=1, after=2)
 
 
 def _leave(_signal: int, _frame: FrameType | None) -> None:
@@ -53,12 +66,25 @@ def _parser() -> argparse.ArgumentParser:
         metavar="COLLECTION:N",
         help="add a collection of N maps of noise",
     )
+    parser.add_argument(
+        "--many",
+        type=_pair,
+        action="append",
+        default=[],
+        metavar="COLLECTIONS:IMAGES",
+        help="add so many collections that hold so many images together; records alone are served quickly",
+    )
+    parser.add_argument(
+        "--quirks",
+        action="store_true",
+        help="the list of collections in no order, with an empty page; an image and a collection are broken",
+    )
     return parser
 
 
 def _pair(text: str) -> tuple[int, int]:
-    collection_id, _, n_images = text.partition(":")
-    return int(collection_id), int(n_images)
+    first, _, second = text.partition(":")
+    return int(first), int(second)
 
 
 if __name__ == "__main__":

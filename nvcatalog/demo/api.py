@@ -12,8 +12,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 from nvcatalog.demo.media import media
+from nvcatalog.demo.shipped import Record
 from nvcatalog.demo.wire import Answer, Request, html_answer, json_answer
-from nvcatalog.demo.world import ATLAS, Record, World
+from nvcatalog.demo.world import ATLAS, World
 
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
 

@@ -98,12 +98,14 @@ def rewrite(edit: Callable[[bytes], bytes], name: str = "rewritten body") -> Fau
 
 
 def empty_page() -> Fault:
-    """Send a page without results that still claims the full count."""
+    """Send a page without results that still claims the full count; an error stays what it is."""
 
-    def edit(body: bytes) -> bytes:
-        return json.dumps({**json.loads(body), "results": []}).encode()
+    def change(answer: Answer) -> Answer:
+        if answer.status != 200:
+            return answer
+        return replace(answer, body=json.dumps({**json.loads(answer.body), "results": []}).encode())
 
-    return rewrite(edit, "empty page")
+    return Fault("empty page", change)
 
 
 def cut_json(at: float = 0.5) -> Fault:

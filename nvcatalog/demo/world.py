@@ -6,10 +6,8 @@ Records are kept as the API gives them, but for links: those on the server are k
 
 from __future__ import annotations
 
-import copy
 import functools
 import itertools
-import json
 import posixpath
 import re
 import threading
@@ -17,23 +15,23 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from nvcatalog.demo.crowd import Images, crowd_collection, crowd_file, crowd_sizes
 from nvcatalog.demo.decoding import REFERENCE, decode_values
 from nvcatalog.demo.extras import THALAMUS, label_file, pack_archive, pack_turtle, surface
 from nvcatalog.demo.maps import small_map, synthetic_map
+from nvcatalog.demo.shipped import Record, shipped, template
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-
-Record = dict[str, Any]
 
 STATISTIC_MAP, ATLAS, NIDM_MAP = "statistic_map", "atlas", "NIDM results statistic map"
 _FILE_KEYS = ("file", "label_description_file", "surface_left_file", "surface_right_file")
 # Neurosynth refuses larger files.
 MAX_DECODED_BYTES = 4_000_000
+_CROWD_UPLOADED_AT = 1_400_000_000
 # The real server writes dates in Berlin's time.
 _BERLIN_WINTER = timezone(timedelta(hours=1))
 
@@ -62,7 +60,7 @@ class World:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self._collections: dict[int, Record] = {}
-        self._images: dict[int, Record] = {}
+        self._images = Images()
         self._packs: dict[int, Record] = {}
         self._files: dict[str, StoredFile] = {}
         self._tokens: dict[int, str] = {}
@@ -80,9 +78,9 @@ class World:
     def demo(cls) -> World:
         """Return the shipped world: real records, small files made from real maps."""
         world = cls()
-        for record in _shipped("collections.jsonl"):
+        for record in shipped("collections.jsonl"):
             world._collections[record["id"]] = record
-        for record in _shipped("images.jsonl"):
+        for record in shipped("images.jsonl"):
             world._images[record["id"]] = record
             uploaded_at = int(datetime.fromisoformat(record["modify_date"]).timestamp())
             world._store(record["id"], None, uploaded_at)
@@ -115,7 +113,7 @@ class World:
             new_id = id if id is not None else max(self._collections, default=0) + 1
             now = _now_after(None)
             self._collections[new_id] = {
-                **_template("collection"),
+                **template("collection"),
                 "id": new_id,
                 "url": f"/collections/{new_id}/",
                 "download_url": f"/collections/{new_id}/download",
@@ -206,6 +204,22 @@ class World:
             self.edit_image(image_id, surface_left_file=left, surface_right_file=right)
             return left, right
 
+    def add_many(self, n_collections: int, n_images: int) -> list[int]:
+        """Add so many collections that hold so many images together, and return the collections' ids.
+
+        Some collections are empty, most hold few images and some many, as on the real site. However many they are,
+        they take little memory and little time: their records are made when they are asked for.
+        """
+        with self.lock:
+            first_id, first_image = max(self._collections, default=0) + 1, self._next_image_id()
+            now = _now_after(None)
+            for id_, size in enumerate(crowd_sizes(n_collections, n_images), start=first_id):
+                record = crowd_collection(id_) | {"add_date": now, "modify_date": now}
+                self._collections[id_] = record
+                self._images.add_crowd(id_, range(first_image, first_image + size))
+                first_image += size
+            return list(range(first_id, first_id + n_collections))
+
     def add_nidm_pack(self, collection_id: int, name: str, *, n_maps: int = 2) -> int:
         """Add a NIDM pack with its archive, its Turtle file and its maps, and return the pack's id.
 
@@ -255,8 +269,8 @@ class World:
         """Change fields of an image; its ``modify_date`` and its collection's move."""
         with self.lock:
             record = self._images[image_id]
-            record["modify_date"] = _now_after(record["modify_date"])
-            record.update({**(fields or {}), **more})
+            modified = {"modify_date": _now_after(record["modify_date"])}
+            self._images[image_id] = {**record, **modified, **(fields or {}), **more}
             self._touch_collection(record["collection_id"])
 
     def edit_collection(self, collection_id: int, fields: Mapping[str, Any] | None = None, /, **more: Any) -> None:
@@ -322,7 +336,7 @@ class World:
             self._poisoned_collections.discard(id)
             if id in self._broken_media:
                 self._broken_media.discard(id)
-                self._images[id]["file_size"] = self._files[unquote(self._images[id]["file"])].size
+                self._images[id]["file_size"] = self._file_of(id).size
 
     # What there is
 
@@ -334,9 +348,10 @@ class World:
     def image_ids(self, collection_id: int | None = None) -> list[int]:
         """Return the ids of a collection's images, or of all public images, in order."""
         with self.lock:
-            if collection_id is None:
-                return sorted(i for i, r in self._images.items() if r["collection_id"] not in self._tokens)
-            return sorted(i for i, r in self._images.items() if r["collection_id"] == collection_id)
+            if collection_id is not None:
+                return sorted(self._images.held_by(collection_id))
+            hidden = set().union(*map(self._images.held_by, self._tokens))
+            return sorted(image_id for image_id in self._images if image_id not in hidden)
 
     def pack_ids(self, collection_id: int | None = None) -> list[int]:
         """Return the ids of a collection's NIDM packs, or of all public ones, in order."""
@@ -348,9 +363,9 @@ class World:
     def collections(self, ids: Iterable[int]) -> list[Record]:
         """Return records of collections, with the number of images they hold now, packs included."""
         with self.lock:
-            held = Counter(record["collection_id"] for record in self._images.values())
-            held.update(record["collection"] for record in self._packs.values())
-            return [{**self._collections[i], "number_of_images": held[i]} for i in ids]
+            packs = Counter(record["collection"] for record in self._packs.values())
+            numbers = ((id_, len(self._images.held_by(id_)) + packs[id_]) for id_ in ids)
+            return [{**self._collections[id_], "number_of_images": number} for id_, number in numbers]
 
     def collection(self, collection_id: int) -> Record | None:
         """Return one collection's record, None when there is none."""
@@ -360,8 +375,7 @@ class World:
     def image(self, image_id: int) -> Record | None:
         """Return one image's record, None when there is none."""
         with self.lock:
-            record = self._images.get(image_id)
-            return None if record is None else copy.deepcopy(record)
+            return self._images.copy_of(image_id)
 
     def pack(self, pack_id: int) -> Record | None:
         """Return one NIDM pack, its maps in full, None when there is none."""
@@ -391,7 +405,7 @@ class World:
     def file_at(self, path: str) -> StoredFile | None:
         """Return the file under a path of the server, None for none."""
         with self.lock:
-            stored = self._files.get(path)
+            stored = self._files.get(path) or self._crowd_file(path)
             return None if stored is None or stored.image_id in self._broken_media else stored
 
     def file_path(self, image_id: int) -> str:
@@ -402,7 +416,7 @@ class World:
     def image_bytes(self, image_id: int) -> bytes:
         """Return the bytes of an image's file."""
         with self.lock:
-            return self._files[unquote(self._images[image_id]["file"])].read()
+            return self._file_of(image_id).read()
 
     # Neurosynth
 
@@ -444,12 +458,12 @@ class World:
     # Plumbing
 
     def _next_image_id(self) -> int:
-        return max([0, *self._images, *self._packs]) + 1
+        return max(0, max(self._images, default=0), max(self._packs, default=0)) + 1
 
     def _new_image(self, collection_id: int, image_id: int, given: Mapping[str, Any]) -> Record:
         now = _now_after(None)
         return {
-            **_template(given.get("image_type", STATISTIC_MAP)),
+            **template(given.get("image_type", STATISTIC_MAP)),
             "url": f"/images/{image_id}/",
             "id": image_id,
             "file": f"/media/images/{collection_id}/map_{image_id}.nii.gz",
@@ -479,6 +493,22 @@ class World:
         uploaded_at = int(time.time()) if uploaded_at is None else uploaded_at
         self._files[unquote(path)] = StoredFile(None, len(data), uploaded_at, functools.partial(bytes, data))
 
+    def _file_of(self, image_id: int) -> StoredFile:
+        path = unquote(self._images[image_id]["file"])
+        stored = self._files.get(path) or self._crowd_file(path)
+        if stored is None:
+            raise KeyError(path)
+        return stored
+
+    def _crowd_file(self, path: str) -> StoredFile | None:
+        """Return the file of an image that came with a crowd, unless it has been replaced or moved."""
+        found = re.fullmatch(r".*/crowd-(\d+)\.nii\.gz", path)
+        record = self._images.copy_of(int(found[1])) if found else None
+        if record is None or record["file"] != path:
+            return None
+        content = functools.partial(crowd_file, record["id"])
+        return StoredFile(record["id"], len(content()), _CROWD_UPLOADED_AT, content)
+
     def _free_name(self, path: str) -> str:
         """``x.nii.gz`` becomes ``x_1.nii.gz``, or the next number that no other file has."""
         folder, name = posixpath.split(path)
@@ -492,20 +522,6 @@ class World:
     def _touch_collection(self, collection_id: int) -> None:
         record = self._collections[collection_id]
         record["modify_date"] = _now_after(record["modify_date"])
-
-
-@functools.lru_cache(maxsize=4)
-def _data_text(name: str) -> str:
-    return files("nvcatalog.demo").joinpath("data", name).read_text("utf-8")
-
-
-def _shipped(name: str) -> list[Record]:
-    return [json.loads(line) for line in _data_text(name).splitlines()]
-
-
-def _template(name: str) -> Record:
-    record: Record = json.loads(_data_text("templates.json"))[name]
-    return record
 
 
 def _now_after(previous: str | None) -> str:
