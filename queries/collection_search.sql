@@ -1,6 +1,8 @@
 -- The collections whose name, authors, journal or description hold all words of a text, those named so first.
 -- $text: words in any order and case, parts of words too (text, required)
 -- $collection_ids: these collections alone (collection ids, default NULL)
+-- $private: private ones too, not only where collection_ids names them (boolean, default false)
+-- $gone: those that are gone from the server too (boolean, default false)
 -- $limit: how many rows at most (count, default 100)
 WITH asked AS (
     SELECT list_filter(string_split_regex(lower($text), '\s+'), lambda word: word <> '') AS words
@@ -16,7 +18,12 @@ texts AS (
         lower(name) AS heading,
         lower(concat_ws(' ', name, authors, journal_name, description)) AS everything
     FROM collections
-    WHERE gone_at IS NULL
+    WHERE ($gone OR gone_at IS NULL)
+      AND (
+          $private
+          OR $collection_ids IS NOT NULL
+          OR collection_id NOT IN (SELECT collection_id FROM private_collections)
+      )
       AND ($collection_ids IS NULL OR list_contains($collection_ids::INTEGER[], collection_id))
 )
 SELECT

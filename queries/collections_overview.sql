@@ -2,6 +2,8 @@
 -- $min_images: leave out collections with fewer known images (count, default 0)
 -- $has_doi: true for those with the DOI of a paper alone, false for all others (boolean, default NULL)
 -- $collection_ids: these collections alone (collection ids, default NULL)
+-- $private: private ones too, not only where collection_ids names them (boolean, default false)
+-- $gone: collections and images that are gone from the server too (boolean, default false)
 -- $limit: how many rows at most (count, default NULL)
 WITH known AS (
     SELECT
@@ -15,7 +17,7 @@ WITH known AS (
     FROM images AS i
     LEFT JOIN files AS f ON f.image_id = i.image_id AND f.kind = 'original' AND f.state = 'present'
     LEFT JOIN words_status AS w ON w.image_id = i.image_id AND w.status = 'present'
-    WHERE i.gone_at IS NULL
+    WHERE ($gone OR i.gone_at IS NULL)
       AND ($collection_ids IS NULL OR list_contains($collection_ids::INTEGER[], i.collection_id))
     GROUP BY i.collection_id
 )
@@ -34,7 +36,12 @@ SELECT
     c.modify_date
 FROM collections AS c
 LEFT JOIN known AS k USING (collection_id)
-WHERE c.gone_at IS NULL
+WHERE ($gone OR c.gone_at IS NULL)
+  AND (
+      $private
+      OR $collection_ids IS NOT NULL
+      OR c.collection_id NOT IN (SELECT collection_id FROM private_collections)
+  )
   AND coalesce(k.images, 0) >= coalesce($min_images, 0)
   AND ($has_doi IS NULL OR (c.doi IS NOT NULL) = $has_doi)
   AND ($collection_ids IS NULL OR list_contains($collection_ids::INTEGER[], c.collection_id))

@@ -6,6 +6,8 @@
 -- $min_images: leave out labels of fewer maps (count, default 2)
 -- $min_collections: leave out labels of fewer collections (count, default 2)
 -- $collection_ids: maps of these collections alone (collection ids, default NULL)
+-- $private: maps of private collections too, not only where collection_ids names them (boolean, default false)
+-- $gone: maps that are gone from the server too (boolean, default false)
 -- $limit: how many rows at most (count, default NULL)
 WITH labelled AS (
     SELECT
@@ -26,7 +28,8 @@ WITH labelled AS (
         path
     FROM stat_maps
     WHERE label IS NOT NULL
-      AND gone_at IS NULL
+      AND ($gone OR gone_at IS NULL)
+      AND ($private OR $collection_ids IS NOT NULL OR image_id NOT IN (SELECT image_id FROM private_images))
       AND ($collection_ids IS NULL OR list_contains($collection_ids::INTEGER[], collection_id))
 ),
 by_collection AS (

@@ -8,6 +8,8 @@
 -- $stats: maps of these statistics alone (any of t, z, f, beta, varcope, p, default ['t', 'z'])
 -- $neuroscout: true for maps of Neuroscout's robot alone, false for all others (boolean, default NULL)
 -- $collection_ids: maps of these collections alone (collection ids, default NULL)
+-- $private: maps of private collections too, not only where collection_ids names them (boolean, default false)
+-- $gone: maps that are gone from the server too (boolean, default false)
 -- $limit: how many steps at most (count, default NULL)
 WITH judged AS (
     SELECT
@@ -26,7 +28,7 @@ WITH judged AS (
             ELSE 99
         END AS failed,
         CASE failed
-            WHEN 1 THEN task IS NULL
+            WHEN 1 THEN $task IS NOT NULL AND task IS NULL
             WHEN 2 THEN coalesce(modality, '') = ''
             WHEN 3 THEN coalesce(analysis_level, '') = ''
             WHEN 4 THEN stat IS NULL
@@ -38,7 +40,8 @@ WITH judged AS (
         END AS not_reported,
         count(*) AS maps
     FROM stat_maps
-    WHERE gone_at IS NULL
+    WHERE ($gone OR gone_at IS NULL)
+      AND ($private OR $collection_ids IS NOT NULL OR image_id NOT IN (SELECT image_id FROM private_images))
       AND ($collection_ids IS NULL OR list_contains($collection_ids::INTEGER[], collection_id))
     GROUP BY ALL
 ),

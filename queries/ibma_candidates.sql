@@ -5,6 +5,8 @@
 -- $stats: maps of these statistics alone (any of t, z, f, beta, varcope, p, default ['t', 'z'])
 -- $neuroscout: true for maps of Neuroscout's robot alone, false for all others (boolean, default NULL)
 -- $collection_ids: maps of these collections alone (collection ids, default NULL)
+-- $private: maps of private collections too, not only where collection_ids names them (boolean, default false)
+-- $gone: maps that are gone from the server too (boolean, default false)
 -- $limit: how many rows at most (count, default NULL)
 SELECT
     image_id,
@@ -21,13 +23,21 @@ SELECT
     from_neuroscout,
     path
 FROM stat_maps
-WHERE gone_at IS NULL
+WHERE ($gone OR gone_at IS NULL)
+  AND ($private OR $collection_ids IS NOT NULL OR image_id NOT IN (SELECT image_id FROM private_images))
   AND ($collection_ids IS NULL OR list_contains($collection_ids::INTEGER[], collection_id))
   AND modality = 'fMRI-BOLD'
   AND analysis_level IN ('group', 'G')
   AND is_thresholded = false
   AND not_mni = false
   AND ($task IS NULL OR lower(task) = lower($task) OR task_id = $task)
+  -- What was typed tells at once which maps may be of the task.
+  AND (
+      $task IS NULL
+      OR contains(lower(cognitive_paradigm_cogatlas), lower($task))
+      OR contains(cognitive_paradigm_cogatlas, '&')
+      OR cognitive_paradigm_cogatlas_id = $task
+  )
   AND ($stats IS NULL OR list_contains($stats::VARCHAR[], stat))
   AND ($min_coverage IS NULL OR brain_coverage > $min_coverage)
   AND ($min_subjects IS NULL OR n_subjects >= $min_subjects)

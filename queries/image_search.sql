@@ -1,6 +1,8 @@
 -- The images whose name, description or contrast hold all words of a text, those that are named so first.
 -- $text: words in any order and case, parts of words too (text, required)
 -- $collection_ids: images of these collections alone (collection ids, default NULL)
+-- $private: images of private collections too, not only where collection_ids names them (boolean, default false)
+-- $gone: images that are gone from the server too (boolean, default false)
 -- $limit: how many rows at most (count, default 100)
 WITH asked AS (
     SELECT list_filter(string_split_regex(lower($text), '\s+'), lambda word: word <> '') AS words
@@ -11,7 +13,8 @@ texts AS (
         lower(name) AS heading,
         lower(concat_ws(' ', name, description, contrast_definition, cognitive_contrast_cogatlas)) AS everything
     FROM images
-    WHERE gone_at IS NULL
+    WHERE ($gone OR gone_at IS NULL)
+      AND ($private OR $collection_ids IS NOT NULL OR image_id NOT IN (SELECT image_id FROM private_images))
       AND ($collection_ids IS NULL OR list_contains($collection_ids::INTEGER[], collection_id))
 ),
 found AS (

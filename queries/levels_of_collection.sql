@@ -1,5 +1,6 @@
 -- The levels of analysis of a collection's statistic maps; NULL stands for maps whose level is unknown.
 -- $collection_id: the collection (collection id, required)
+-- $gone: maps that are gone from the server too (boolean, default false)
 -- $limit: how many rows at most (count, default NULL)
 SELECT
     CASE lower(analysis_level)
@@ -15,7 +16,7 @@ SELECT
     max(n_subjects) AS most_subjects,
     count(path) AS on_disk
 FROM stat_maps
-WHERE collection_id = $collection_id AND gone_at IS NULL
+WHERE collection_id = $collection_id AND ($gone OR gone_at IS NULL)
 GROUP BY level
 ORDER BY maps DESC, level NULLS LAST
 LIMIT $limit

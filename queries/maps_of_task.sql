@@ -5,6 +5,8 @@
 --     (one of group, single-subject, meta-analysis, other, default NULL)
 -- $stat: maps of this statistic alone (one of t, z, f, beta, varcope, p, default NULL)
 -- $collection_ids: maps of these collections alone (collection ids, default NULL)
+-- $private: maps of private collections too, not only where collection_ids names them (boolean, default false)
+-- $gone: maps that are gone from the server too (boolean, default false)
 -- $limit: how many rows at most (count, default NULL)
 SELECT
     image_id,
@@ -20,7 +22,14 @@ SELECT
     path
 FROM stat_maps
 WHERE (lower(task) = lower($task) OR task_id = $task)
-  AND gone_at IS NULL
+  -- What was typed tells at once which maps may be of the task.
+  AND (
+      contains(lower(cognitive_paradigm_cogatlas), lower($task))
+      OR contains(cognitive_paradigm_cogatlas, '&')
+      OR cognitive_paradigm_cogatlas_id = $task
+  )
+  AND ($gone OR gone_at IS NULL)
+  AND ($private OR $collection_ids IS NOT NULL OR image_id NOT IN (SELECT image_id FROM private_images))
   AND (
       $contrast IS NULL
       OR lower(contrast) = lower($contrast)

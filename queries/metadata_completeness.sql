@@ -2,6 +2,8 @@
 -- $by: one row a field for each of these, where NULL stands for all maps together
 --     (one of collection, owner, year, modality, level, neuroscout, default NULL)
 -- $collection_ids: maps of these collections alone (collection ids, default NULL)
+-- $private: maps of private collections too, not only where collection_ids names them (boolean, default false)
+-- $gone: maps that are gone from the server too (boolean, default false)
 -- $limit: how many rows at most (count, default NULL)
 WITH maps AS (
     SELECT
@@ -20,7 +22,8 @@ WITH maps AS (
             WHEN 'neuroscout' THEN from_neuroscout::VARCHAR
         END AS part
     FROM stat_maps
-    WHERE gone_at IS NULL
+    WHERE ($gone OR gone_at IS NULL)
+      AND ($private OR $collection_ids IS NOT NULL OR image_id NOT IN (SELECT image_id FROM private_images))
       AND ($collection_ids IS NULL OR list_contains($collection_ids::INTEGER[], collection_id))
 ),
 counted AS (

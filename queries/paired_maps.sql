@@ -6,85 +6,68 @@
 -- $stat_a: the one statistic (one of t, z, f, beta, varcope, p, default 'beta')
 -- $stat_b: the other one (one of t, z, f, beta, varcope, p, default 'varcope')
 -- $collection_ids: maps of these collections alone (collection ids, default NULL)
+-- $private: maps of private collections too, not only where collection_ids names them (boolean, default false)
+-- $gone: maps that are gone from the server too (boolean, default false)
 -- $limit: how many rows at most (count, default NULL)
 WITH maps AS (
     SELECT
         image_id,
-        stat,
         collection_id,
+        stat = $stat_a AS is_a,
         nullif(nidm_results, '') AS pack,
-        lower(analysis_level) AS level,
-        task,
-        coalesce(nullif(lower(trim(contrast_definition)), ''), lower(contrast)) AS contrast,
-        name
+        coalesce(nullif(trim(contrast_definition), ''), cognitive_contrast_cogatlas) AS typed,
+        -- One number for all that a pair has in common: texts take longer to compare.
+        hash(pack, lower(analysis_level), cognitive_paradigm_cogatlas, lower(typed)) AS thing,
+        name,
+        path
     FROM stat_maps
     WHERE stat IN ($stat_a, $stat_b)
-      AND gone_at IS NULL
+      AND ($gone OR gone_at IS NULL)
+      AND ($private OR $collection_ids IS NOT NULL OR image_id NOT IN (SELECT image_id FROM private_images))
       AND ($collection_ids IS NULL OR list_contains($collection_ids::INTEGER[], collection_id))
 ),
-groups AS (
-    SELECT
-        collection_id, pack, level, task, contrast,
-        min(image_id) FILTER (WHERE stat = $stat_a) AS a,
-        min(image_id) FILTER (WHERE stat = $stat_b) AS b,
-        count(*) FILTER (WHERE stat = $stat_a) AS of_a,
-        count(*) FILTER (WHERE stat = $stat_b) AS of_b
+things AS (
+    SELECT collection_id, thing, any_value(pack) IS NOT NULL AS in_pack, count(*) = 2 AS one_each
     FROM maps
-    WHERE pack IS NOT NULL OR contrast IS NOT NULL
-    GROUP BY collection_id, pack, level, task, contrast
-    HAVING a IS NOT NULL AND b IS NOT NULL
+    GROUP BY collection_id, thing
+    HAVING bool_or(is_a)
+       AND NOT bool_and(is_a)
+       AND (in_pack OR NOT regexp_full_match(any_value(typed), ' *(none( / other)?|null|n/a|na)? *', 'i'))
 ),
--- Names are looked at only where they must be.
 named AS (
     SELECT
         m.image_id,
-        m.stat,
         m.collection_id,
-        m.pack,
-        m.level,
-        m.task,
-        m.contrast,
-        -- "Z-Statistic Map: Visual" is "visual", "sub-01_stat-variance_statmap" and "sub 01 beta" are "sub 01"
-        trim(regexp_replace(regexp_replace(regexp_replace(
+        m.is_a,
+        m.thing,
+        m.name,
+        m.path,
+        t.in_pack,
+        t.one_each,
+        -- Names are looked at only where they must be: "Z-Statistic Map: Visual" is "visual", and
+        -- "sub-01_stat-variance_statmap" and "SUB 01 beta" are "sub 01".
+        CASE WHEN NOT t.one_each THEN trim(regexp_replace(
             lower(m.name),
-            '[^a-z0-9]+|([a-z])([0-9])', '\1 \2', 'g'),
-            '\b(stat|statistics?|stats|statmap|maps?|tstat|zstat|fstat|pstat|tmap|zmap|fmap|pmap|t|z|f|p|beta|betas'
-            '|cope|varcope|varbeta|variance|var|effect|parameter estimate)\b', ' ', 'g'),
-            '\s+', ' ', 'g')) AS stem
+            '(?:(?:^|[^a-z0-9])[tzfp](?:[^a-z0-9]|stat|map|$)|[^a-z0-9]|var(?:cope|beta|iance)?|cope|beta|effect'
+            '|statistics?|stats?|maps?|parameter|estimate|spm[tf]?|con(?:trast)?)+',
+            ' ',
+            'g'
+        )) END AS stem
     FROM maps AS m
-    JOIN groups AS g
-        ON g.collection_id = m.collection_id
-        AND g.pack IS NOT DISTINCT FROM m.pack
-        AND g.level IS NOT DISTINCT FROM m.level
-        AND g.task IS NOT DISTINCT FROM m.task
-        AND g.contrast IS NOT DISTINCT FROM m.contrast
-    WHERE g.of_a > 1 OR g.of_b > 1
-),
-pairs AS (
-    SELECT a, b, CASE WHEN pack IS NULL THEN 'contrast' ELSE 'pack' END AS paired_by
-    FROM groups
-    WHERE of_a = 1 AND of_b = 1
-    UNION ALL
-    SELECT
-        min(image_id) FILTER (WHERE stat = $stat_a) AS a,
-        min(image_id) FILTER (WHERE stat = $stat_b) AS b,
-        CASE WHEN pack IS NULL THEN 'contrast and name' ELSE 'pack and name' END AS paired_by
-    FROM named
-    GROUP BY collection_id, pack, level, task, contrast, stem
-    HAVING count(*) FILTER (WHERE stat = $stat_a) = 1 AND count(*) FILTER (WHERE stat = $stat_b) = 1
+    JOIN things AS t USING (collection_id, thing)
 )
 SELECT
-    p.a AS image_id_a,
-    p.b AS image_id_b,
-    a.collection_id,
-    p.paired_by,
-    a.name AS name_a,
-    b.name AS name_b,
-    a.path AS path_a,
-    b.path AS path_b
-FROM pairs AS p
-JOIN stat_maps AS a ON a.image_id = p.a
-JOIN stat_maps AS b ON b.image_id = p.b
-WHERE p.a <> p.b
-ORDER BY a.collection_id, p.a, p.b
+    min(image_id) FILTER (WHERE is_a) AS image_id_a,
+    min(image_id) FILTER (WHERE NOT is_a) AS image_id_b,
+    collection_id,
+    CASE WHEN bool_or(in_pack) THEN 'pack' ELSE 'contrast' END
+        || CASE WHEN bool_or(one_each) THEN '' ELSE ' and name' END AS paired_by,
+    min(name) FILTER (WHERE is_a) AS name_a,
+    min(name) FILTER (WHERE NOT is_a) AS name_b,
+    min(path) FILTER (WHERE is_a) AS path_a,
+    min(path) FILTER (WHERE NOT is_a) AS path_b
+FROM named
+GROUP BY collection_id, thing, stem
+HAVING count(*) = 2 AND bool_or(is_a) AND NOT bool_and(is_a)
+ORDER BY collection_id, image_id_a, image_id_b
 LIMIT $limit

@@ -4,6 +4,8 @@
 -- as 0. The cosine is NULL where all weights of an image are 0.
 -- $image_id: the image (image id, required)
 -- $collection_ids: images of these collections alone (collection ids, default NULL)
+-- $private: images of private collections too, not only where collection_ids names them (boolean, default false)
+-- $gone: images that are gone from the server too (boolean, default false)
 -- $limit: how many images (count, default 20)
 WITH target AS MATERIALIZED (
     SELECT t.term_id, coalesce(w.weight, 0) AS weight
@@ -16,7 +18,8 @@ others AS (
     JOIN words_status AS s USING (image_id)
     JOIN words_status AS mine ON mine.image_id = $image_id AND mine.reference IS NOT DISTINCT FROM s.reference
     WHERE i.image_id <> $image_id
-      AND i.gone_at IS NULL
+      AND ($gone OR i.gone_at IS NULL)
+      AND ($private OR $collection_ids IS NOT NULL OR i.image_id NOT IN (SELECT image_id FROM private_images))
       AND ($collection_ids IS NULL OR list_contains($collection_ids::INTEGER[], i.collection_id))
 ),
 scores AS (

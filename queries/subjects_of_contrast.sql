@@ -3,6 +3,7 @@
 -- $contrast: maps of this contrast alone: its name, its id, or what the uploader called it (text, default NULL)
 -- $subject_key: the free-form field that names the subject, in any case, where NULL stands for the BIDS label sub-…
 --     in the name of the map or of its file (text, default NULL)
+-- $gone: maps that are gone from the server too (boolean, default false)
 -- $limit: how many rows at most (count, default NULL)
 WITH maps AS (
     SELECT
@@ -10,7 +11,7 @@ WITH maps AS (
         list_filter(json_keys(extra), lambda key: lower(key) = lower($subject_key))[1] AS key
     FROM stat_maps
     WHERE collection_id = $collection_id
-      AND gone_at IS NULL
+      AND ($gone OR gone_at IS NULL)
       AND lower(analysis_level) IN ('single-subject', 's')
       AND (
           $contrast IS NULL
