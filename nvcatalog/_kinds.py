@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from nvcatalog.ids import parse_ids
 
@@ -141,7 +141,7 @@ def _several(value: Any) -> list[Any]:
     """Return a list of what was given as one, alone, or as text: ``555,658``."""
     if isinstance(value, str):
         return [part.strip() for part in value.strip(" []").split(",") if part.strip()]
-    return cast("list[Any]", value) if isinstance(value, list) else [value]
+    return value if isinstance(value, list) else [value]
 
 
 def _choices(kind: str) -> list[str]:

@@ -94,18 +94,21 @@ class Catalog:
     def query(self, name: str, /, params: Mapping[str, Any] | None = None, **kwargs: Any) -> Answer:
         """Run a query by its name: one of those that ship with the package, or one of your own.
 
-        Your own are SELECTs in files ``<name>.sql``, in the folder that ``NVCATALOG_QUERIES`` names or, where it is
-        not set, in ``<data_dir>/neurovault/queries``. Comments at their head, as in the package's, give parameters
-        kinds and defaults: ``-- $limit: how many rows (count, default 100)``. A name that ships cannot be used
-        again.
+        Your own are SELECTs in files ``<name>.sql``, in the folder that ``NVCATALOG_QUERIES`` names or, where it
+        is not set, in ``<data_dir>/neurovault/queries``. Comments at their head, as in the package's, give
+        parameters kinds and defaults: ``-- $limit: how many rows (count, default 100)``. A name that ships cannot
+        be used again.
+
+        What is gone from the server and what is private is left out, unless ``gone=True`` or ``private=True`` asks
+        for it, or a parameter names the collection or the image.
 
         Parameters
         ----------
         name : str
             One of :meth:`queries`, such as ``images_by_term``.
         params : mapping, optional
-            The parameters' values; those not given have the defaults that :meth:`queries` shows. None stands for
-            no restriction.
+            The parameters' values; those not given have the defaults that :meth:`queries` shows. None, the default
+            of most, restricts nothing.
         **kwargs
             Parameters by name.
 
@@ -126,9 +129,10 @@ class Catalog:
         >>> Catalog().query("images_by_term", term="motor", min_weight=-1).df()["image_id"].to_list()
         [10426]
         """
-        self._warn_if_absent()
         found = shelf.find(name, shelf.own_folder(self._folder))
-        return self._ask(found.text, shelf.arguments(found, queries.all_params(params, kwargs)))
+        given = shelf.arguments(found, queries.all_params(params, kwargs))
+        self._warn_if_absent()
+        return self._ask(found.text, given)
 
     def queries(self) -> Answer:
         """Return the queries that :meth:`query` runs.
@@ -136,8 +140,8 @@ class Catalog:
         Returns
         -------
         Answer
-            A row a query: ``name``, ``summary``, ``parameters`` (what each means, its kind and its default) and
-            ``file`` (where it is, for one of your own; NULL for one that ships).
+            A row a query: ``name``, ``summary``, ``parameters`` (a line each: what it means, its kind and its
+            default) and ``file`` (where it is, for one of your own; NULL for one that ships).
 
         Examples
         --------

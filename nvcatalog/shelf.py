@@ -147,9 +147,10 @@ def arguments(query: NamedQuery, given: object) -> dict[str, Any]:
     {'image_id': 10426, 'limit': 5}
     """
     values = _by_name(query, given)
-    wanting = [f"${each.name}" for each in query.parameters if each.required and each.name not in values]
+    wanting = [each for each in query.parameters if each.required and each.name not in values]
     if wanting:
-        raise QueryError(f"{query.name} has no value for {', '.join(wanting)}; give it one, as in name=value")
+        named = "; ".join(f"{each.name}: {each.comment}" if each.comment else each.name for each in wanting)
+        raise QueryError(f"{query.name} needs a value for {named}")
     return {
         each.name: _checked(query, each, values[each.name]) if each.name in values else each.default
         for each in query.parameters
@@ -157,7 +158,7 @@ def arguments(query: NamedQuery, given: object) -> dict[str, Any]:
 
 
 def listing(own: Path | None = None) -> pa.Table:
-    """Return a row for each query: its name, what it gives, its parameters, and the file of the user's own.
+    """Return a row for each query: its name, what it gives, a line for each parameter, and the file of one's own.
 
     One of the user's own that cannot be read is listed with what is wrong with it.
     """
@@ -167,7 +168,7 @@ def listing(own: Path | None = None) -> pa.Table:
         {
             "name": query.name,
             "summary": query.summary,
-            "parameters": "; ".join(f"{each.name}: {each.comment}" for each in query.parameters),
+            "parameters": "\n".join(f"{each.name}: {each.comment}" for each in query.parameters),
             "file": str(query.file) if query.file else None,
         }
         for query in _all(own)
@@ -298,16 +299,22 @@ def _by_name(query: NamedQuery, given: object) -> dict[str, Any]:
 
 
 def _checked(query: NamedQuery, parameter: Parameter, value: Any) -> Any:
-    if _kinds.says_null(parameter.kind, value):
-        if parameter.required and parameter.kind:
-            raise QueryError(f"{parameter.name} of {query.name} is NULL; give {_kinds.describe(parameter.kind)}")
-        return None
     try:
-        return _kinds.read(parameter.kind, value)
+        if not _kinds.says_null(parameter.kind, value):
+            return _kinds.read(parameter.kind, value)
     except (ValueError, TypeError, OverflowError) as error:
         raise QueryError(
             f"{parameter.name} of {query.name} is {reprlib.repr(value)}; give {_kinds.describe(parameter.kind)}"
         ) from error
+    if _needs_one(parameter):
+        raise QueryError(f"{parameter.name} of {query.name} is NULL; give {_kinds.describe(parameter.kind)}")
+    return None
+
+
+def _needs_one(parameter: Parameter) -> bool:
+    """Whether NULL is no value for it, because there is no such thing as not restricting it."""
+    is_choice = parameter.kind == "boolean" or parameter.kind.startswith("one of ")
+    return bool(parameter.kind) and (parameter.required or (is_choice and parameter.default is not None))
 
 
 def _near(name: object, names: Iterable[str]) -> str:

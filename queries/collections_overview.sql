@@ -18,6 +18,7 @@ WITH known AS (
     LEFT JOIN files AS f ON f.image_id = i.image_id AND f.kind = 'original' AND f.state = 'present'
     LEFT JOIN words_status AS w ON w.image_id = i.image_id AND w.status = 'present'
     WHERE ($gone OR i.gone_at IS NULL)
+      AND ($private OR $collection_ids IS NOT NULL OR i.image_id NOT IN (SELECT image_id FROM private_images))
       AND ($collection_ids IS NULL OR list_contains($collection_ids::INTEGER[], i.collection_id))
     GROUP BY i.collection_id
 )

@@ -71,7 +71,8 @@ def pairs() -> list[Record]:
 
     def add(name: str, map_type: str, **about: Any) -> None:
         about = {"analysis_level": "single-subject", "contrast_definition": "go > stop"} | about
-        made.append({"id": 2 * OWN + len(made), "collection_id": PLACES[0], "name": name, "map_type": map_type} | about)
+        place = {"id": 2 * OWN + len(made), "collection_id": PLACES[0]}
+        made.append({**place, "name": name, "map_type": map_type, **about})
 
     for subject in range(5):
         add(f"sub-{subject}_beta_1", "univariate-beta map")
@@ -117,6 +118,11 @@ def fill(folder: Path) -> None:
         connection.execute(
             "UPDATE collections SET gone_at = TIMESTAMPTZ '2024-01-01' WHERE collection_id % 29 = 0"
         )
+        connection.execute("UPDATE collections SET private = true WHERE collection_id = $id", {"id": PLACES[1]})
+        connection.execute(
+            "INSERT INTO refusals BY NAME SELECT unnest($kinds) AS kind, unnest($ids) AS id, 'private' AS status",
+            {"kinds": ["collection", "image", "image"], "ids": [PLACES[2], OWN + 4, OWN + 30]},
+        )
         connection.execute(
             "UPDATE record_history SET replaced_at = TIMESTAMPTZ '2025-11-23' + to_hours(id % 5)",
         )
@@ -156,22 +162,33 @@ LEVEL_OF = {"S": "single-subject", "G": "group", "M": "meta-analysis", "Other": 
 class Frames:
     """The tables of the catalog as dataframes of objects, and what pandas makes of them."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, *, private: bool = False, gone: bool = False) -> None:
         self._catalog = catalog
+        self._private, self._gone = private, gone
 
     def table(self, name: str) -> pd.DataFrame:
         rows = self._catalog.sql(f"SELECT * FROM {name}").arrow()
         return pd.DataFrame(rows.to_pylist(), columns=rows.column_names, dtype=object)
 
+    def public(self, kind: str) -> pd.DataFrame:
+        """Return collections or images without those that are private, unless they are wanted."""
+        frame = self.table(f"{kind}s")
+        collections, refusals = self.table("collections"), self.table("refusals")
+        refused = refusals[refusals["status"] == "private"].groupby("kind")["id"].apply(set)
+        hidden = refused["collection"] | set(collections[collections["private"] == True]["collection_id"])  # noqa: E712
+        hide = frame["collection_id"].isin(hidden) | frame[f"{kind}_id"].isin(refused[kind])
+        return frame if self._private else frame[~hide]
+
     @cached_property
     def collections(self) -> pd.DataFrame:
-        return self.table("collections")
+        frame = self.public("collection")
+        return frame if self._gone else frame[frame["gone_at"].isna()]
 
     @cached_property
     def images(self) -> pd.DataFrame:
-        """All images that are not gone, with file, level and statistic."""
-        frame = self.table("images")
-        frame = frame[frame["gone_at"].isna()].copy()
+        """All images that are wanted, with file, level and statistic."""
+        frame = self.public("image")
+        frame = (frame if self._gone else frame[frame["gone_at"].isna()]).copy()
         files = self.table("files")
         files = files[(files["kind"] == "original") & (files["state"] == "present")]
         frame = frame.merge(files[["image_id", "path", "shape", "voxel_size_mm"]], on="image_id", how="left")
@@ -181,7 +198,7 @@ class Frames:
         for ours, theirs in (("task", "paradigm"), ("contrast", "contrast")):
             frame[ours] = [told(text) for text in frame[f"cognitive_{theirs}_cogatlas"]]
             frame[f"{ours}_id"] = [told(text) for text in frame[f"cognitive_{theirs}_cogatlas_id"]]
-        about = self.collections[["collection_id", "name", "doi", "owner"]]
+        about = self.table("collections")[["collection_id", "name", "doi", "owner"]]
         return frame.merge(about.rename(columns={"name": "collection_name"}), on="collection_id", how="left")
 
     @cached_property
@@ -203,7 +220,8 @@ def told(text: str | None) -> str | None:
 def records_of(frame: pd.DataFrame) -> list[Record]:
     """Return the rows as dictionaries with None for what is missing."""
     return [
-        {key: None if last(value)[0] else value for key, value in row.items()} for row in frame.to_dict("records")
+        {str(key): None if last(value)[0] else value for key, value in row.items()}
+        for row in frame.to_dict("records")
     ]
 
 
@@ -263,8 +281,7 @@ def collections_overview(
     with_words = set(f.words["image_id"])
     for _, c in within(f.collections, collection_ids).iterrows():
         images = f.images[f.images["collection_id"] == c["collection_id"]]
-        known = c["gone_at"] is None and len(images) >= min_images
-        if known and (has_doi is None or (c["doi"] is not None) == has_doi):
+        if len(images) >= min_images and (has_doi is None or (c["doi"] is not None) == has_doi):
             levels = list(images["level"])
             most = images["n_subjects"].dropna().max()
             about = (len(images), levels.count("group"), levels.count("single-subject"), most, here(images))
@@ -290,7 +307,7 @@ def search(frame: pd.DataFrame, text: str, fields: str, shown: str, key: str) ->
 
 
 def collection_search(f: Frames, text: str, collection_ids: Any = None) -> Rows:
-    frame = within(f.collections[f.collections["gone_at"].isna()], collection_ids)
+    frame = within(f.collections, collection_ids)
     shown = "collection_id name doi authors journal_name description"
     return search(frame, text, "name authors journal_name description", shown, "collection_id")
 
@@ -492,23 +509,19 @@ def spaces(f: Frames, level: str | None = None, collection_ids: Any = None) -> R
     frame = within(at_level(f.maps, level), collection_ids)
     groups: dict[tuple[Any, ...], list[int]] = {}
     for row in records_of(frame):
-        lists = [
-            tuple(np.round(row[key], 3)) if isinstance(row[key], list) else None
-            for key in ("shape", "voxel_size_mm")
-        ]
-        key = (row["target_template_image"], row["not_mni"], *lists)
+        size = row["voxel_size_mm"] and tuple(round(mm, 3) for mm in row["voxel_size_mm"])
+        key = (row["target_template_image"], row["not_mni"], row["shape"] and tuple(row["shape"]), size)
         groups.setdefault(key, []).append(row["collection_id"])
     rows = [
-        (template, space, *(each and list(each) for each in lists), len(ids), len(set(ids)))
-        for (template, space, *lists), ids in groups.items()
+        (template, space, shape and list(shape), size and list(size), len(ids), len(set(ids)))
+        for (template, space, shape, size), ids in groups.items()
     ]
     return sorted(rows, key=lambda row: (-row[4], *(last(value) for value in row[:4])))
 
 
 def extra_fields(f: Frames, min_count: int = 1, collection_ids: Any = None) -> Rows:
     found: dict[tuple[str, str], dict[int, tuple[int, Any]]] = {}
-    collections = f.collections[f.collections["gone_at"].isna()]
-    for kind, key, frame in (("image", "image_id", f.images), ("collection", "collection_id", collections)):
+    for kind, key, frame in (("image", "image_id", f.images), ("collection", "collection_id", f.collections)):
         for row in records_of(within(frame, collection_ids)):
             for text in (row["extra"], row.get("data") if kind == "image" else None):
                 fields = json.loads(text) if isinstance(text, str) else {}
@@ -526,7 +539,7 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
-COMPLETE = {
+COMPLETE: dict[str, Callable[[Any], Any]] = {
     "task": bool,
     "contrast": bool,
     "contrast_definition": str.strip,
@@ -595,7 +608,7 @@ def similar_by_terms(f: Frames, image_id: int, collection_ids: Any = None, limit
         if row[0] in matrix.index and row[0] != image_id and reference[row[0]] == reference[image_id]:
             other = matrix.loc[row[0]]
             length = float(np.linalg.norm(mine) * np.linalg.norm(other))
-            rows.append((*row, float(mine @ other) / length if length else None))
+            rows.append((*row, float(np.dot(mine, other)) / length if length else None))
     return sorted(rows, key=lambda row: (row[3] is None, -(row[3] or 0), row[0]))[:limit]
 
 
@@ -614,13 +627,13 @@ def terms_between(f: Frames, a: list[int], b: list[int]) -> Rows:
     return sorted(rows, key=lambda row: (-abs(row[1]), row[0]))
 
 
-def changed_since(f: Frames, date: datetime, collection_ids: Any = None) -> Rows:
+def changed_since(f: Frames, date: datetime, fields: bool = False, collection_ids: Any = None) -> Rows:
     history = f.table("record_history")
     history = history[history["replaced_at"] >= date].sort_values("replaced_at")
     now = {(row["kind"], row["id"]): json.loads(row["raw"]) for row in f.table("raw_records").to_dict("records")}
     rows = []
     for kind in ("collection", "image"):
-        for row in records_of(within(f.table(f"{kind}s"), collection_ids)):
+        for row in records_of(within(f.public(kind), collection_ids)):
             id_ = row[f"{kind}_id"]
             former = history[(history["kind"] == kind) & (history["id"] == id_)]
             times = [row["add_date"], row["modify_date"], *former["replaced_at"]]
@@ -629,10 +642,11 @@ def changed_since(f: Frames, date: datetime, collection_ids: Any = None) -> Rows
             if not any(time >= date for time in [*times, *([gone] if gone else [])]):
                 continue
             old, new = json.loads(former["raw"].iloc[0]) if len(former) else None, now[kind, id_]
-            fields = old and sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+            differ = old and sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
             change = "new" if row["add_date"] is not None and row["add_date"] >= date else "changed"
             change = "gone" if gone and gone >= date else change
-            rows.append((kind, id_, row["collection_id"], row["name"], change, gone or max(times), fields))
+            head = (kind, id_, row["collection_id"], row["name"], change)
+            rows.append((*head, gone or max(times), differ if fields else None))
     return sorted(rows, key=lambda row: (-row[5].timestamp(), row[0], row[1]))
 
 
@@ -652,8 +666,8 @@ IMAGES = list(range(OWN, OWN + 60))
 CASES: dict[str, list[Record]] = {
     "images_per_collection": [{}, {"min_images": 0}, {"min_images": 5}],
     "collections_overview": [{}, {"min_images": 1, "has_doi": True}, {"has_doi": False}],
-    "collection_search": [{"text": "memory"}, {"text": "Study of THE"}, {"text": "no such thing"}],
-    "image_search": [{"text": "faces sub-03"}, {"text": "RUN 2 beta"}, {"text": "%"}],
+    "collection_search": [{"text": "neural"}, {"text": "Study of THE"}, {"text": "no such thing"}],
+    "image_search": [{"text": "faces sub-0"}, {"text": "RUN 2 beta"}, {"text": "%"}],
     "tasks": [{}, {"level": "group"}, {"level": "single-subject", "min_collections": 2}],
     "contrasts_of_task": [
         {"task": "Balloon Analogue Risk Task (BART)"},
@@ -699,16 +713,36 @@ CASES: dict[str, list[Record]] = {
     "similar_by_terms": [{"image_id": OWN + 4}, {"image_id": OWN + 8, "limit": None}],
     "terms_of_selection": [{"image_ids": IMAGES}],
     "terms_between": [{"a": IMAGES[:30], "b": IMAGES[30:]}],
-    "changed_since": [{"date": datetime(2024, 6, 1, tzinfo=UTC)}, {"date": CHANGED}],
+    "changed_since": [
+        {"date": datetime(2024, 6, 1, tzinfo=UTC)},
+        {"date": CHANGED},
+        {"date": CHANGED, "fields": True},
+    ],
     "fetch_history": [{}],
 }
 CASES["ibma_attrition"] = CASES["ibma_candidates"]
 SHIPPED = shelf.listing().column("name").to_pylist()
 
 
+# What else each query is asked for, and the frames in which pandas then looks.
+WIDER: tuple[tuple[Record, Record], ...] = (
+    ({}, {}),
+    ({"private": True}, {"private": True}),
+    ({"gone": True}, {"gone": True}),
+    ({"collection_ids": PLACES[:3]}, {"private": True}),
+)
+NAMED = ("levels_of_collection", "subjects_of_contrast")  # a collection, which may be a private one
+
+
 @pytest.fixture(scope="module")
-def frames(catalog: Catalog) -> Frames:
-    return Frames(catalog)
+def frames(catalog: Catalog) -> Callable[[Record], Frames]:
+    """Return what makes the frames for a query that is asked for more."""
+    made: dict[str, Frames] = {}
+
+    def of(wanted: Record) -> Frames:
+        return made.setdefault(str(wanted), Frames(catalog, **wanted))
+
+    return of
 
 
 def plain(row: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -730,14 +764,18 @@ def test_every_query_is_checked() -> None:
 
 @pytest.mark.parametrize(("name", "params"), [(name, params) for name, cases in CASES.items() for params in cases])
 def test_a_query_gives_what_pandas_makes_of_the_same_records(
-    catalog: Catalog, frames: Frames, name: str, params: Record
+    catalog: Catalog, frames: Callable[[Record], Frames], name: str, params: Record
 ) -> None:
-    for restricted in [{}, {"collection_ids": PLACES[:3]}] if takes(name, "collection_ids") else [{}]:
-        found = catalog.query(name, params | restricted).fetchall()
-        expected = [plain(row) for row in globals()[name](frames, **params, **restricted)]
+    for asked, wanted in WIDER if params == CASES[name][0] else WIDER[:1]:
+        if not all(takes(name, parameter) for parameter in asked):
+            continue
+        found = catalog.query(name, params | asked).fetchall()
+        looked_in = frames(wanted | {"private": True} if name in NAMED else wanted)
+        within_these = {key: value for key, value in asked.items() if key == "collection_ids"}
+        expected = [plain(row) for row in globals()[name](looked_in, **params, **within_these)]
         if name == "ibma_attrition":  # pandas has no words for the criteria
             found = [(step, ..., *rest) for step, _, *rest in found]
-        assert found == expected
+        assert found == expected, asked
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -748,11 +786,10 @@ def test_the_limit_cuts_a_stable_order_and_none_restricts_nothing(catalog: Catal
     assert catalog.query(name, params, limit=2).fetchall() == everything[:2]
     assert catalog.query(name, params, limit=0).fetchall() == []
 
-    free = {each.name: None for each in shelf.find(name).parameters if not each.required} | params
-    free |= {key: "task" for key in free if key == "label"} | {
-        f"stat_{x}": "t" for x in "ab" if f"stat_{x}" in free
-    }
-    assert len(catalog.query(name, free)) >= len(everything)
+    optional = [each for each in shelf.find(name).parameters if not each.required]
+    may_be_none = [each for each in optional if each.default is None or each.kind in ("count", "number")]
+    free: Record = {each.name: None for each in may_be_none}
+    assert len(catalog.query(name, free | params)) >= len(everything)
 
 
 def test_the_steps_of_attrition_are_told_as_they_were_asked_for(catalog: Catalog) -> None:
@@ -779,7 +816,12 @@ def test_the_steps_of_attrition_are_told_as_they_were_asked_for(catalog: Catalog
 
 
 def test_ibma_candidates_are_by_default_those_of_the_view(catalog: Catalog) -> None:
-    flagged = catalog.sql("SELECT image_id FROM stat_maps WHERE ibma_candidate AND gone_at IS NULL ORDER BY 1")
+    flagged = catalog.sql("""
+        SELECT image_id
+        FROM stat_maps
+        WHERE ibma_candidate AND gone_at IS NULL AND image_id NOT IN (SELECT image_id FROM private_images)
+        ORDER BY image_id
+    """)
     found = catalog.query("ibma_candidates").df()["image_id"].sort_values().to_list()
     assert found == [image_id for (image_id,) in flagged.fetchall()]
     assert len(found) > 3

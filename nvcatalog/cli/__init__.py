@@ -203,21 +203,34 @@ def sql(
         show(catalog.sql(text, params or None).arrow(), output)
 
 
-@app.command()
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    options_metavar="[OPTIONS] [--PARAMETER VALUE]...",
+)
 def query(
+    context: typer.Context,
     name: Annotated[str | None, typer.Argument(help="Which; without it, they are listed.")] = None,
     param: Params = None,
     data_dir: DataDir = None,
     output: OutputFormat = None,
 ) -> None:
-    """Run a query that ships with the package or one of your own, or list them.
+    """Run a query that ships with the package or one of your own, or list them with their parameters.
 
     Your own are in the folder NVCATALOG_QUERIES, or in neurovault/queries below the data folder.
     """
-    catalog, params = _catalog(data_dir), _parse_params(param)
+    from nvcatalog import shelf
+
+    catalog = _catalog(data_dir)
     if name is None:
         show(catalog.queries().arrow(), output)
         return
+    if name.startswith("-"):
+        raise typer.BadParameter(f"{name} stands before the query's name; write nvcatalog query NAME {name} VALUE")
+    kinds = {each.name: each.kind for each in shelf.find(name, shelf.own_folder(catalog.folder)).parameters}
+    pairs = [*(param or []), *_as_pairs(context.args, kinds)]
+    # A parameter of a declared kind is read as such: its text must not become a number on the way.
+    texts = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+    params = {key: texts[key] if kinds.get(key.lower()) else value for key, value in _parse_params(pairs).items()}
     with _asking(catalog):
         show(catalog.query(name, params).arrow(), output)
 
@@ -407,6 +420,24 @@ def _parse_params(pairs: list[str] | None) -> dict[str, str | float]:
             raise typer.BadParameter(f"{pair!r} is no parameter; write --param NAME=VALUE")
         params[name] = float(value) if re.fullmatch(r"[+-]?[0-9]+\.[0-9]+", value) else value
     return params
+
+
+def _as_pairs(words: list[str], kinds: dict[str, str]) -> Iterator[str]:
+    """Read ``--min-weight 0.5 --gone`` as ``min_weight=0.5`` and ``gone=true``."""
+    rest = list(words)
+    while rest:
+        option = rest.pop(0)
+        if not option.startswith("--"):
+            raise typer.BadParameter(f"{option!r} belongs to no parameter; write --name VALUE")
+        name, equals, value = option[2:].partition("=")
+        name = name.replace("-", "_")
+        if not equals and rest and not rest[0].startswith("--"):
+            value = rest.pop(0)
+        elif not equals and kinds.get(name) == "boolean":
+            value = "true"
+        elif not equals:
+            raise typer.BadParameter(f"--{name} has no value; write --{name} VALUE")
+        yield f"{name}={value}"
 
 
 @contextmanager
