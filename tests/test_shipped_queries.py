@@ -159,16 +159,34 @@ STAT_OF = {map_type: stat for stat, types in STATS.items() for map_type in types
 LEVEL_OF = {"S": "single-subject", "G": "group", "M": "meta-analysis", "Other": "other", "": None}
 
 
+TABLES = (
+    "collections",
+    "images",
+    "files",
+    "refusals",
+    "terms",
+    "words",
+    "words_status",
+    "raw_records",
+    "record_history",
+    "fetches",
+)
+
+
+def as_frame(catalog: Catalog, table: str) -> pd.DataFrame:
+    rows = catalog.sql(f"SELECT * FROM {table}").arrow()
+    return pd.DataFrame(rows.to_pylist(), columns=rows.column_names, dtype=object)
+
+
 class Frames:
     """The tables of the catalog as dataframes of objects, and what pandas makes of them."""
 
-    def __init__(self, catalog: Catalog, *, private: bool = False, gone: bool = False) -> None:
-        self._catalog = catalog
+    def __init__(self, tables: dict[str, pd.DataFrame], *, private: bool = False, gone: bool = False) -> None:
+        self._tables = tables
         self._private, self._gone = private, gone
 
     def table(self, name: str) -> pd.DataFrame:
-        rows = self._catalog.sql(f"SELECT * FROM {name}").arrow()
-        return pd.DataFrame(rows.to_pylist(), columns=rows.column_names, dtype=object)
+        return self._tables[name]
 
     def public(self, kind: str) -> pd.DataFrame:
         """Return collections or images without those that are private, unless they are wanted."""
@@ -737,10 +755,11 @@ NAMED = ("levels_of_collection", "subjects_of_contrast")  # a collection, which 
 @pytest.fixture(scope="module")
 def frames(catalog: Catalog) -> Callable[[Record], Frames]:
     """Return what makes the frames for a query that is asked for more."""
+    tables = {table: as_frame(catalog, table) for table in TABLES}
     made: dict[str, Frames] = {}
 
     def of(wanted: Record) -> Frames:
-        return made.setdefault(str(wanted), Frames(catalog, **wanted))
+        return made.setdefault(str(wanted), Frames(tables, **wanted))
 
     return of
 
