@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 import duckdb
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from nvcatalog import _batch, records
 from nvcatalog._batch import Batch
 from nvcatalog._gate import ForkedOpenError, gate_of
+from nvcatalog._locks import file_lock, lock_timeout_s
 from nvcatalog.errors import (
     CatalogCorruptError,
     CatalogLockedError,
     CatalogTooNewError,
     DataDirError,
-    InvalidOptionError,
     MigrationError,
     NoSpaceError,
     NVCatalogError,
@@ -64,18 +64,6 @@ _Config = dict[str, str | bool | int | float | list[str]]
 _CONFIG: _Config = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 # Readers spill nothing: a folder to spill into would be one that a query can write to.
 _FENCED: _Config = _CONFIG | {"enable_external_access": "false", "temp_directory": ""}
-
-
-def lock_timeout_s() -> float:
-    """Return how long to wait for whoever holds the catalog: ``NVCATALOG_LOCK_TIMEOUT``, else 60 s."""
-    text = os.environ.get("NVCATALOG_LOCK_TIMEOUT", "").strip() or "60"
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < 1e6:
-        raise InvalidOptionError(f"NVCATALOG_LOCK_TIMEOUT is {text!r}; give seconds, such as 60")
-    return seconds
 
 
 class Store:
@@ -166,9 +154,9 @@ class Store:
     @contextmanager
     def _file_lock(self, deadline: float) -> Iterator[None]:
         """Keep every other nvcatalog from writing, whatever DuckDB's own lock is worth on this file system."""
-        lock = FileLock(self.folder / LOCK_NAME, mode=0o666, poll_interval=0.01)
+        lock = file_lock(self.folder / LOCK_NAME)
         try:
-            lock.acquire(timeout=_left_s(deadline))
+            lock.acquire(timeout=_left_s(deadline), poll_interval=0.01)
         except Timeout as error:
             raise CatalogLockedError(_locked_message(self.path, self._holder())) from error
         except OSError as error:

@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
-from filelock import FileLock
 
 from nvcatalog import __version__
-from nvcatalog._store import Store, lock_timeout_s
+from nvcatalog._locks import file_lock, lock_timeout_s
+from nvcatalog._store import Store
 from nvcatalog.errors import NVCatalogError, SnapshotError, SnapshotWarning
 from nvcatalog.storage import write_whole
 
@@ -168,7 +168,7 @@ def take(store: Store) -> Path:
     home = store.folder / FOLDER
     try:
         home.mkdir(parents=True, exist_ok=True)
-        with FileLock(home / ".lock", timeout=lock_timeout_s(), mode=0o666):
+        with file_lock(home / ".lock").acquire(timeout=lock_timeout_s()):
             _sweep(home)
             snapshot = _write(store, home)
             _make_current(home, snapshot)

@@ -184,6 +184,15 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def identity(path: Path) -> tuple[int, int, int] | None:
+    """Return what tells a file from one that has taken its place since, None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
 def why_not_here(path: Path, size: int) -> str | None:
     """Return None when a file is there with its recorded size, else what was found instead."""
     try:

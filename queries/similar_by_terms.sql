@@ -16,7 +16,10 @@ others AS (
     SELECT i.image_id, i.name, i.collection_id
     FROM images AS i
     JOIN words_status AS s USING (image_id)
-    JOIN words_status AS mine ON mine.image_id = $image_id AND mine.reference IS NOT DISTINCT FROM s.reference
+    JOIN words_status AS mine
+        ON mine.image_id = $image_id
+        AND mine.status = 'present'
+        AND mine.reference IS NOT DISTINCT FROM s.reference
     WHERE i.image_id <> $image_id
       AND ($gone OR i.gone_at IS NULL)
       AND ($private OR $collection_ids IS NOT NULL OR i.image_id NOT IN (SELECT image_id FROM private_images))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from waiting import PATIENCE_S
 
 from nvcatalog import Catalog, NVCatalogError, fetch_neurovault_ids, snapshot
 from nvcatalog._batch import Batch, Words
@@ -125,7 +126,9 @@ def test_another_process_may_write_between_two_questions(catalog: Catalog) -> No
     catalog.sql("SELECT 1")
 
     script = "import sys, duckdb; duckdb.connect(sys.argv[1]).execute(\"UPDATE images SET name = 'theirs'\")"
-    subprocess.run([sys.executable, "-c", script, str(catalog.folder / "catalog.duckdb")], check=True, timeout=60)
+    subprocess.run(
+        [sys.executable, "-c", script, str(catalog.folder / "catalog.duckdb")], check=True, timeout=PATIENCE_S
+    )
 
     assert catalog.sql("SELECT DISTINCT name FROM images").fetchall() == [("theirs",)]
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import duckdb
 import pytest
 from pyarrow import parquet
+from waiting import PATIENCE_S
 
 from nvcatalog.cli import main
 
@@ -433,7 +434,7 @@ def test_demo_serve_prints_what_a_shell_can_evaluate_and_ends_with_ctrl_c(tmp_pa
         assert Path(exports["NILEARN_DATA"]).parent == tmp_path
         assert all(line.startswith("# ") for line in (lines[0], lines[4]))
         os.kill(process.pid, signal.SIGINT)
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=PATIENCE_S) == 0
 
 
 def test_freeze_writes_a_lock_file_and_cite_the_citations(nvcatalog: Run, filled: Path, tmp_path: Path) -> None:

@@ -35,7 +35,9 @@ CHECKOUT = Path(__file__).parent.parent
 # A row imports only from rows before it.
 ROWS = (
     ("errors", "_resources", "_progress", "_parallel", "_gate", "_xml"),
-    ("_http", "ids", "records", "report", "proving"),
+    ("_locks", "ids", "records", "report", "proving"),
+    ("_connections",),
+    ("_http",),
     ("_kinds", "known", "client", "neurosynth", "storage", "migrate", "queries", "words", "filters", "labels"),
     ("_batch", "sidecars", "servers", "filter_sql", "resample", "extras", "_expressions", "shelf"),
     ("_store",),
@@ -141,7 +143,7 @@ def test_contributors_are_shown_the_same_rows() -> None:
         ("logging.basicConfig", set()),
         ("logger.warning", set()),  # Python writes it to stderr unasked; what a user must know is a warning
         ("logger.error", set()),
-        ("requests.Session", {"_http"}),
+        ("requests.Session", {"_connections", "_http"}),
         ("requests.get", set()),
         ("socket.create_connection", {"_http"}),
         ("os.system", set()),

@@ -42,7 +42,7 @@ def as_scikit_learn_does(
     return frequencies, np.asarray(vectorizer.feature_names_, dtype=str)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(words=st.dictionaries(st.integers(1, 50), decoded, max_size=6), data=st.data())
 @example(words={}, data=None)
 @example(words={1: {}}, data=None)
