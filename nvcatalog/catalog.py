@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nvcatalog import adopt, comparing, connecting, lookup, matrix, outdated, queries, snapshot, storage
+from nvcatalog import adopt, comparing, connecting, lookup, matrix, outdated, queries, shelf, snapshot, storage
 from nvcatalog._store import Store
 from nvcatalog.errors import LabelsError, SnapshotWarning
 from nvcatalog.ids import parse_ids
@@ -95,14 +95,23 @@ class Catalog(Outward):
         return self._ask(query, queries.all_params(params, kwargs), tables)
 
     def query(self, name: str, /, params: Mapping[str, Any] | None = None, **kwargs: Any) -> Answer:
-        """Run one of the queries that ship with the package, such as ``images_by_term``.
+        """Run a query by its name: one of those that ship with the package, or one of your own.
+
+        Your own are SELECTs in files ``<name>.sql``, in the folder that ``NVCATALOG_QUERIES`` names or, where it
+        is not set, in ``<data_dir>/neurovault/queries``. Comments at their head, as in the package's, give
+        parameters kinds and defaults: ``-- $limit: how many rows (count, default 100)``. A name that ships cannot
+        be used again.
+
+        What is gone from the server and what is private is left out, unless ``gone=True`` or ``private=True`` asks
+        for it, or a parameter names the collection or the image.
 
         Parameters
         ----------
         name : str
-            The name of a file in ``queries/``, without ``.sql``.
+            One of :meth:`queries`, such as ``images_by_term``.
         params : mapping, optional
-            The parameters' values.
+            The parameters' values; those not given have the defaults that :meth:`queries` shows. None, the default
+            of most, restricts nothing.
         **kwargs
             Parameters by name.
 
@@ -114,10 +123,36 @@ class Catalog(Outward):
         Raises
         ------
         QueryError
-            When there is no such query, or a parameter is missing (a ValueError).
+            When there is no such query or parameter, or a value is missing or of a wrong type (a ValueError).
+
+        Examples
+        --------
+        >>> from nvcatalog import Catalog, fetch_neurovault_ids
+        >>> maps = fetch_neurovault_ids(image_ids=[10426], fetch_neurosynth_words=True, verbose=0)
+        >>> Catalog().query("images_by_term", term="motor", min_weight=-1).df()["image_id"].to_list()
+        [10426]
         """
+        found = shelf.find(name, shelf.own_folder(self._folder))
+        given = shelf.arguments(found, queries.all_params(params, kwargs))
         self._warn_if_absent()
-        return self._ask(queries.named_query(name), queries.all_params(params, kwargs))
+        return self._ask(found.text, given)
+
+    def queries(self) -> Answer:
+        """Return the queries that :meth:`query` runs.
+
+        Returns
+        -------
+        Answer
+            A row a query: ``name``, ``summary``, ``parameters`` (a line each: what it means, its kind and its
+            default) and ``file`` (where it is, for one of your own; NULL for one that ships).
+
+        Examples
+        --------
+        >>> from nvcatalog import Catalog
+        >>> next(row for row in Catalog().queries().fetchall() if row[0] == "images_by_term")[1]
+        "The images most similar to a term's map, strongest first; weight is a correlation, not a probability."
+        """
+        return Answer(shelf.listing(shelf.own_folder(self._folder)))
 
     def words(
         self,

@@ -96,7 +96,13 @@ def test_something_missing_ends_with_status_1_and_a_warning(
         (["sql", "SELECT 1", "--param", "n"], "NAME=VALUE"),
         (["sql", "SELECT $a, $b", "--param", "a=1"], "give --param b=…"),
         (["query", "no_such_query"], "images_by_term"),
-        (["query", "images_by_term", "--param", "term=motor"], "give --param limit=…"),
+        (["query", "image_by_term"], "did you mean images_by_term"),
+        (["query", "images_by_term", "--limit", "2"], "images_by_term needs a value for term: the term"),
+        (["query", "images_by_term", "--term", "motor", "--limt", "2"], "no parameter limt; did you mean limit?"),
+        (["query", "images_by_term", "-p", "term=motor", "--limit", "two"], "limit of images_by_term is 'two'"),
+        (["query", "images_by_term", "--term"], "--term has no value; write --term VALUE"),
+        (["query", "images_by_term", "motor"], "'motor' belongs to no parameter; write --name VALUE"),
+        (["query", "--term", "motor"], "write nvcatalog query NAME --term VALUE"),
     ],
 )
 def test_wrong_use_ends_with_status_2_and_says_what_is_wrong(
@@ -184,14 +190,34 @@ def test_sql_answers_in_every_format(nvcatalog: Run, filled: Path) -> None:
 def test_a_named_query_takes_its_parameters(nvcatalog: Run, filled: Path) -> None:
     done = nvcatalog("query", "top_terms", "-p", "image_id=10426", "-p", "limit=3", "--data-dir", filled)
     assert len(done.stdout.splitlines()) == 4
+    for options in (["--image-id", "10426", "--limit", "3"], ["--image_id=10426", "-p", "limit=3"]):
+        assert nvcatalog("query", "top_terms", *options, "--data-dir", filled).stdout == done.stdout
+
+
+def test_parameters_of_a_query_are_read_as_the_query_declares_them(nvcatalog: Run, filled: Path) -> None:
+    place = filled / "neurovault" / "queries"
+    place.mkdir()
+    (place / "kinds.sql").write_text("""\
+-- One row of what was given.
+-- $text: any (text, required)
+-- $number: any (number, required)
+-- $ids: any (image ids, required)
+-- $flag: any (boolean, default false)
+SELECT $text AS text, $number AS number, $ids AS ids, $flag AS flag, $other AS other
+""")
+    given = ["--text", "1.50", "--number", "-0.5", "--flag", "--ids", "3,https://neurovault.org/images/4/"]
+    done = nvcatalog("query", "kinds", *given, "-p", "other=2.5", "-d", filled, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)
+    assert row == {"text": "1.50", "number": -0.5, "ids": [3, 4], "flag": True, "other": 2.5}
 
 
 def test_query_without_a_name_lists_what_there_is(nvcatalog: Run) -> None:
     done = nvcatalog("query", "--format", "json")
-    listed = {row["query"]: row for row in json.loads(done.stdout)}
+    listed = {row["name"]: row for row in json.loads(done.stdout)}
     assert {"images_by_term", "images_per_collection", "top_terms"} <= set(listed)
-    assert listed["top_terms"]["about"].startswith("The terms whose maps are most similar")
-    assert listed["top_terms"]["parameters"] == "image_id: the image; limit: how many terms"
+    assert listed["top_terms"]["summary"].startswith("The terms whose maps are most similar")
+    assert listed["top_terms"]["parameters"].splitlines()[-1] == "limit: how many terms (count, default 20)"
 
 
 def test_parameters_are_text_so_that_no_term_becomes_a_number(nvcatalog: Run, filled: Path) -> None:

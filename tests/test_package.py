@@ -38,8 +38,20 @@ ROWS = (
     ("_locks", "ids", "records", "report", "proving"),
     ("_connections",),
     ("_http",),
-    ("known", "client", "neurosynth", "storage", "migrate", "queries", "words", "filters", "labels", "_marks"),
-    ("_batch", "sidecars", "servers", "filter_sql", "resample", "extras", "_expressions", "parts"),
+    (
+        "known",
+        "client",
+        "neurosynth",
+        "storage",
+        "migrate",
+        "queries",
+        "words",
+        "filters",
+        "labels",
+        "_marks",
+        "_kinds",
+    ),
+    ("_batch", "sidecars", "servers", "filter_sql", "resample", "extras", "_expressions", "parts", "shelf"),
     ("_store", "kept"),
     ("plan", "landing", "snapshot", "outdated", "lookup", "where", "synced", "lockfile", "_places"),
     (
@@ -387,7 +399,7 @@ def test_the_sdist_has_all_that_is_needed_to_build_and_test_it(built: Path) -> N
 INSTALLED = """
 import pathlib, sys, nvcatalog
 from nvcatalog._resources import sql_folder
-from nvcatalog.queries import named_query
+from nvcatalog.shelf import find
 from nvcatalog._store import Store
 from nvcatalog.demo import World
 folder = pathlib.Path(sys.argv[1])
@@ -395,7 +407,7 @@ with Store(folder).writing() as connection:
     tables = connection.sql("SHOW TABLES").fetchall()
 print(nvcatalog.__file__)
 print(sql_folder("migrations"))
-print(len(tables), len(World.demo().image_ids()), named_query("top_terms").startswith("-- "))
+print(len(tables), len(World.demo().image_ids()), find("top_terms").text.startswith("-- "))
 """
 
 

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -204,18 +203,34 @@ def sql(
         show(catalog.sql(text, params or None).arrow(), output)
 
 
-@app.command()
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    options_metavar="[OPTIONS] [--PARAMETER VALUE]...",
+)
 def query(
+    context: typer.Context,
     name: Annotated[str | None, typer.Argument(help="Which; without it, they are listed.")] = None,
     param: Params = None,
     data_dir: DataDir = None,
     output: OutputFormat = None,
 ) -> None:
-    """Run a query that ships with the package, or list them."""
+    """Run a query that ships with the package or one of your own, or list them with their parameters.
+
+    Your own are in the folder NVCATALOG_QUERIES, or in neurovault/queries below the data folder.
+    """
+    from nvcatalog import shelf
+
+    catalog = _catalog(data_dir)
     if name is None:
-        show(_shipped_queries(), output)
+        show(catalog.queries().arrow(), output)
         return
-    catalog, params = _catalog(data_dir), _parse_params(param)
+    if name.startswith("-"):
+        raise typer.BadParameter(f"{name} stands before the query's name; write nvcatalog query NAME {name} VALUE")
+    kinds = {each.name: each.kind for each in shelf.find(name, shelf.own_folder(catalog.folder)).parameters}
+    pairs = [*(param or []), *_as_pairs(context.args, kinds)]
+    # A parameter of a declared kind is read as such: its text must not become a number on the way.
+    texts = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+    params = {key: texts[key] if kinds.get(key.lower()) else value for key, value in _parse_params(pairs).items()}
     with _asking(catalog):
         show(catalog.query(name, params).arrow(), output)
 
@@ -477,6 +492,24 @@ def _parse_params(pairs: list[str] | None) -> dict[str, str | float]:
     return params
 
 
+def _as_pairs(words: list[str], kinds: dict[str, str]) -> Iterator[str]:
+    """Read ``--min-weight 0.5 --gone`` as ``min_weight=0.5`` and ``gone=true``."""
+    rest = list(words)
+    while rest:
+        option = rest.pop(0)
+        if not option.startswith("--"):
+            raise typer.BadParameter(f"{option!r} belongs to no parameter; write --name VALUE")
+        name, equals, value = option[2:].partition("=")
+        name = name.replace("-", "_")
+        if not equals and rest and not rest[0].startswith("--"):
+            value = rest.pop(0)
+        elif not equals and kinds.get(name) == "boolean":
+            value = "true"
+        elif not equals:
+            raise typer.BadParameter(f"--{name} has no value; write --{name} VALUE")
+        yield f"{name}={value}"
+
+
 @contextmanager
 def _leaving_politely() -> Iterator[None]:
     try:
@@ -514,22 +547,6 @@ def _exists(catalog: Catalog) -> bool:
     from nvcatalog._store import FILE_NAME
 
     return (catalog.folder / FILE_NAME).is_file()
-
-
-def _shipped_queries() -> pa.Table:
-    """Return a row for each query that ships: its name, and what its first comment says."""
-    import pyarrow as pa
-
-    from nvcatalog._resources import sql_folder
-
-    rows = []
-    for file in sorted(sql_folder("queries").iterdir(), key=lambda file: file.name):
-        if file.name.endswith(".sql"):
-            lines = file.read_text(encoding="utf-8").splitlines()
-            about, *more = (line[2:].strip() for line in takewhile(lambda line: line.startswith("--"), lines))
-            parameters = "; ".join(line[1:] for line in more if line.startswith("$"))
-            rows.append({"query": file.name.removesuffix(".sql"), "about": about, "parameters": parameters})
-    return pa.Table.from_pylist(rows)
 
 
 def _show_fetched(maps: Any, output: Format | None) -> None:
