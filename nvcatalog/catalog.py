@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from nvcatalog import adopt, lookup, outdated, queries, snapshot, storage
 from nvcatalog._store import Store
-from nvcatalog.errors import CatalogWarning, LabelsError, SnapshotWarning
+from nvcatalog.errors import LabelsError, SnapshotWarning
 from nvcatalog.ids import parse_ids
 from nvcatalog.labels import read_labels
 from nvcatalog.meant import images_meant
 from nvcatalog.options import parse_timeout
 from nvcatalog.queries import Answer, Params
+from nvcatalog.upkeep import Upkeep
 from nvcatalog.words import words_to_matrix
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from nvcatalog.sync import SyncReport
 
 
-class Catalog:
+class Catalog(Upkeep):
     """Every collection, image and term that was ever fetched into a folder, as a database.
 
     Opens nothing until it is asked, and holds nothing open afterwards.
@@ -48,8 +49,7 @@ class Catalog:
     """
 
     def __init__(self, data_dir: str | os.PathLike[str] | None = None) -> None:
-        self._folder = storage.data_folder(data_dir)
-        self._store = Store(self._folder)
+        super().__init__(Store(storage.data_folder(data_dir)))
 
     def __repr__(self) -> str:
         """Name the folder."""
@@ -434,11 +434,3 @@ class Catalog:
     def _ask(self, query: str, params: Params, tables: Mapping[str, Any] | None = None) -> Answer:
         with self._store.reading() as connection:
             return queries.run(connection, query, params, tables)
-
-    def _warn_if_absent(self) -> None:
-        if not self._store.exists:
-            warnings.warn(
-                f"There is no catalog in {self._folder}: fetch something, or adopt() what is there",
-                CatalogWarning,
-                stacklevel=3,
-            )

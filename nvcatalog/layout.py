@@ -21,7 +21,7 @@ SIDECARS = frozenset({"metadata", "collection_metadata", "words"})
 _COLLECTION = re.compile(r"collection_([1-9][0-9]{0,9})")
 _ID = "([1-9][0-9]{0,9})"
 # Ours end in .part; of its own, nilearn resamples what it has downloaded under a name of its own.
-_TEMPORARY = re.compile(r"\..+\.part|tmp_[0-9a-f-]{36}\.nii\.gz|\.catalog\.duckdb\.new(\.wal)?")
+_TEMPORARY = re.compile(r"\..+\.part(\.\w+)*|tmp_[0-9a-f-]{36}\.nii\.gz|\.catalog\.duckdb\.new(\.wal)?")
 _REPLACED = re.compile(rf"image_{_ID}(?:_resampled)?_replaced-[0-9a-f]{{12}}\.nii\.gz")
 _CATALOG = re.compile(r"catalog\.duckdb(\.wal)?|catalog\.lock")
 _SET_ASIDE = re.compile(r"catalog\.duckdb\..+")
