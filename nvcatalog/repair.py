@@ -207,8 +207,8 @@ class _Mender:
             else:
                 lost.append(finding)
         self._rewrite(unreadable)
+        lost = list(self._without_odd_rows(lost))
         unknown = self._take_over(strays, strays)
-        self._rows = {row.path: row for row in file_rows(self._store, {each.image_id or 0 for each in lost})}
         # First the bad bytes go: nobody can take them for the file then, and its row says that it is missing.
         gone = [(finding, kept) for finding in lost for kept in self._vacate(finding)]
         if self._forget:
@@ -279,6 +279,13 @@ class _Mender:
 
     # Rows without their file
 
+    def _without_odd_rows(self, lost: list[Finding]) -> Iterator[Finding]:
+        """Forget rows that no file of ours can belong to, and yield the others."""
+        self._rows = {row.path: row for row in file_rows(self._store, {each.image_id or 0 for each in lost})}
+        odd = [each for each in lost if (row := self._rows.get(each.path)) and not row.is_ours]
+        self._forget_rows((finding, None) for finding in odd)
+        yield from (finding for finding in lost if finding not in odd)
+
     def _vacate(self, finding: Finding) -> Iterator[str | None]:
         """Yield where the bytes are now that were in a lost file's place; nothing where they stay there."""
         if finding.image_id is None or finding.path not in self._rows:
@@ -294,13 +301,13 @@ class _Mender:
             row = self._rows[finding.path]
             batch.drop_file(row.image_id, row.kind)
             self._step("forgotten", finding, kept=kept)
-        self._store.land(batch)
+        if batch:
+            self._store.land(batch)
 
     def _restore(self, gone: list[_Gone], strays: Iterable[str]) -> dict[int, str]:
         """Fetch lost files again, and return what the server says of images that it has not."""
         rows = [self._rows[finding.path] for finding, _ in gone]
-        self._forget_rows((finding, kept) for finding, kept in gone if not self._rows[finding.path].is_ours)
-        lost = [_lost_file(row) for row in rows if row.is_ours]
+        lost = [_lost_file(row) for row in rows]
         places = [place_of(path) for path in strays]
         strangers = {place.id for place in places if place.id and (place.is_map or place.kind == "metadata")}
         restored = restore(self._folder, lost, strangers, self._options)
@@ -308,8 +315,7 @@ class _Mender:
         now = {(row.image_id, row.kind): row for row in file_rows(self._store, {row.image_id for row in rows})}
         for finding, kept in gone:
             row = self._rows[finding.path]
-            if row.is_ours:
-                self._tell_restored(finding, kept, row, now.get((row.image_id, row.kind)), restored)
+            self._tell_restored(finding, kept, row, now.get((row.image_id, row.kind)), restored)
         return restored.refused
 
     def _tell_restored(

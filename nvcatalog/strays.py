@@ -21,6 +21,9 @@ from nvcatalog.verify import KnownSidecars, file_rows, why_no_sidecar
 
 _PROVERS = min(4, os.cpu_count() or 1)
 
+# Maps that are whole and no longer, or not yet, the one of their record: by image and kind, and what tells.
+_Unlike = dict[tuple[int, str], str]
+
 
 @dataclass
 class Strays:
@@ -118,23 +121,33 @@ class _Adoption:
         beside = (id_ for folder in folders for id_ in sidecar_ids(self._folder, folder))
         return self._store.known(folders, {*beside, *(place.id for place in self._places.values() if place.id)})
 
-    def _adopt(self, known: Known, lander: Lander) -> dict[tuple[int, str], str]:
+    def _adopt(self, known: Known, lander: Lander) -> _Unlike:
         """Register and prove; return which maps are whole and other ones than their records say."""
+        # What is known is proven before anything is registered: that counts for what somebody left here long ago.
+        unlike_record = self._prove(known, lander, {})
         adopter = Adopter(self._folder, known, lander, land_as_it_goes=True)
         for folder in sorted({place.collection_id or 0 for place in self._places.values()}):
             adopter.take_collection(folder)
-        unlike_record: dict[tuple[int, str], str] = {}
-        for kind in MAPS:
-            ids = [place.id for place in self._places.values() if place.id and place.kind == kind]
-            known_ids = [id_ for id_ in ids if id_ in known.images]
-            _, bad = prove_files(self._folder, known, known_ids, lander, kind=kind, verbose=0)
-            unlike_record |= {(id_, kind): why for id_, why in bad.items()}
+        unlike_record |= self._prove(known, lander, unlike_record)
         for place in self._places.values():
             image = known.images.get(place.id or 0)
             if place.kind == "words" and image and image.collection_id == place.collection_id:
                 adopter.take_words(image)
         self._adopt_extras(lander)
+        lander.land()
+        for image_id, kind in unlike_record:
+            lander.batch.drop_file(image_id, kind)
         return unlike_record
+
+    def _prove(self, known: Known, lander: Lander, but: _Unlike) -> _Unlike:
+        """Prove the maps of known images against their records; return those that are others."""
+        found: _Unlike = {}
+        for kind in MAPS:
+            places = (place for place in self._places.values() if place.kind == kind)
+            ids = [p.id for p in places if p.id in known.images and (p.id, kind) not in but]
+            _, bad = prove_files(self._folder, known, filter(None, ids), lander, kind=kind, verbose=0)
+            found |= {(id_, kind): why for id_, why in bad.items()}
+        return found
 
     def _adopt_extras(self, lander: Lander) -> None:
         """Give rows to files beside the maps that a record names."""
@@ -160,7 +173,7 @@ class _Adoption:
             named |= {extra.path: extra for extra in extras.of_image(images[id_], folder_of[id_])}
         return named
 
-    def _judge(self, known: Known, unlike_record: dict[tuple[int, str], str]) -> None:
+    def _judge(self, known: Known, unlike_record: _Unlike) -> None:
         """Tell what is taken over now, what cannot be, and what nobody knows."""
         ids = {place.id for place in self._places.values() if place.id}
         rows = {row.path for row in file_rows(self._store, ids)}
@@ -173,7 +186,7 @@ class _Adoption:
             else:
                 self._strays.unknown.append(path)
 
-    def _why_not(self, place: Place, known: Known, unlike_record: dict[tuple[int, str], str]) -> str | None:
+    def _why_not(self, place: Place, known: Known, unlike_record: _Unlike) -> str | None:
         """Say what is known to be wrong with a file that has no row; None where nothing is known of it."""
         image = known.images.get(place.id or 0)
         if why := unlike_record.get((place.id or 0, place.kind)):

@@ -231,7 +231,7 @@ class _Look:
     files: list[FileRow] = field(default_factory=list)  # those that are there with their size
     sidecars: list[str] = field(default_factory=list)  # those beside a map that has a row
     strangers: list[str] = field(default_factory=list)  # others, which the catalog may know
-    without: list[tuple[int | None, str]] = field(default_factory=list)  # sidecars that a map lacks
+    without: list[str] = field(default_factory=list)  # sidecars that a map lacks
 
     def add(self, other: _Look) -> None:
         for name in ("findings", "files", "sidecars", "strangers", "without"):
@@ -291,7 +291,7 @@ def _look_into(folder: Path, name: str, rows: Mapping[str, FileRow]) -> _Look:
             look.find("corrupt", row.image_id, path, _other_size(sizes[path], row.size))
         elif not any(finding.kind == "unreadable" and finding.path == name for finding in look.findings):
             look.find("missing", row.image_id, path, _not_there())
-    _look_for_sidecars(look, name, rows, sizes)
+    _look_for_sidecars(look, name, sizes)
     return look
 
 
@@ -332,13 +332,14 @@ def _note_leftover(look: _Look, path: str, stat: os.stat_result) -> None:
         look.find("leftover", None, path, "a temporary file that a killed process left")
 
 
-def _look_for_sidecars(look: _Look, name: str, rows: Mapping[str, FileRow], sizes: Mapping[str, int]) -> None:
+def _look_for_sidecars(look: _Look, name: str, sizes: Mapping[str, int]) -> None:
     """Note which sidecars the maps that are here lack."""
     collection_id = layout.collection_of(name) or 0
-    here = {row.image_id for path, row in rows.items() if path in sizes and row.kind in layout.MAPS}
-    lacking = [(id_, storage.sidecar_path(collection_id, id_)) for id_ in sorted(here)]
-    collection = (None, storage.collection_sidecar_path(collection_id))
-    look.without += [each for each in (*lacking, *([collection] if here else [])) if each[1] not in sizes]
+    here = {place.id for path in sizes if (place := place_of(path)).is_map and place.id}
+    wanted = {storage.sidecar_path(collection_id, id_) for id_ in here}
+    if here:
+        wanted.add(storage.collection_sidecar_path(collection_id))
+    look.without += sorted(wanted - sizes.keys())
 
 
 def _not_there(error: OSError | None = None) -> str:
@@ -356,7 +357,7 @@ def _other_size(found: int, recorded: int | None) -> str:
 def _strangers(store: Store, look: _Look) -> Iterator[Finding]:
     """Yield the sidecars that the catalog knows nothing of, and the missing ones that it could write."""
     places = {path: place_of(path) for path in look.strangers}
-    lacking = {path: place_of(path) for _, path in look.without}
+    lacking = {path: place_of(path) for path in look.without}
     known = KnownSidecars(store, [*places.values(), *lacking.values()])
     for path, place in places.items():
         if known(place):

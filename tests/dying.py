@@ -35,7 +35,7 @@ def _work(at: int, work: Callable[..., object], arguments: tuple[Any, ...], envi
 
     def deadly(step: Callable[..., Any]) -> Callable[..., Any]:
         def step_or_die(*args: Any, **kwargs: Any) -> Any:
-            left[0] -= 1
+            left[0] -= "snapshots" not in str(args[0])  # those are killed elsewhere
             if left[0] == 0:
                 os._exit(9)
             return step(*args, **kwargs)

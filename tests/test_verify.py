@@ -12,6 +12,7 @@ from fetching import fetch as fetch
 from fetching import file_of, traces, write
 from fetching import new_catalog as new_catalog
 from fetching import no_waiting as no_waiting
+from fetching import open_dir as open_dir
 from fetching import world as world
 from oracle import nilearn as nilearn
 from oracle import nilearn_dir as nilearn_dir
@@ -85,12 +86,8 @@ def test_what_was_taken_over_from_nilearn_is_as_it_should_be(
     assert "no whole file" in found.problems[0].reason
 
 
-def test_a_folder_that_may_only_be_read_is_verified_and_left_alone(
-    fetch: Fetch, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    home = tmp_path_factory.mktemp("shared")
-    for place in (home, *home.parents[:2]):
-        place.chmod(0o755)
+def test_a_folder_that_may_only_be_read_is_verified_and_left_alone(fetch: Fetch, open_dir: Path) -> None:
+    home = open_dir
     fetch(collection_ids=[3], data_dir=home)
     file_of(home, 3, 4).write_bytes(b"not a map")
     for path in (home / "neurovault", *(home / "neurovault").rglob("*")):
@@ -105,8 +102,6 @@ def test_a_folder_that_may_only_be_read_is_verified_and_left_alone(
 
     assert as_nobody(read) == "fine"
     assert traces(home) == before
-    for path in (home / "neurovault", *(home / "neurovault").rglob("*")):
-        path.chmod(0o755)
 
 
 # Files with a row
@@ -285,12 +280,8 @@ def test_a_corrupt_catalog_says_how_to_rebuild_it(filled: Path, look: Callable[.
         look()
 
 
-def test_a_folder_that_cannot_be_listed_is_told_of_once(
-    fetch: Fetch, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    home = tmp_path_factory.mktemp("shared")
-    for place in (home, *home.parents[:2]):
-        place.chmod(0o755)
+def test_a_folder_that_cannot_be_listed_is_told_of_once(fetch: Fetch, open_dir: Path) -> None:
+    home = open_dir
     fetch(collection_ids=[3], data_dir=home)
     Catalog(home).verify(deep=True, verbose=0)
     (home / "neurovault/collection_3").chmod(0o700)
