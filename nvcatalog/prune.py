@@ -17,7 +17,7 @@ from nvcatalog._parallel import Lane, in_parallel
 from nvcatalog._progress import Progress, summarise
 from nvcatalog._store import Store
 from nvcatalog.errors import DataDirError, InvalidOptionError, SnapshotWarning
-from nvcatalog.ids import parse_ids
+from nvcatalog.ids import LARGEST, parse_ids
 from nvcatalog.layout import MAPS, place_of
 from nvcatalog.options import parse_max_age
 from nvcatalog.verify import FileRow
@@ -251,6 +251,7 @@ class _Pruner:
         self._folder = store.folder
         self._dry_run = dry_run
         self._verbose = verbose
+        self._gone: set[str] = set()
 
     def run(self, items: list[_Item]) -> None:
         """Remove the files of these, each one's rows right after its files.
@@ -266,12 +267,11 @@ class _Pruner:
                 for item, files in in_parallel([lane]):
                     self._note(item, files, batch)
                     progress.step()
+                self._clear_folders(chunk)
                 if not self._dry_run:
                     self._store.land(batch)
-        gone = {file.path for file in self.removed}
-        folders = {place_of(row.path).collection_id or 0 for item in items for row in item.rows if row.is_ours}
-        for collection_id in sorted(folders):
-            self._clear(collection_id, gone)
+        for files in (self.removed, self.kept):
+            files.sort(key=lambda file: (file.collection_id or 0, file.image_id or LARGEST, file.path))
 
     def _remove_item(self, item: _Item) -> list[tuple[_Item, list[PrunedFile]]]:
         """Remove an image's files; those that nilearn reads beside them go last, and stay with what stays."""
@@ -304,12 +304,18 @@ class _Pruner:
                 batch.drop_file(row.image_id, row.kind)
         for file in files:
             (self.kept if file.trouble else self.removed).append(file)
+        self._gone |= {file.path for file in files if not file.trouble}
 
-    def _clear(self, collection_id: int, gone: set[str]) -> None:
+    def _clear_folders(self, items: list[_Item]) -> None:
+        folders = {place_of(row.path).collection_id or 0 for item in items for row in item.rows if row.is_ours}
+        for collection_id in sorted(folders):
+            self._clear(collection_id)
+
+    def _clear(self, collection_id: int) -> None:
         """Remove a collection's record and folder once no image is left: nilearn takes such a folder for whole."""
         name = storage.collection_folder(collection_id)
         try:
-            left = {f"{name}/{entry.name}" for entry in (self._folder / name).iterdir()} - gone
+            left = {f"{name}/{entry.name}" for entry in (self._folder / name).iterdir()} - self._gone
         except OSError:
             return
         if any(place.id and place.kind != "words" for place in map(place_of, left)):

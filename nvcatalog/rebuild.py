@@ -231,7 +231,7 @@ def _load(successor: Successor, place: Path, counted: object, *, verbose: int) -
                 progress.step(batch.num_rows)
             if rows[table] != counts.get(table, rows[table]):
                 raise SnapshotError(
-                    f"{place / table} has {rows[table]:,} rows, its manifest counts {counts[table]}"
+                    f"{place / table} has {rows[table]:,} rows, and its manifest counts {counts[table]}"
                 )
     return rows
 

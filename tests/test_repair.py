@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import time
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +23,7 @@ from oracle import nilearn as nilearn
 from oracle import nilearn_dir as nilearn_dir
 from test_store import as_nobody
 
-from nvcatalog import Catalog, repair
+from nvcatalog import Catalog
 from nvcatalog.demo import faults
 from nvcatalog.demo.maps import synthetic_map
 from nvcatalog.errors import CatalogWarning, DataDirError, IncompleteWarning, WrongServerError
@@ -503,11 +502,6 @@ def damage(data_dir: Path) -> None:
     (data_dir / "neurovault/collection_3/image_99.nii.gz").write_bytes(PAGE)
 
 
-def repair_quietly(data_dir: Path) -> None:
-    warnings.simplefilter("ignore")
-    repair.repair(Catalog(data_dir)._store, verbose=0)
-
-
 def test_whenever_a_repair_is_killed_the_next_one_ends_it(
     fetch: Fetch, server: DemoServer, tmp_path: Path
 ) -> None:
@@ -520,7 +514,7 @@ def test_whenever_a_repair_is_killed_the_next_one_ends_it(
         at += 1
         data_dir = tmp_path / str(at)
         shutil.copytree(tmp_path / "spoilt", data_dir)
-        came_so_far = dies(at, repair_quietly, data_dir, environment=server.environment)
+        came_so_far = dies(at, "repair", data_dir)
         Catalog(data_dir).repair(verbose=0)
         assert {path.name: data for path, data in contents(data_dir / "neurovault").items()} == whole, f"step {at}"
         assert is_well(data_dir), f"step {at}"
