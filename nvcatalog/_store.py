@@ -254,7 +254,7 @@ class Store:
     def _create(self) -> None:
         """Make a new catalog beside its place and move it there whole."""
         # Always of one name: whoever creates holds the lock, so what is there was left by a call that was killed.
-        new = self.folder / f".{FILE_NAME}.new"
+        new = self.path.with_name(f".{self.path.name}.new")
         for leftover in (new, _log_of(new)):
             leftover.unlink(missing_ok=True)
         # DuckDB would replay the log of a catalog that has been moved away or deleted into the new one.
@@ -432,9 +432,9 @@ def _unreadable(path: Path, error: Exception) -> NVCatalogError:
 
 def _corrupt(path: Path, found: str) -> CatalogCorruptError:
     return CatalogCorruptError(
-        f"{path} cannot be read as a catalog ({found}). The maps beside it are fine. Move it aside "
-        f"(mv '{path}' '{path}.broken') and register what is in the folder again: "
-        f"nvcatalog adopt --data-dir '{path.parent.parent}'"
+        f"{path} cannot be read as a catalog ({found}). The maps beside it are fine. Rebuild it from the newest "
+        f"snapshot and what is in the folder: nvcatalog rebuild --data-dir '{path.parent.parent}', or "
+        "Catalog.rebuild() in Python. It is kept under another name"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from nvcatalog import records
 from nvcatalog._store import Store, moment
@@ -142,6 +142,52 @@ def images_with_record(store: Store, image_ids: Iterable[int]) -> set[int]:
     with store.reading() as connection:
         query = "SELECT image_id FROM images WHERE image_id IN (SELECT unnest($ids::INTEGER[]))"
         return {id_ for (id_,) in connection.execute(query, {"ids": list(image_ids)}).fetchall()}
+
+
+def collection_of_images(store: Store, image_ids: Iterable[int]) -> dict[int, int]:
+    """Return, for those of these images that the catalog knows, the collection they are in."""
+    return dict(_of_ids(store, "SELECT image_id, collection_id FROM images WHERE image_id IN", image_ids))
+
+
+def images_with_words(store: Store, image_ids: Iterable[int]) -> set[int]:
+    """Return which of these images the catalog has terms of."""
+    query = "SELECT image_id FROM words_status WHERE status = 'present' AND image_id IN"
+    return {id_ for (id_,) in _of_ids(store, query, image_ids)}
+
+
+def words_of(store: Store, image_ids: Iterable[int]) -> dict[int, tuple[dict[str, float], str | None]]:
+    """Return the terms of these images with their weights, and the set they were compared with."""
+    query = "SELECT image_id, reference FROM words_status WHERE status = 'present' AND image_id IN"
+    found: dict[int, tuple[dict[str, float], str | None]]
+    found = {id_: ({}, reference) for id_, reference in _of_ids(store, query, image_ids)}
+    words = store.long_words(found).to_pydict() if found else {}
+    for id_, term, weight in zip(*words.values(), strict=True):
+        found[id_][0][term] = weight
+    return found
+
+
+def records_of(
+    store: Store, kind: Literal["collection", "image", "pack"], ids: Iterable[int]
+) -> dict[int, Record]:
+    """Return the records of these collections, images or packs."""
+    query = "SELECT id, raw FROM raw_records WHERE kind = $kind AND id IN"
+    return {id_: records.parse_json(raw) for id_, raw in _of_ids(store, query, ids, kind=kind)}
+
+
+def recorded(store: Store, kind: Literal["collection", "image"], ids: Iterable[int]) -> set[int]:
+    """Return which of these collections or images the catalog has a record of."""
+    query = "SELECT id FROM raw_records WHERE kind = $kind AND id IN"
+    return {id_ for (id_,) in _of_ids(store, query, ids, kind=kind)}
+
+
+def _of_ids(store: Store, query: str, ids: Iterable[int], **params: str) -> list[tuple[Any, ...]]:
+    wanted = list(ids)
+    if not wanted or not store.exists:
+        return []
+    with store.reading() as connection:
+        return connection.execute(
+            f"{query} (SELECT unnest($ids::INTEGER[]))", {"ids": wanted, **params}
+        ).fetchall()
 
 
 def collections_of_doi(store: Store, doi: str) -> dict[int, str]:

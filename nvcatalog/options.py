@@ -117,8 +117,8 @@ def parse_options(
     )
 
 
-def parse_max_age(max_age: object) -> timedelta | None:
-    """Return how old what is known of a collection may be: a ``timedelta``, or a number of days.
+def parse_max_age(max_age: object, *, name: str = "max_age") -> timedelta | None:
+    """Return how old something may be, such as what is known of a collection: a ``timedelta``, or days.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def parse_max_age(max_age: object) -> timedelta | None:
     if 0 <= days < timedelta.max.days:
         return timedelta(days=days)
     raise InvalidOptionError(
-        f"max_age is {shown(max_age)}; give a timedelta, or a number of days from 0 on, or None"
+        f"{name} is {shown(max_age)}; give a timedelta, or a number of days from 0 on, or None"
     )
 
 

@@ -1,4 +1,4 @@
-"""What leaves a catalog for other tools: tables as files, and maps for meta-analysis."""
+"""The part of a catalog's face by which it goes to others: snapshots, exports, lock files, citations."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nvcatalog import comparing, connecting, snapshot
 from nvcatalog._store import Store
 from nvcatalog.errors import CatalogWarning
 from nvcatalog.meant import images_meant
+from nvcatalog.queries import Answer
 
 if TYPE_CHECKING:
+    import duckdb
     from sklearn.utils import Bunch
 
+    from nvcatalog.cite import Citations
     from nvcatalog.known import MapKind
     from nvcatalog.nimads import Nimads, SampleSizes
 
 
 class Outward:
-    """The part of a :class:`nvcatalog.Catalog` that writes for other tools."""
+    """What :class:`nvcatalog.Catalog` can do for other tools, other people, and papers."""
 
     _folder: Path
     _store: Store
@@ -274,6 +278,237 @@ class Outward:
             private=private,
         )
         return nimare.Studyset(studyset)
+
+    def freeze(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        where: str | None = None,
+        bunch: Bunch | None = None,
+        image_ids: Iterable[int | str] | int | str | None = None,
+        params: Mapping[str, Any] | None = None,
+        resample: bool = False,
+        private: bool = False,
+        verbose: int = 2,
+    ) -> Path:
+        """Write a lock file from which :func:`nvcatalog.fetch_frozen` brings back exactly these maps.
+
+        It is JSON, with each image on a line of its own: its id, the sha256 and size of its file, and when its
+        record had last changed. Every file is read for it. Terms are not frozen.
+
+        Parameters
+        ----------
+        path : path-like
+            Where it is to be, such as ``maps.lock.json``; it appears whole or not at all.
+        where : str or None
+            A condition over ``stat_maps`` chooses the images, as in :func:`nvcatalog.fetch_where`.
+        bunch : Bunch or None
+            What a fetcher returned chooses them.
+        image_ids : iterable of int or str, int, str or None
+            Their ids do. Where nothing chooses, all that are here are meant.
+        params : mapping, optional
+            Values for each ``$name`` of the condition.
+        resample : bool
+            Whether their maps on the 3 mm grid are meant; those of an answer are told by their paths.
+        private : bool
+            Whether images of private collections are frozen too; their tokens never are.
+        verbose : int
+            0 says nothing, 1 gives a summary, 2 shows a progress bar too.
+
+        Returns
+        -------
+        Path
+            Where it is.
+
+        Raises
+        ------
+        FreezeError
+            When there is no image, and when the file of one is not here, not proven, or no longer what was
+            proven; the message names them all.
+        InvalidOptionError, QueryError
+            For options that cannot be, and a condition that cannot be asked (ValueErrors).
+
+        Warns
+        -----
+        SelectionWarning
+            When images of private collections are left out.
+
+        Examples
+        --------
+        >>> from nvcatalog import Catalog, fetch_neurovault_ids
+        >>> maps = fetch_neurovault_ids(image_ids=[10426], verbose=0)
+        >>> path = Catalog().freeze(Catalog().folder / "maps.lock.json", where="image_id = 10426", verbose=0)
+        >>> path.name
+        'maps.lock.json'
+        """
+        from nvcatalog import freeze
+
+        self._warn_if_absent()
+        kind: MapKind = "resampled" if resample else "original"
+        meant = images_meant(self._store, where=where, bunch=bunch, image_ids=image_ids, params=params, kind=kind)
+        return freeze.freeze(self._store, path, meant, resampled=resample, private=private, verbose=verbose)
+
+    def cite(
+        self,
+        *,
+        where: str | None = None,
+        bunch: Bunch | None = None,
+        image_ids: Iterable[int | str] | int | str | None = None,
+        params: Mapping[str, Any] | None = None,
+        private: bool = False,
+    ) -> Citations:
+        """Return how to cite the collections behind images, NeuroVault, and Neurosynth where terms were used.
+
+        Parameters
+        ----------
+        where : str or None
+            A condition over ``stat_maps`` chooses the images, as in :func:`nvcatalog.fetch_where`.
+        bunch : Bunch or None
+            What a fetcher returned chooses them, and says whether terms were used. Without it, Neurosynth is cited
+            where terms of any of the images are here.
+        image_ids : iterable of int or str, int, str or None
+            Their ids do. Where nothing chooses, all that are here are meant.
+        params : mapping, optional
+            Values for each ``$name`` of the condition.
+        private : bool
+            Whether private collections are cited too.
+
+        Returns
+        -------
+        Citations
+            With ``.bibtex()`` and ``.text()``.
+
+        Raises
+        ------
+        InvalidOptionError, QueryError
+            For options that cannot be, and a condition that cannot be asked (ValueErrors).
+
+        Warns
+        -----
+        SelectionWarning
+            When there is nothing to cite, and when something is left out: private collections, and images that
+            the catalog does not know.
+
+        Examples
+        --------
+        >>> from nvcatalog import Catalog, fetch_neurovault_ids
+        >>> maps = fetch_neurovault_ids(image_ids=[9034, 9035], verbose=0)
+        >>> Catalog().cite(bunch=maps)
+        <Citations: 1 collection; .bibtex() and .text() write them>
+        """
+        from nvcatalog.cite import cite
+
+        self._warn_if_absent()
+        meant = images_meant(self._store, where=where, bunch=bunch, image_ids=image_ids, params=params)
+        return cite(self._store, meant, private=private)
+
+    def snapshot(self, name: str | None = None, *, whole: bool = False) -> Path:
+        """Write the catalog as Parquet now, and return the folder of the snapshot.
+
+        Each table is a folder of Parquet files that pandas, polars, pyarrow and DuckDB read. Rows of private
+        collections are left out. Files in which nothing changed are the former snapshot's (hard links), so that
+        little is written where little has changed.
+
+        Parameters
+        ----------
+        name : str or None
+            A name to keep it by for good, such as ``paper-v1``; others go when three newer ones are there.
+        whole : bool
+            Whether files in which nothing changed are written anew too.
+
+        Returns
+        -------
+        Path
+            The folder of the snapshot; in its ``manifest.json`` is what it holds.
+
+        Raises
+        ------
+        InvalidOptionError
+            When it cannot have this name (a ValueError).
+        SnapshotError
+            When it cannot be written, or there is no catalog yet.
+        CatalogLockedError
+            When another process keeps the catalog open.
+        """
+        return snapshot.take(self._store, name, whole=whole)
+
+    def connect(self, snapshot: str | os.PathLike[str] | None = None) -> duckdb.DuckDBPyConnection:
+        """Open a snapshot as a DuckDB database of your own, for as long as you like: it is in nobody's way.
+
+        It has the catalog's tables and views, such as ``stat_maps``, without rows of private collections, and you
+        may do with it as you like: read and write files, make tables, load extensions.
+
+        Parameters
+        ----------
+        snapshot : str, path-like or None
+            The name of a folder in ``snapshots/``, or that folder. None means the newest, after publishing what
+            landed since.
+
+        Returns
+        -------
+        duckdb.DuckDBPyConnection
+            To a database in memory. The snapshot stays on disk until the connection is closed or forgotten.
+
+        Raises
+        ------
+        InvalidOptionError
+            When there is no snapshot of that name (a ValueError).
+        SnapshotError
+            When there is none at all and none can be published, or it cannot be read.
+
+        Warns
+        -----
+        SnapshotWarning
+            When what landed since cannot be published; it says how old the snapshot is.
+        CatalogWarning
+            When there is no catalog: all tables are empty then.
+
+        Examples
+        --------
+        >>> from nvcatalog import Catalog, fetch_neurovault_ids
+        >>> maps = fetch_neurovault_ids(image_ids=[10426], verbose=0)
+        >>> with Catalog().connect() as connection:
+        ...     connection.execute("SELECT image_id FROM stat_maps WHERE image_id = 10426").fetchall()
+        [(10426,)]
+        """
+        return connecting.connect(self._store, snapshot)
+
+    def diff(self, a: str | os.PathLike[str], b: str | os.PathLike[str] | None = None) -> Answer:
+        """Return what came, went and changed from one snapshot to another.
+
+        Files that both have are not read, so that this is quick where little has changed. A row that is the same
+        but for when it was asked for has not changed.
+
+        Parameters
+        ----------
+        a : str or path-like
+            The former snapshot: its name, such as ``paper-v1``, or its folder, which may be another catalog's.
+        b : str, path-like or None
+            The later one. None means the newest, after publishing what landed since.
+
+        Returns
+        -------
+        Answer
+            A row for each id: ``table_name`` (collections, images, files, words, nidm_packs or refusals),
+            ``change`` (came, went or changed), ``kind`` and ``id``.
+
+        Raises
+        ------
+        InvalidOptionError
+            When there is no such snapshot (a ValueError).
+        SnapshotError
+            When one cannot be read.
+
+        Examples
+        --------
+        >>> from nvcatalog import Catalog, fetch_neurovault_ids
+        >>> maps = fetch_neurovault_ids(image_ids=[10426], verbose=0)
+        >>> before = Catalog().snapshot()
+        >>> maps = fetch_neurovault_ids(image_ids=[32980], verbose=0)
+        >>> Catalog().diff(before).df().query("table_name == 'files'")[["change", "id"]].values.tolist()
+        [['came', 32980]]
+        """
+        return Answer(comparing.compare(self._store, a, b))
 
     def _warn_if_absent(self) -> None:
         if not self._store.exists:

@@ -141,15 +141,39 @@ class Seed:
                 )
 
     def _batches(self, table: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-        import pyarrow as pa
-        from pyarrow import parquet
+        return read_table(self.folder, table, columns)
 
-        try:
-            for file in sorted((self.folder / table).glob("*.parquet")):
-                with parquet.ParquetFile(file) as reader:
-                    yield from reader.iter_batches(_ROWS_AT_ONCE, columns=columns)
-        except (OSError, pa.ArrowException, ValueError) as error:
-            raise SnapshotError(f"{self.folder / table} cannot be read: {str(error).splitlines()[0]}") from error
+
+def read_table(
+    folder: Path, table: str, columns: list[str] | None = None, *, rows_at_once: int = _ROWS_AT_ONCE
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a snapshot's table, whatever files it consists of; one that is not there has none.
+
+    Parameters
+    ----------
+    folder : Path
+        The snapshot.
+    table : str
+        The table.
+    columns : list of str or None
+        Which columns; None for all.
+    rows_at_once : int
+        How many rows come together at most.
+
+    Raises
+    ------
+    SnapshotError
+        When a file is damaged.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        for file in sorted((folder / table).glob("*.parquet")):
+            with parquet.ParquetFile(file) as reader:
+                yield from reader.iter_batches(rows_at_once, columns=columns)
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise SnapshotError(f"{folder / table} cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def _find(place: Path) -> Path:

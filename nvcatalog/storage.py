@@ -32,7 +32,8 @@ from nvcatalog.proving import FileProver, NotWholeError, Proof, Prover
 SUBFOLDER = "neurovault"
 _CHUNK = 1 << 18
 _PART = re.compile(r"\..+\.[0-9]+-[0-9a-f]{8}\.part")
-_LEFTOVER_S = 24 * 3600.0
+#: Temporary files older than this were left by a process that was killed.
+LEFTOVER_S = 24 * 3600.0
 _CACHEDIR_TAG = (
     "Signature: 8a477f597d28d172789f06886806bc55\n# Downloaded data; see https://bford.info/cachedir/\n"
 )
@@ -263,7 +264,7 @@ def _remove_leftovers(path: Path) -> None:
 @cache  # reading a large folder again for each file in it would take long
 def _old_parts(folder: Path) -> tuple[Path, ...]:
     """Return the temporary files in a folder that are too old to be written to still."""
-    latest = time.time() - _LEFTOVER_S
+    latest = time.time() - LEFTOVER_S
     found = []
     with suppress(OSError):  # a folder that cannot be listed can be written all the same
         for entry in folder.iterdir():

@@ -222,11 +222,10 @@ def test_what_cannot_be_published_after_adopting_is_a_warning_at_the_line_that_a
 def test_a_broken_catalog_is_put_right_as_the_error_advises(catalog: Catalog) -> None:
     path = catalog.folder / "catalog.duckdb"
     path.write_bytes(os.urandom(100_000))
-    with pytest.raises(CatalogCorruptError, match=r"Move it aside .*nvcatalog adopt --data-dir"):
+    with pytest.raises(CatalogCorruptError, match=r"Rebuild it .*nvcatalog rebuild --data-dir"):
         catalog.sql("SELECT 1")
 
-    path.rename(f"{path}.broken")
-    catalog.adopt(verbose=0)
+    catalog.rebuild(verbose=0)
 
     assert catalog.sql("SELECT image_id FROM files ORDER BY 1").fetchall() == [(31,), (32,), (41,)]
 

@@ -171,8 +171,9 @@ def read_polars(place: Path, table: str, format_: str) -> pa.Table:
 
 
 def read_dask(place: Path, table: str, format_: str) -> pa.Table:
-    import dask.dataframe as dd
+    import dask.dataframe
 
+    dd: Any = dask.dataframe  # whose types are incomplete
     path = place / f"{table}.{format_}"
     readers: dict[str, Callable[[], Any]] = {
         "parquet": lambda: dd.read_parquet(path, dtype_backend="pyarrow"),

@@ -33,40 +33,29 @@ PACKAGE = Path(nvcatalog.__file__).parent
 CHECKOUT = Path(__file__).parent.parent
 
 # A row imports only from rows before it.
-ROWS = (
-    ("errors", "_resources", "_progress", "_parallel", "_gate", "_xml"),
-    ("_locks", "ids", "records", "report", "proving"),
-    ("_connections",),
-    ("_http",),
-    (
-        "known",
-        "client",
-        "neurosynth",
-        "storage",
-        "migrate",
-        "queries",
-        "words",
-        "filters",
-        "labels",
-        "_marks",
-        "_kinds",
-    ),
-    ("_batch", "sidecars", "servers", "filter_sql", "resample", "extras", "_expressions", "parts", "shelf"),
-    ("_store", "kept"),
-    ("plan", "landing", "snapshot", "outdated", "lookup", "where", "synced", "lockfile", "_places"),
-    (
-        *("adopt", "listing", "moving", "accounts", "options"),
-        *("private", "beside", "seed", "meant", "connecting", "_formats", "wish"),
-    ),
-    ("choosing", "sync", "cite", "comparing", "export", "nimads", "matrix", "decoders"),
-    ("bunch",),
-    ("call",),
-    ("fetch",),
-    ("select", "freeze", "outward"),
-    ("catalog", "neurovault"),
-    ("demo",),
-    ("cli", "__init__"),
-    ("__main__",),
+ROWS = tuple(
+    tuple(row.split())
+    for row in (
+        "errors _resources _progress _parallel _gate _xml",
+        "_locks ids records report proving",
+        "_connections",
+        "_http",
+        "known client neurosynth storage migrate queries words filters labels _marks _kinds",
+        "_batch sidecars servers filter_sql resample extras _expressions parts shelf",
+        "_store kept layout",
+        "plan landing snapshot outdated lookup where synced lockfile decoders _successor _places",
+        "adopt listing moving accounts options private beside seed meant connecting wish _formats usage verify quarantine",
+        "choosing sync cite comparing matrix export nimads strays prune",
+        "bunch rebuild",
+        "call doctor",
+        "fetch freeze restore",
+        "select outward repair",
+        "upkeep neurovault",
+        "catalog",
+        "demo",
+        "cli __init__",
+        "__main__",
+    )
 )
 HEAVY = (
     "duckdb",

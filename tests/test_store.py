@@ -957,7 +957,7 @@ Store(Path(sys.argv[1])).land(batch)
 
 def test_a_file_that_is_no_catalog_is_said_to_be_broken_and_how_to_go_on(filled: Store) -> None:
     filled.path.write_bytes(b"not a database at all" * 1000)
-    advice = rf"mv '{filled.path}' '{filled.path}\.broken'.*nvcatalog adopt --data-dir '{filled.folder.parent}'"
+    advice = rf"{filled.path} cannot be read .*nvcatalog rebuild --data-dir '{filled.folder.parent}'"
 
     for use in (lambda: ask(filled, "SELECT 1"), lambda: tell(filled, "SELECT 1"), lambda: filled.known([7], [])):
         with pytest.raises(CatalogCorruptError, match=advice):
