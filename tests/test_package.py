@@ -44,7 +44,8 @@ ROWS = tuple(
         "_batch sidecars servers filter_sql resample extras _expressions parts shelf",
         "_store kept layout",
         "plan landing snapshot outdated lookup where synced lockfile decoders _successor _places",
-        "adopt listing moving accounts options private beside seed meant connecting wish _formats usage verify quarantine",
+        "adopt listing moving accounts options private beside seed meant "
+        "connecting wish _formats usage verify quarantine",
         "choosing sync cite comparing matrix export nimads strays prune",
         "bunch rebuild",
         "call doctor",
