@@ -162,9 +162,16 @@ class Store:
                 _marks.mark_everything(connection)
             yield connection
 
-    def heed_others(self) -> None:
-        """Mark everything as changed where something else than a landing may have written."""
-        if self.exists and not self.is_as_noted:
+    def heed_others(self, *, begins: bool = False) -> None:
+        """Mark everything as changed where something else than a landing may have written.
+
+        Where marks begin to count with what is read next, it is enough to note the present state.
+        """
+        if not self.exists or self.is_as_noted:
+            return
+        if begins:
+            _marks.note_state(self.path)
+        else:
             with self.writing(marked=True):
                 pass
 

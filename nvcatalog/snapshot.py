@@ -161,6 +161,8 @@ def _write(store: Store, home: Path, former: Path | None, *, whole: bool) -> Pat
     """Write into a hidden folder, and rename it when it is complete."""
     hidden = home / f".{os.getpid()}.part"
     try:
+        if former is None:
+            store.heed_others(begins=True)
         files = _Files(hidden, None if whole else former)
         files.fill(store)
         write_whole(hidden / kept.MANIFEST, json.dumps(files.manifest(), indent=1).encode())
