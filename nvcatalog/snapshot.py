@@ -22,8 +22,8 @@ from nvcatalog.errors import NVCatalogError, SnapshotError, SnapshotWarning
 from nvcatalog.storage import link_or_copy, write_whole
 
 EVERY_S = 10.0
-# A catalog is kept open for so long and not longer, unless others land faster than a snapshot of it is written. To open
-# it again for a few files would hold up everybody for longer than to write them.
+# A catalog is kept open for so long and not longer, unless others land faster than a snapshot of it is written. To
+# open it again for a few files would hold up everybody for longer than to write them.
 HELD_S = 0.5
 FILES_AT_LEAST = 10
 _PATIENCE_S = 60.0
