@@ -153,11 +153,9 @@ def _open(place: Path | None, *, commented: bool) -> duckdb.DuckDBPyConnection:
     connection = in_memory()
     try:
         _set_up(connection, place, commented=commented)
-    except BaseException as error:
+    except duckdb.Error as error:
         connection.close()
-        if isinstance(error, duckdb.Error):
-            raise SnapshotError(f"{place} cannot be read: {str(error).splitlines()[0]}") from error
-        raise
+        raise SnapshotError(f"{place} cannot be read: {str(error).splitlines()[0]}") from error
     return connection
 
 

@@ -22,8 +22,10 @@ from nvcatalog.errors import NVCatalogError, SnapshotError, SnapshotWarning
 from nvcatalog.storage import link_or_copy, write_whole
 
 EVERY_S = 10.0
-# A catalog is kept open for so long and not longer, unless others land faster than a snapshot of it is written.
+# A catalog is kept open for so long and not longer, unless others land faster than a snapshot of it is written. To
+# open it again for a few files would hold up everybody for longer than to write them.
 HELD_S = 0.5
+FILES_AT_LEAST = 10
 _PATIENCE_S = 60.0
 
 _LICENCES = {
@@ -214,7 +216,7 @@ class _Files:
                     to_write.append(part)
         for number, part in enumerate(to_write, start=1):
             self._done[part.path] = view.write(part, self._folder)
-            if time.monotonic() > release_at and number < len(to_write):
+            if FILES_AT_LEAST <= number < len(to_write) and time.monotonic() > release_at:
                 return False
         return True
 

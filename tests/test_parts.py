@@ -36,6 +36,7 @@ def small_files() -> Iterator[None]:
         patch.setattr(parts, "ROWS_IN_ONE_FILE", 20)
         patch.setattr(parts, "_ROWS_A_FILE", 8)
         patch.setattr(parts, "_WORDS_A_FILE", 8)
+        patch.setattr(snapshot, "FILES_AT_LEAST", 1)
         for table, blocks in _marks.BLOCKS.items():
             if blocks.size > 1:
                 small = _marks.Blocks(blocks.number, 2 if table == "words" else 4)

@@ -437,6 +437,35 @@ def test_threads_that_publish_at_once_take_turns(store: Store) -> None:
     assert len(complete(store)) == 3
 
 
+LAND_AND_PUBLISH = """
+import sys
+from pathlib import Path
+from nvcatalog import snapshot
+from nvcatalog._batch import Batch
+from nvcatalog._store import Store
+store = Store(Path(sys.argv[1]))
+for number in range(3):
+    batch = Batch()
+    batch.add_record("image", {"id": 1000 + 10 * int(sys.argv[2]) + number, "collection_id": 7})
+    store.land(batch)
+    snapshot.take(store)
+"""
+
+
+def test_processes_that_land_and_publish_at_once_miss_nothing(store: Store) -> None:
+    commands = [[sys.executable, "-c", LAND_AND_PUBLISH, str(store.folder), str(number)] for number in range(3)]
+    running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
+    for process in running:
+        assert (process.communicate(timeout=120)[1], process.returncode) == ("", 0)
+
+    newest = current(store.folder)
+    assert newest is not None
+    ids = pl.read_parquet(newest / "images" / "*.parquet")["image_id"].to_list()
+    assert {1000 + 10 * number + each for number in range(3) for each in range(3)} <= set(ids)
+    assert not snapshot.is_behind(store)
+    assert not list(home(store).glob(".*.part"))
+
+
 # When it is published
 
 
