@@ -60,6 +60,7 @@ def fetch_where(
     where : str or None
         One expression of DuckDB's SQL over the columns of ``stat_maps``, such as ``"stat = 't' AND n_subjects >
         20"``. ``collections.name`` and the like reach the collection; a name that both have is the image's.
+        At most 2,000 parts joined by AND.
     params : mapping, optional
         Values for each ``$name``.
     query : str or None

@@ -294,11 +294,38 @@ def test_a_part_that_fails_where_another_would_have_kept_it_from_rows_says_nothi
         ("CASE WHEN a AND b THEN c END AND d", ["CASE WHEN a AND b THEN c END", "d"]),
         ("(a) AND (b)", ["(a)", "(b)"]),
         ("/* x */ (a AND b) AND c", ["a", "b", "c"]),
+        ("((a AND b)) AND ((c OR d))", ["a", "b", "((c OR d))"]),
+        ("list_contains([a AND b], true) AND c", ["list_contains([a AND b], true)", "c"]),
+        ("name = 'päin 🧠' AND x BETWEEN 1 AND 2 AND \"ä\"", ["name = 'päin 🧠'", "x BETWEEN 1 AND 2", '"ä"']),
+        (
+            "x BETWEEN 1 AND CASE WHEN a AND b THEN 2 END AND c",
+            ["x BETWEEN 1 AND CASE WHEN a AND b THEN 2 END", "c"],
+        ),
     ],
 )
 def test_a_condition_is_cut_where_its_ands_are(store: Store, text: str, parts: list[str]) -> None:
     with store.reading() as connection:
         assert _expressions.split(connection, _expressions.read(connection, "where", text)) == parts
+
+
+def test_a_condition_may_have_very_many_parts_of_which_a_hundred_are_counted(store: Store) -> None:
+    many = [f"image_id <> {1000 + number}" for number in range(_expressions.MOST_PARTS - 1)]
+    for where in (" AND ".join(["stat = 't'", *many]), f"stat = 't' AND ({' AND '.join(many)})"):
+        found = select(store, Condition(where))
+        assert found.image_ids == (2, 12, 13, 1)
+        assert found.parts[:2] == (Part("stat = 't'", 4, 1), Part("image_id <> 1000", 7, 0))
+        assert found.parts[100:] == (Part("the other 1,900 parts", None, None),)
+
+
+def test_a_condition_of_more_parts_is_refused(store: Store) -> None:
+    with pytest.raises(QueryError, match=r"where has 2,001 parts and may have 2,000; write it with IN"):
+        ids(store, " AND ".join(["true"] * 2001))
+
+
+def test_parts_that_fail_are_told_from_many_that_do_not(store: Store) -> None:
+    parts = [*(f"image_id <> {1000 + number}" for number in range(12)), "false", "name::INTEGER > 3"]
+    found = select(store, Condition(" AND ".join(parts)))
+    assert [part.keeps for part in found.parts] == [7] * 12 + [0, None]
 
 
 ATOMS = ["stat = 't'", "n_subjects > 10", "name LIKE '% AND %'", "n_subjects BETWEEN 5 AND 30", "stat IS NULL"]
