@@ -107,7 +107,7 @@ def split(connection: duckdb.DuckDBPyConnection, condition: Expressions) -> list
         return [condition.text.strip()]
     parts = _Cutter(condition.text).parts()
     # What is cut in a wrong place does not parse, or not to the same.
-    if _same(_conjuncts_of(connection, all_of(parts)), condition.trees):
+    if len(parts) == len(condition.trees) and _same(_conjuncts_of(connection, all_of(parts)), condition.trees):
         return parts
     return [_written_out(connection, tree) for tree in condition.trees]
 

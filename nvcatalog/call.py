@@ -153,6 +153,8 @@ class Call:
             if online:
                 root = check_server(servers.neurovault_root, self.known.server_root, self.folder)
                 self.lander.server_root = None if self.known.server_root else root
+                if servers.is_mirror_of(root):
+                    servers.neurovault.stand_for(lookup.root_in_links(self.store, root))
                 storage.make_folder(self.folder)
             self._open(servers)
             for request in self._rounds(servers):

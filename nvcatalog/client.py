@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -117,6 +119,11 @@ class NeuroVault:
         self._files = files
         self._tokens: dict[int, str] = {}
         self._well_at: dict[_Kind, float] = {}
+        self._original: str | None = None
+
+    def stand_for(self, root: str) -> None:
+        """Return records as the server at another root does: this one is its mirror, whatever its links say."""
+        self._original = root
 
     def open_with(self, collection_id: int, token: str) -> None:
         """Use a token for all that is asked about its collection from now on."""
@@ -233,6 +240,8 @@ class NeuroVault:
             if token is None:
                 raise RefusedError("its collection is private, and no token of it is here", status="private")
             link = link.replace(_http.TOKEN, token)
+        if isinstance(link, str) and self._original is not None:
+            link = _moved(link, self._original, self._service.root)
         return below_root(link, self._service.root)
 
     # Records
@@ -340,8 +349,12 @@ class NeuroVault:
         """Return an answer's JSON, asked for again while the trouble looks passing."""
         for attempt in self._service.attempts(tries):
             with attempt, self._service.get(path, params=params) as response:
-                return _believable_json(self._service, response)
+                answer = _believable_json(self._service, response)
+                return answer if self._original is None else self._as_the_original(self._original, answer)
         raise AssertionError("the last attempt returns or raises")
+
+    def _as_the_original(self, root: str, answer: Any) -> Any:
+        return _with_texts(answer, lambda text: _moved(text, self._service.root, root))
 
 
 @dataclass
@@ -416,15 +429,32 @@ def _read_page(page: dict[str, Any], offset: int, listing: ImageList) -> list[Re
 
 def _without(token: str | None, value: Any) -> Any:
     """Return what the server gave with ``{token}`` in the place of a token, however deep it is."""
-    if token is None:
-        return value
+    return value if token is None else _with_texts(value, lambda text: text.replace(token, _http.TOKEN))
+
+
+def _with_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """Return what the server gave with every text in it changed."""
     if isinstance(value, str):
-        return value.replace(token, _http.TOKEN)
+        return change(value)
     if isinstance(value, list):
-        return [_without(token, item) for item in value]
+        return [_with_texts(item, change) for item in value]
     if isinstance(value, dict):
-        return {_without(token, key): _without(token, item) for key, item in value.items()}
+        return {change(key): _with_texts(item, change) for key, item in value.items()}
     return value
+
+
+def _moved(link: str, old: str, new: str) -> str:
+    """Return a link below one root as it is below another; any other text as it is."""
+    found = _start_of_links(old).match(link)
+    return link if found is None else new + link[found.end() :]
+
+
+@cache
+def _start_of_links(root: str) -> re.Pattern[str]:
+    parts = urlsplit(root)
+    # A link may say http:// on an https site, and need not know of a path that a proxy has put before it.
+    start = rf"https?://{re.escape(parts.netloc)}(?:{re.escape(parts.path)})?(?=/|$)"
+    return re.compile(start, re.IGNORECASE)
 
 
 def _collection_id_or_none(record: Record) -> int | None:

@@ -250,6 +250,8 @@ class _Sync:
             self._synced = read_synced(self._store)
         if self._synced.server_root is None:
             self._lander.server_root = root
+        if self._servers.is_mirror_of(root):
+            self._vault.stand_for(lookup.root_in_links(self._store, root))
         for id_, token in lookup.tokens(self._store).items():
             self._vault.open_with(id_, token)
         if self._asked is None:

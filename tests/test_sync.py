@@ -637,6 +637,28 @@ def test_a_catalog_of_another_server_is_left_alone(sync: Sync, ask: Any, monkeyp
     assert ask("SELECT count(*) FROM images") == [(N_IMAGES,)]
 
 
+@pytest.mark.parametrize("remembered", ["http", "https"])
+def test_a_declared_mirror_gives_the_records_of_its_original(
+    server: DemoServer, world: World, sync: Sync, ask: Any, data_dir: Path, monkeypatch: Any, remembered: str
+) -> None:
+    sync()
+    fetch_neurovault_ids(image_ids=world.image_ids()[:1], data_dir=data_dir, verbose=0)
+    # A site that is reached by https may name itself by http in its links.
+    root = server.neurovault_url.replace("http", remembered)
+    write(data_dir, f"UPDATE catalog_info SET value = '{root}' WHERE key = 'server_root'")
+    before = ask("SELECT kind, id, raw::VARCHAR FROM raw_records ORDER BY ALL")
+    with DemoServer(world) as mirror:
+        monkeypatch.setenv("NVCATALOG_NEUROVAULT_URL", mirror.neurovault_url)
+        monkeypatch.setenv("NVCATALOG_MIRROR_OF", root)
+        for found in (sync(), sync(collection_ids=full(world)[:5])):
+            assert (found.changed_collections, found.changed_images) == (0, 0)
+        assert mirror.requests > 5
+    assert server.requests == 0
+    assert ask("SELECT kind, id, raw::VARCHAR FROM raw_records ORDER BY ALL") == before
+    assert ask("FROM record_history") == []
+    assert len(Catalog(data_dir).outdated()) == 0
+
+
 def test_a_catalog_that_somebody_keeps_open_ends_it(
     server: DemoServer, sync: Sync, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
