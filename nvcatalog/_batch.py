@@ -305,7 +305,7 @@ def upsert(connection: duckdb.DuckDBPyConnection, table: str, rows: list[Row]) -
     # Never unregistered: after a failed statement that fails too, and hides why. The next one takes its place.
     connection.register("incoming", _incoming(table, rows))
     if table == "raw_records":
-        _keep_history(connection)
+        keep_history(connection, "incoming")
     if table == "collections":
         _keep_listings(connection)
     if key:
@@ -343,22 +343,22 @@ def _incoming(table: str, rows: list[Row]) -> pa.Table:
     return records.to_arrow(rows, {name: kind for name, kind in records.TABLES[table].items() if name in given})
 
 
-def _keep_history(connection: duckdb.DuckDBPyConnection) -> None:
-    """Keep the former text of each record that the server changed.
+def keep_history(connection: duckdb.DuckDBPyConnection, newer: str) -> None:
+    """Keep the former text of each record that the server has changed, before the rows of `newer` replace it.
 
     A sidecar's is the server's word of an earlier day, its placeholders nulled: it counts when its date differs.
     """
-    connection.execute("""
+    connection.execute(f"""
         INSERT INTO record_history BY NAME
         SELECT old.kind, old.id, old.raw, old.fetched_at, incoming.fetched_at AS replaced_at
         FROM raw_records AS old
-        JOIN incoming ON old.kind = incoming.kind AND old.id = incoming.id
+        JOIN {newer} AS incoming ON old.kind = incoming.kind AND old.id = incoming.id
         WHERE incoming.source = 'api'
           AND CASE old.source
                 WHEN 'api' THEN old.raw::VARCHAR <> incoming.raw::VARCHAR
                 ELSE old.raw->>'modify_date' <> incoming.raw->>'modify_date'
               END
-    """)
+    """)  # noqa: S608 - our own names
 
 
 def _keep_listings(connection: duckdb.DuckDBPyConnection) -> None:
