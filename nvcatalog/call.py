@@ -40,7 +40,7 @@ from nvcatalog.landing import Lander
 from nvcatalog.listing import Lister
 from nvcatalog.moving import Mover
 from nvcatalog.options import Options
-from nvcatalog.plan import Cost, Plan, Request, cost_of, make_plan, wanted_images, what_to_list
+from nvcatalog.plan import Cost, Plan, Request, ToList, cost_of, make_plan, wanted_images, what_to_list
 from nvcatalog.private import Opener
 from nvcatalog.report import Outcome, Report, counts_text, missing_text
 from nvcatalog.servers import Servers, check_server
@@ -372,8 +372,12 @@ class Call:
         """Fetch what lies beside the maps; a failure of these is their own."""
         if not self.request.extras:
             return
-        besides = Besides(self.request, self.store, self.known, self.lander, servers)
+        outcomes = self._notes.outcomes
+        besides = Besides(self.request, self.store, self.known, self.lander, servers, outcomes)
         known = [id_ for id_ in self.plan.images if id_ in self.known.images]
+        if packs := besides.packs_to_list(known):
+            lister = Lister(servers.neurovault, self.known, self.lander, verbose=self.options.verbose)
+            outcomes |= lister.run(ToList(pack_ids=packs))
         if self.options.dry_run:
             self.plan = replace(self.plan, extras_to_fetch=len(besides.plan(known)))
             return

@@ -72,14 +72,17 @@ class ToList:
         Images whose own record is needed.
     list_ids : tuple of int
         Collections of which only the list is: their record has just been read.
+    pack_ids : tuple of int
+        Collections of which only the NIDM packs are: they hold images asked for by their own ids.
     """
 
     collection_ids: tuple[int, ...] = ()
     image_ids: tuple[int, ...] = ()
     list_ids: tuple[int, ...] = ()
+    pack_ids: tuple[int, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.collection_ids or self.image_ids or self.list_ids)
+        return bool(self.collection_ids or self.image_ids or self.list_ids or self.pack_ids)
 
 
 @dataclass(frozen=True)
