@@ -79,6 +79,7 @@ class Batch:
     healed: set[tuple[str, int]] = field(default_factory=set)
     dropped: set[tuple[int, str]] = field(default_factory=set)
     packless: set[int] = field(default_factory=set)  # collections whose NIDM packs are listed anew
+    made_public: set[int] = field(default_factory=set)  # collections that are opened by no token any more
     follows_misfits: bool = False  # an earlier landing had to leave rows out, maybe of a list that this one ends
 
     def add(self, table: str, row: Row) -> None:
@@ -138,6 +139,13 @@ class Batch:
             rows = self.tables["nidm_packs"]
             self.tables["nidm_packs"] = [row for row in rows if row["collection_id"] != collection_id]
 
+    def forget_token(self, collection_id: int) -> None:
+        """Forget the token of a collection that has become public."""
+        self.made_public.add(collection_id)
+        if "access" in self.tables:
+            rows = self.tables["access"]
+            self.tables["access"] = [row for row in rows if row["collection_id"] != collection_id]
+
     def drop_file(self, image_id: int, kind: str) -> None:
         """Forget a file that has been removed."""
         self.dropped.add((image_id, kind))
@@ -178,8 +186,11 @@ class Batch:
         merged.packless = set(self.packless)
         for kind, id_ in later.healed:
             merged.heal(kind, id_)
+        merged.made_public = set(self.made_public)
         for id_ in later.packless:
             merged.forget_packs(id_)
+        for id_ in later.made_public:
+            merged.forget_token(id_)
         for table, rows in later.tables.items():
             merged.tables.setdefault(table, []).extend(rows)
         for table, rows in (*self.found.items(), *later.found.items()):
@@ -188,7 +199,7 @@ class Batch:
 
     def __len__(self) -> int:
         rows = sum(map(len, (*self.tables.values(), *self.found.values())))
-        rest = (self.words, self.listings, self.gone, self.healed, self.dropped, self.packless)
+        rest = (self.words, self.listings, self.gone, self.healed, self.dropped, self.packless, self.made_public)
         return rows + sum(map(len, rest))
 
 
@@ -233,6 +244,11 @@ def _land_whole(connection: duckdb.DuckDBPyConnection, batch: Batch) -> None:
                 "DELETE FROM nidm_packs WHERE collection_id IN (SELECT unnest($ids::INTEGER[]))",
                 {"ids": list(batch.packless)},
             )
+        if batch.made_public:
+            connection.execute(
+                "DELETE FROM access WHERE collection_id IN (SELECT unnest($ids::INTEGER[]))",
+                {"ids": list(batch.made_public)},
+            )
         for image_id, kind in batch.dropped:
             connection.execute(
                 "DELETE FROM files WHERE image_id = $id AND kind = $kind", {"id": image_id, "kind": kind}
@@ -256,7 +272,9 @@ def _land_whole(connection: duckdb.DuckDBPyConnection, batch: Batch) -> None:
 def _land_what_fits(connection: duckdb.DuckDBPyConnection, batch: Batch) -> list[str]:
     """Land table by table, and return a line for each row that does not fit."""
     # Refusals are healed first, as in a whole batch: the same batch may hold the ones that follow them.
-    _land_whole(connection, Batch(healed=batch.healed, dropped=batch.dropped, packless=batch.packless))
+    forgotten = Batch(healed=batch.healed, dropped=batch.dropped)
+    forgotten.packless, forgotten.made_public = batch.packless, batch.made_public
+    _land_whole(connection, forgotten)
     culprits: list[str] = []
     for table, rows in batch.found.items():
         culprits += _land_rows(connection, table, rows, found=True)

@@ -161,6 +161,8 @@ class Call:
                 self._one_round(request, servers)
             self._finish_plan()
             self._fetch_extras(servers)
+            for id_ in servers.neurovault.made_public:
+                self.lander.batch.forget_token(id_)
             self._settle(asked=servers.asked)
             if servers.asked:
                 self._record_call(servers)

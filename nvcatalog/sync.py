@@ -475,6 +475,8 @@ class _Sync:
 
     def _end(self) -> None:
         """Land the rest, and only then note that the catalog is as the server is."""
+        for id_ in self._vault.made_public:
+            self._lander.batch.forget_token(id_)
         self._lander.land()
         if self._is_complete() and self._asked is None:
             self._note("synced_at", self._started_at.isoformat(timespec="seconds"))
