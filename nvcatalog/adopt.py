@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import get_args
 from urllib.parse import urlsplit
 
-from nvcatalog import neurosynth, proving, sidecars, storage
+from nvcatalog import neurosynth, proving, records, sidecars, storage
 from nvcatalog._batch import Words
 from nvcatalog._parallel import Lane, in_parallel
 from nvcatalog._progress import Progress, logger, summarise
@@ -265,8 +265,8 @@ def _why_not_the_servers(image: KnownImage, proof: proving.Proof) -> str | None:
     file = image.file
     if file is not None and file.state != "present":
         return None  # nilearn left it, and it may be older than its record
-    announced = image.record.get("file_size")
-    if isinstance(announced, int) and announced:
+    announced = records.file_size_of(image.record)
+    if announced is not None:
         expected, whose = announced, "its record says"
     elif file is not None:
         expected, whose = file.size, "it had"

@@ -322,8 +322,16 @@ class Call:
             here = set() if self.request.mode == "overwrite" else {*self.plan.here, *self._had}
             place = {id_: (id_ not in here, self.known.images[id_].collection_id, id_) for id_ in self.plan.images}
             self.plan = replace(self.plan, images=tuple(sorted(self.plan.images, key=place.__getitem__)))
+        self._note_absurd_sizes()
         if self.options.dry_run:
             self.plan = replace(self.plan, cost=self._cost(self.plan, lookup.bytes_per_s(self.store)))
+
+    def _note_absurd_sizes(self) -> None:
+        absurd = [id_ for id_ in self.plan.to_fetch if records.has_absurd_size(self.known.images[id_].record)]
+        if absurd:
+            named = ", ".join(map(str, absurd[:5])) + (", …" if len(absurd) > 5 else "")
+            text = f"By their records {len(absurd):,} files to fetch have more than a terabyte"
+            self.notes.append(f"{text}, which is taken for an unknown size: images {named}")
 
     def _check_space(self, plan: Plan) -> None:
         if plan.to_fetch and not (cost := self._cost(plan, None)).fits:

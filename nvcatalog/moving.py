@@ -172,10 +172,7 @@ class Mover:
         url = self._servers.neurovault.file_url(record)
         # The sidecar goes first: nilearn may then find a record without its file, never a file without its record.
         sidecars.write_image(self._folder, image.collection_id, image.image_id, record)
-        size = record.get("file_size")
-        return storage.download(
-            self._servers.files, url, target, announced_size=size if isinstance(size, int) else None
-        )
+        return storage.download(self._servers.files, url, target, announced_size=records.file_size_of(record))
 
     def _move_words(self, image_id: int) -> Iterator[partial[None]]:
         image = self._known.images[image_id]

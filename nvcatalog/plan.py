@@ -352,8 +352,7 @@ def cost_of(plan: Plan, known: Known, *, kind: MapKind, free_bytes: int, bytes_p
 
 
 def _size(image: KnownImage) -> int:
-    size = image.record.get("file_size")
-    return size if isinstance(size, int) and size > 0 else 0
+    return records.file_size_of(image.record) or 0
 
 
 def _duration(seconds: float) -> str:

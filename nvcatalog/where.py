@@ -18,6 +18,7 @@ from nvcatalog._expressions import Expressions
 from nvcatalog._store import Store
 from nvcatalog.errors import InvalidIdError, InvalidIdTypeError, InvalidOptionError, QueryError, shown
 from nvcatalog.ids import LARGEST, parse_ids
+from nvcatalog.records import LARGEST_FILE
 
 
 @dataclass(frozen=True)
@@ -416,11 +417,15 @@ def _count_each(
     return [each for some in halves for each in _count_each(connection, source, some, params)]
 
 
+# That a record tells the size of its file, and one to be believed.
+_TOLD = f"coalesce(file_size BETWEEN 1 AND {LARGEST_FILE}, false)"
+
+
 def _figures(match: str) -> str:
     # A sum has 128 bits, and what makes a plain number of those takes 80 ms to import.
     return (
-        f"count(*) FILTER (WHERE {match}), (sum(file_size) FILTER (WHERE file_size > 0 AND {match}))::BIGINT, "
-        f"count(*) FILTER (WHERE coalesce(file_size, 0) <= 0 AND {match})"
+        f"count(*) FILTER (WHERE {match}), (sum(file_size) FILTER (WHERE {_TOLD} AND {match}))::BIGINT, "
+        f"count(*) FILTER (WHERE NOT {_TOLD} AND {match})"
     )
 
 
@@ -477,8 +482,8 @@ _JUDGED = f"""
     SELECT
         list(image_id ORDER BY place) FILTER (WHERE here),
         count(*) FILTER (WHERE here),
-        sum(file_size) FILTER (WHERE here AND file_size > 0),
-        count(*) FILTER (WHERE here AND coalesce(file_size, 0) <= 0),
+        sum(file_size) FILTER (WHERE here AND {_TOLD}),
+        count(*) FILTER (WHERE here AND NOT {_TOLD}),
         list(image_id ORDER BY place) FILTER (WHERE unknown),
         list(image_id ORDER BY place) FILTER (WHERE gone)
     FROM found

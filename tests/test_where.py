@@ -195,6 +195,16 @@ def test_all_that_match_are_counted_whatever_is_wanted(store: Store) -> None:
         assert (found.total, found.bytes, found.unknown_sizes, found.rows) == (6, 700, 3, 7)
 
 
+def test_a_size_that_no_file_has_counts_as_unknown(tmp_path: Path) -> None:
+    store, batch = Store(tmp_path), Batch()
+    for id_, size in enumerate((100, 10**15, 2**63 - 1, 2**63 - 1, -5), start=1):
+        batch.add_record("image", {"id": id_, "collection_id": 7, "file_size": size})
+    assert store.land(batch) == []
+    for condition in (Condition("true"), Condition(query="SELECT image_id FROM images")):
+        found = select(store, condition)
+        assert (found.total, found.bytes, found.unknown_sizes) == (5, 100, 4)
+
+
 @pytest.mark.parametrize(
     ("given", "meant"),
     [
