@@ -20,7 +20,7 @@ from nvcatalog import __version__, lookup, records, resample, snapshot, storage
 from nvcatalog._progress import summarise
 from nvcatalog._store import AbsentStore, Store
 from nvcatalog.accounts import Notes, settle
-from nvcatalog.adopt import Adopter, prove_files, root_of_folder, sidecar_ids
+from nvcatalog.adopt import Adopter, mend_sidecars, prove_files, root_of_folder, sidecar_ids
 from nvcatalog.beside import Besides
 from nvcatalog.bunch import add_words, build_bunch
 from nvcatalog.choosing import Chooser, Wanted
@@ -160,6 +160,8 @@ class Call:
             for request in self._rounds(servers):
                 self._one_round(request, servers)
             self._finish_plan()
+            if online and not self.options.dry_run:
+                mend_sidecars(self.folder, self.known, self.plan.images, self.lander)
             self._fetch_extras(servers)
             for id_ in servers.neurovault.made_public:
                 self.lander.batch.forget_token(id_)
@@ -330,8 +332,9 @@ class Call:
         absurd = [id_ for id_ in self.plan.to_fetch if records.has_absurd_size(self.known.images[id_].record)]
         if absurd:
             named = ", ".join(map(str, absurd[:5])) + (", …" if len(absurd) > 5 else "")
-            text = f"By their records {len(absurd):,} files to fetch have more than a terabyte"
-            self.notes.append(f"{text}, which is taken for an unknown size: images {named}")
+            self.notes.append(
+                f"A size of more than a terabyte in a record is taken for an unknown one: images {named}"
+            )
 
     def _check_space(self, plan: Plan) -> None:
         if plan.to_fetch and not (cost := self._cost(plan, None)).fits:

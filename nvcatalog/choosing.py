@@ -326,6 +326,8 @@ class Chooser:
         for id_ in known.images.keys() & self._known.images.keys():
             if known.images[id_].fresh:
                 self._known.images[id_].source, self._known.images[id_].fresh = known.images[id_].source, True
+        for id_ in known.collections.keys() & self._known.collections.keys() & set(collection_ids):
+            self._known.collections[id_] = known.collections[id_]
         # What the catalog still had of it before, this call need not ask for.
         self._tried.update(id_ for id_, image in known.images.items() if image.gone and not image.is_here)
         for id_ in collection_ids:

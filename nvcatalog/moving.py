@@ -118,6 +118,7 @@ class Mover:
                 if not is_another:
                     raise
                 arrival = self._arrive(there, record)
+                image.written = record
         except _TROUBLES as error:
             yield partial(self._put_trouble, "image", image, error)
         else:
@@ -172,6 +173,7 @@ class Mover:
         url = self._servers.neurovault.file_url(record)
         # The sidecar goes first: nilearn may then find a record without its file, never a file without its record.
         sidecars.write_image(self._folder, image.collection_id, image.image_id, record)
+        image.written = record
         return storage.download(self._servers.files, url, target, announced_size=records.file_size_of(record))
 
     def _move_words(self, image_id: int) -> Iterator[partial[None]]:

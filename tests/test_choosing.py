@@ -590,3 +590,17 @@ def test_an_image_whose_record_changed_in_the_course_of_a_call_is_judged_by_the_
     assert first not in ids(maps)
     assert not {first, second} & set(ids(later))
     assert all(meta["is_thresholded"] is False for meta in later.images_meta)
+
+
+def test_what_lies_beside_a_file_is_the_record_that_came_last(fetch: Fetch, world: World, data_dir: Path) -> None:
+    fetch(collection_id=3, image_terms={})
+    fetch(**EVERYTHING, dry_run=True)
+    for image_id in (3, 9034):  # one that is here, and one that is fetched before its list is read again
+        world.edit_image(image_id, name="edited")
+    world.edit_collection(3, name="edited")
+    names = {meta["id"]: meta["name"] for meta in fetch(**EVERYTHING).images_meta}
+    for collection_id, image_id in ((3, 3), (555, 9034)):
+        beside = file_of(data_dir, collection_id, image_id).with_name(f"image_{image_id}_metadata.json")
+        assert json.loads(beside.read_text())["name"] == names[image_id] == "edited"
+    collection = data_dir / "neurovault" / "collection_3" / "collection_metadata.json"
+    assert json.loads(collection.read_text())["name"] == "edited"
