@@ -34,6 +34,7 @@ from nvcatalog.errors import (
     NoSpaceError,
     SnapshotWarning,
     WordsWarning,
+    shown,
 )
 from nvcatalog.known import Known, MapKind, Refusal
 from nvcatalog.landing import Lander
@@ -454,7 +455,7 @@ class Call:
                 "started_at": self._started_at,
                 "finished_at": datetime.now(UTC),
                 "function": self._function,
-                "parameters": json.dumps(self._parameters | how, default=repr),
+                "parameters": json.dumps(self._parameters | how, default=shown),
                 "mode": self.request.mode,
                 "server": servers.neurovault_root,
                 "version": __version__,

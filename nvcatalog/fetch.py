@@ -316,13 +316,20 @@ def _move_collection_id(image_terms: dict[str, Any], collection_terms: dict[str,
     """Make an image's ``collection_id`` the ``id`` of the collections looked through, as nilearn does."""
     if "collection_id" in image_terms:
         wanted = image_terms["collection_id"]
-        if "id" in collection_terms and not collection_terms["id"] == wanted:  # noqa: SIM201 - a special value
-            text = (
-                f"The images' collection_id={wanted!r} contradicts the collections' id={collection_terms['id']!r}"
-            )
+        if "id" in collection_terms and not _means(collection_terms["id"], wanted):
+            ids = f"collection_id={shown(wanted)} contradicts the collections' id={shown(collection_terms['id'])}"
+            text = f"The images' {ids}"
             warnings.warn(f"{text}: no image may have both", FilterWarning, stacklevel=3)
             return
         collection_terms["id"] = image_terms.pop("collection_id")
     id_ = collection_terms.get("id")
     if isinstance(id_, Integral) or (isinstance(id_, str) and id_.isascii() and id_.isdigit()):
         collection_terms["id"] = int(id_)  # numpy's numbers too
+
+
+def _means(term: Any, value: Any) -> bool:
+    """Whether a term, a special value maybe, is equal to a value; one that cannot be compared is not."""
+    try:
+        return bool(term == value)
+    except Exception:  # noqa: BLE001 - a class of the caller's own; its records will say so each
+        return False

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from nvcatalog import records
 from nvcatalog._http import same_host
 from nvcatalog._store import Store, moment
+from nvcatalog.errors import storable
 from nvcatalog.filter_sql import TermsInSQL
 from nvcatalog.known import LocalFile, MapKind, Refusal
 from nvcatalog.records import Record
@@ -241,7 +242,7 @@ def refused_extras(store: Store, ids: Iterable[int]) -> dict[tuple[str, int], Re
 
 def has_extra_field(store: Store, name: str, table: Literal["images", "collections"]) -> bool:
     """Whether any record here has a free-form field of that name."""
-    if not store.exists:
+    if not store.exists or name != storable(name):
         return False
     with store.reading() as connection:
         query = f"SELECT count(*) FROM {table} WHERE list_contains(json_keys(extra), $name)"  # noqa: S608 - one of two

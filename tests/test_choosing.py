@@ -40,6 +40,7 @@ from nvcatalog.errors import (
     FilterWarning,
     FolderWarning,
     IncompleteWarning,
+    shown,
 )
 from nvcatalog.filters import (
     Contains,
@@ -62,7 +63,7 @@ from nvcatalog.filters import (
 from nvcatalog.moving import Mover
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from fetching import Fetch
 
@@ -604,3 +605,86 @@ def test_what_lies_beside_a_file_is_the_record_that_came_last(fetch: Fetch, worl
         assert json.loads(beside.read_text())["name"] == names[image_id] == "edited"
     collection = data_dir / "neurovault" / "collection_3" / "collection_metadata.json"
     assert json.loads(collection.read_text())["name"] == "edited"
+
+
+class _UnshowableError(Exception):
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr either")
+
+    __str__ = __repr__
+
+
+class _HalfCharacterError(Exception):
+    def __repr__(self) -> str:
+        return "\ud800"
+
+
+class _Odd(SpecialValue):
+    """A value of somebody's own that cannot be compared and not even shown."""
+
+    def accepts(self, value: object) -> bool:
+        raise _UnshowableError
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+
+@pytest.mark.parametrize(
+    "error", [_UnshowableError(), _HalfCharacterError()], ids=["unshowable", "half a character"]
+)
+@pytest.mark.parametrize("kind", ["image", "collection"])
+def test_whatever_a_function_raises_is_named_with_the_record_and_lands(
+    fetch: Fetch, data_dir: Path, error: Exception, kind: str
+) -> None:
+    def refuse(record: Mapping[str, Any]) -> bool:
+        if record["id"] in (4, 658):
+            raise error
+        return True
+
+    with pytest.warns(IncompleteWarning, match=rf"{kind} \d+ failed .the filter raised"):
+        maps = fetch(**{**EVERYTHING, f"{kind}_filter": refuse})
+    assert sorted(ids(maps)) == sorted(set(ALL_IDS) - {4 if kind == "image" else 10426})
+    told = Catalog(data_dir).sql("SELECT reason FROM outcomes WHERE status = 'failed'").fetchall()
+    assert told == [(maps.report.missing[0].reason,)]
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"image_terms": {"modality": _Odd()}},
+        {"image_terms": {"modality": IsIn(_Odd())}},
+        {"collection_terms": {"name": _Odd()}},
+        {"image_terms": {}, "collection_id": _Odd(), "collection_terms": {"id": 3}},
+    ],
+)
+def test_a_value_that_raises_costs_the_records_it_is_compared_with(fetch: Fetch, terms: dict[str, Any]) -> None:
+    with pytest.warns((IncompleteWarning, FilterWarning), match="cannot be shown"):
+        assert fetch(**terms).images == []
+
+
+@pytest.mark.parametrize(
+    ("terms", "found"),
+    [
+        ({"image_terms": {"modality": "\ud800"}}, False),
+        ({"image_terms": {"name": Contains("\ud800")}}, False),
+        ({"image_terms": {"modality": NotEqual("\udc00")}}, True),
+        ({"image_terms": {"modality": b"fMRI-BOLD"}}, False),
+        ({"image_terms": {"number_of_subjects": 10**5000}}, False),
+        *(({"image_terms": {}, "collection_terms": {name: "\ud800"}}, False) for name in ("DOI", "name", "owner")),
+        ({"image_terms": {}, "collection_terms": {"owner": 10**5000}}, False),
+    ],
+    ids=shown,
+)
+def test_a_value_that_no_record_can_have_matches_none_of_them(
+    fetch: Fetch, terms: dict[str, Any], found: bool
+) -> None:
+    for _ in range(2):
+        assert bool(fetch(max_images=1, **terms).images) == found
+
+
+@pytest.mark.parametrize("terms", ["image_terms", "collection_terms"])
+def test_a_field_whose_name_is_no_text_that_can_be_stored_is_one_that_no_record_has(
+    fetch: Fetch, terms: str
+) -> None:
+    with pytest.warns(FilterWarning, match=r"here has a field '\\ud800'"):
+        assert fetch(**{"image_terms": {}, terms: {"\ud800": 1}}).images == []
