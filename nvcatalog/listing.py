@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Literal
 
@@ -22,6 +22,25 @@ from nvcatalog.report import Kind, Outcome, outcome_of
 
 _What = Literal["collection", "images", "image", "packs"]
 _Step = tuple[_What, int]
+# By how much the server's clock and ours may differ: who has the hour wrong has no connection to a site by https.
+_CLOCKS_AGREE = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """What was known of a collection when its list was begun: when that was, and the record's date."""
+
+    at: datetime
+    modify_date: datetime | None
+
+    def state_of(self, collection: KnownCollection) -> datetime | None:
+        """Return which state of a collection its list shows, by the ``modify_date`` of that state.
+
+        The record that came with the list may be newer than the list's first page, unless nothing has changed
+        since long before.
+        """
+        came = records.modify_date_of(collection.record or {}) if collection.fresh else None
+        return came if came is not None and came < self.at - _CLOCKS_AGREE else self.modify_date
 
 
 class Lister:
@@ -45,10 +64,10 @@ class Lister:
         self._known = known
         self._lander = lander
         self._verbose = verbose
-        # Lists that wait for their collection's record, and what its modify_date was known to be before.
-        self._read: dict[int, tuple[ImageList, datetime | None]] = {}
+        # Lists that wait for their collection's record.
+        self._read: dict[int, tuple[ImageList, _Begun]] = {}
         # Lists that wait for the NIDM packs beside them: whoever is killed in between reads both again.
-        self._without_packs: dict[int, tuple[ImageList, datetime | None]] = {}
+        self._without_packs: dict[int, tuple[ImageList, _Begun]] = {}
         # Collections whose own record is broken, and those whose list was not read to the end, with the reason.
         self._broken: dict[int, Refusal] = {}
         self._unlisted: dict[int, str] = {}
@@ -113,12 +132,12 @@ class Lister:
             yield partial(self._put_trouble, what, id_, error)
 
     def _ask_for_list(self, collection_id: int) -> Iterator[partial[None]]:
-        modified = self._modify_date("collection", collection_id)  # as known now: what comes later may be newer
+        begun = _Begun(datetime.now(UTC), self._modify_date("collection", collection_id))
         last = ImageList()
         for page, listing in self._vault.images_of(collection_id):
             yield partial(self._put_page, collection_id, page)
             last = listing
-        yield partial(self._put_list, collection_id, last, modified)
+        yield partial(self._put_list, collection_id, last, begun)
 
     # In the main thread
 
@@ -168,18 +187,18 @@ class Lister:
         if collection_id in self._without_packs:
             self._put_whole_list(self._known.collections[collection_id], *self._without_packs.pop(collection_id))
 
-    def _put_list(self, collection_id: int, listing: ImageList, modified: datetime | None) -> None:
+    def _put_list(self, collection_id: int, listing: ImageList, begun: _Begun) -> None:
         """Note that a list was read to the end, once the collection's own record is there to note it in."""
         collection = self._known.collections.get(collection_id)
         if collection is None or collection.record is None:
-            self._read[collection_id] = listing, modified
+            self._read[collection_id] = listing, begun
         elif _holds_packs(collection.record, listing):
-            self._without_packs[collection_id] = listing, modified
+            self._without_packs[collection_id] = listing, begun
         else:
-            self._put_whole_list(collection, listing, modified)
+            self._put_whole_list(collection, listing, begun)
 
-    def _put_whole_list(self, collection: KnownCollection, listing: ImageList, modified: datetime | None) -> None:
-        collection_id = collection.collection_id
+    def _put_whole_list(self, collection: KnownCollection, listing: ImageList, begun: _Begun) -> None:
+        collection_id, modified = collection.collection_id, begun.state_of(collection)
         now = datetime.now(UTC)
         collection.complete, collection.listed_count = listing.complete, listing.count
         collection.listed_at, collection.listed_modify_date = now, modified

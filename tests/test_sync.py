@@ -8,6 +8,7 @@ import os
 import random
 import time
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -635,6 +636,21 @@ def test_a_catalog_of_another_server_is_left_alone(sync: Sync, ask: Any, monkeyp
             sync()
         assert other.requests == 0
     assert ask("SELECT count(*) FROM images") == [(N_IMAGES,)]
+
+
+@pytest.mark.parametrize("days", [0, 2])
+def test_a_list_that_a_fetch_has_read_is_read_again_only_where_it_may_have_changed_meanwhile(
+    server: DemoServer, world: World, sync: Sync, data_dir: Path, days: int
+) -> None:
+    modified = datetime.now(UTC) - timedelta(days=days)
+    id_, other = full(world)[:2]
+    world.edit_collection(id_, modify_date=modified.isoformat())
+    fetch_neurovault_ids(collection_ids=[id_], data_dir=data_dir, dry_run=True, verbose=0)
+    assert sync().complete
+    assert (id_ in lists_read(server), other in lists_read(server)) == (days == 0, True)
+    world.edit_image(world.image_ids(id_)[0], name="edited")
+    sync()
+    assert lists_read(server) == [id_]
 
 
 @pytest.mark.parametrize("remembered", ["http", "https"])
