@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -41,6 +42,9 @@ _TABLE_FUNCTIONS = ("unnest", "range", "generate_series", "json_each", "json_tre
 _DEEPEST = 200
 #: How many AND-ed parts a condition may have: a program wrote it, and DuckDB plans each of them.
 MOST_PARTS = 2_000
+_MEANT = {"&&": "AND", "||": "OR", "!": "NOT", "===": "=", "=>": ">=", "=<": "<="}
+_SLIP = re.compile(r"&&|\|\||!(?!=)|===|=>|=<")
+_TYPOGRAPHIC = ("\u201c", "\u201d", "\u201e")  # double ones, to which SQL gives no meaning
 _TOO_DEEP = "is nested too deep; write it flatter, with IN in place of many ORs, or as a query"
 
 
@@ -115,6 +119,32 @@ def split(connection: duckdb.DuckDBPyConnection, condition: Expressions) -> list
 def all_of(parts: Iterable[str]) -> str:
     """Return the condition that holds where each of some conditions does."""
     return " AND ".join(f"(\n{part}\n)" for part in parts)
+
+
+def slips(text: str) -> dict[str, str]:
+    """Return the signs of other languages in a text, each with what SQL has for it.
+
+    Examples
+    --------
+    >>> slips("stat = 't' && !not_mni")
+    {'&&': 'AND', '!': 'NOT'}
+    """
+    signs = [token.text for token in _tokens(text) if token.kind == duckdb.token_type.operator]
+    found = (sign for each in signs for sign in _SLIP.findall(each))
+    return {sign: _MEANT[sign] for sign in found}
+
+
+def quoted_names(text: str) -> dict[str, str]:
+    """Return what a text has in quotes that make a name of it, to SQL, each with what is between them.
+
+    Examples
+    --------
+    >>> quoted_names('task = "stop signal task"')
+    {'stop signal task': 'stop signal task'}
+    """
+    names = (token.text for token in _tokens(text) if token.kind == duckdb.token_type.identifier)
+    quoted = (name for name in names if name.startswith(('"', "`", *_TYPOGRAPHIC)))
+    return {name.strip('"`'): name.strip("".join(('"', "`", *_TYPOGRAPHIC))) for name in quoted}
 
 
 def caret_under(text: str, offset: int) -> str:
@@ -233,6 +263,24 @@ def _walk(tree: Any, *, into_subqueries: bool = True) -> Iterator[Tree]:
             waiting += one
 
 
+# Reading a text token by token, as DuckDB does
+
+
+class _Token(NamedTuple):
+    start: int  # in bytes, as DuckDB counts
+    kind: Any
+    text: str
+
+
+def _tokens(text: str) -> list[_Token]:
+    data, found = text.encode(), duckdb.tokenize(text)
+    ends = [*(start for start, _ in found), len(data)][1:]
+    return [
+        _Token(start, kind, data[start:end].decode().strip())
+        for (start, kind), end in zip(found, ends, strict=False)
+    ]
+
+
 # Cutting a condition where its ANDs are
 
 _OPENING, _CLOSING = ("(", "[", "{", "CASE"), (")", "]", "}", "END")
@@ -251,16 +299,11 @@ class _Cutter:
     """Cuts a text at the ANDs of its outermost level, in one walk over its tokens however many there are."""
 
     def __init__(self, text: str) -> None:
-        self._text = text.encode()  # DuckDB counts bytes
-        tokens = duckdb.tokenize(text)
-        ends = [*(start for start, _ in tokens[1:]), len(self._text)]
-        self._starts: list[int] = []
-        self._words: list[str] = []
-        for (start, kind), end in zip(tokens, ends, strict=True):
-            if kind != duckdb.token_type.comment:
-                is_word = kind in (duckdb.token_type.keyword, duckdb.token_type.operator)
-                self._starts.append(start)
-                self._words.append(self._text[start:end].decode().strip().upper() if is_word else "")
+        self._text = text.encode()
+        tokens = [token for token in _tokens(text) if token.kind != duckdb.token_type.comment]
+        of_sql = (duckdb.token_type.keyword, duckdb.token_type.operator)
+        self._starts = [token.start for token in tokens]
+        self._words = [token.text.upper() if token.kind in of_sql else "" for token in tokens]
         self._closing = self._brackets()
 
     def _brackets(self) -> dict[int, int]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from numbers import Real
@@ -16,7 +17,7 @@ import duckdb
 from nvcatalog import _expressions, queries
 from nvcatalog._expressions import Expressions
 from nvcatalog._store import Store
-from nvcatalog.errors import InvalidIdError, InvalidIdTypeError, InvalidOptionError, QueryError, shown
+from nvcatalog.errors import InvalidIdError, InvalidIdTypeError, InvalidOptionError, QueryError, shown, storable
 from nvcatalog.ids import LARGEST, parse_ids
 from nvcatalog.records import LARGEST_FILE
 
@@ -121,10 +122,12 @@ def select(store: Store, condition: Condition) -> Selection:
     limit = parse_max_images(condition.max_images)
     with store.reading() as connection:
         queries.register(connection, condition.tables)
-        asked = _read(connection, condition)
+        with _hints(condition):
+            asked = _read(connection, condition)
         _check_params(asked.parameters, condition.params)
         if asked.where is not None:
-            return _by_where(connection, asked.where, asked.order, condition.params, limit)
+            with _hints(condition):
+                return _by_where(connection, asked.where, asked.order, condition.params, limit)
         found = _by_query(connection, condition.query or "", condition.params)
     if limit is None or len(found.image_ids) <= limit:
         return found
@@ -139,7 +142,7 @@ def parameter_names(store: Store, condition: Condition) -> frozenset[str]:
     QueryError
         When the condition is no SQL.
     """
-    with store.reading() as connection:
+    with store.reading() as connection, _hints(condition):
         return _read(connection, condition).parameters
 
 
@@ -519,6 +522,30 @@ def _raise(connection: duckdb.DuckDBPyConnection, error: duckdb.Error) -> NoRetu
     else:
         said = "\n".join(queries.why_refused(error).replace(place[0] if place else "", "").splitlines()[:_LINES])
     raise QueryError(f"{said}{where}") from error
+
+
+@contextmanager
+def _hints(condition: Condition) -> Iterator[None]:
+    """Add to what is wrong with a condition what people mean who write it so."""
+    try:
+        yield
+    except QueryError as error:
+        if hints := _hints_about(str(error), condition):
+            raise QueryError("\n".join([str(error), *hints])) from error
+        raise
+
+
+def _hints_about(said: str, condition: Condition) -> list[str]:
+    texts = [text for text in (condition.where, condition.order_by) if isinstance(text, str)]
+    hints = []
+    for text in texts if all(text == storable(text) for text in texts) else ():
+        quoted = _expressions.quoted_names(text).items()
+        hints += [f"Text takes single quotes: '{meant}'" for name, meant in quoted if f" column {name} in" in said]
+        hints += [f"Write {meant} instead of {sign}" for sign, meant in _expressions.slips(text).items()]
+    if "[]" in said and isinstance(condition.params, Mapping):
+        lists = [name for name, value in condition.params.items() if isinstance(value, list | tuple)]
+        hints += [f"${name} is a list: write IN ${name}, without parentheses" for name in lists]
+    return list(dict.fromkeys(hints))
 
 
 # Of the functions that fit almost, DuckDB lists dozens.

@@ -518,6 +518,42 @@ def test_what_is_wrong_with_a_condition_is_told(store: Store, where: Any, told: 
 
 
 @pytest.mark.parametrize(
+    ("where", "hints"),
+    [
+        ('task = "stop signal task"', ["Text takes single quotes: 'stop signal task'"]),
+        ('stat = `t` AND name LIKE "t%"', ["Text takes single quotes: 't'"]),
+        ("stat = “t”", ["Text takes single quotes: 't'"]),
+        ("stat = 't' && n_subjects > 3", ["Write AND instead of &&"]),
+        ("not_mni && is_valid", ["Write AND instead of &&"]),
+        ("stat = 't' || stat = 'z'", ["Write OR instead of ||"]),
+        ("not_mni || is_valid", ["Write OR instead of ||"]),
+        ("!not_mni", ["Write NOT instead of !"]),
+        ("stat = 't' &&!(n_subjects > 3)", ["Write AND instead of &&", "Write NOT instead of !"]),
+        ("stat === 't'", ["Write = instead of ==="]),
+        ("n_subjects => 3", ["Write >= instead of =>"]),
+        ("stat IN ($kinds)", ["$kinds is a list: write IN $kinds, without parentheses"]),
+        ("stat NOT IN ($kinds, 'x')", ["$kinds is a list: write IN $kinds, without parentheses"]),
+        ("stat = $kinds", ["$kinds is a list: write IN $kinds, without parentheses"]),
+        ("n_subjects IN ($numbers)", ["$numbers is a list: write IN $numbers, without parentheses"]),
+    ],
+)
+def test_what_people_of_other_languages_mean_is_hinted_at(store: Store, where: str, hints: list[str]) -> None:
+    given: dict[str, Any] = {"kinds": ["t", "z"], "numbers": (10, 30)}
+    params = {name: value for name, value in given.items() if f"${name}" in where}
+    with pytest.raises(QueryError) as caught:
+        select(store, Condition(where, params=params))
+    assert str(caught.value).splitlines()[-len(hints) :] == hints
+
+
+def test_there_is_no_hint_where_signs_mean_what_they_say(store: Store) -> None:
+    assert ids(store, "name || '!' = 'two!' AND stat != 'z' AND stat == 't'") == (2,)
+    with pytest.raises(QueryError) as caught:
+        ids(store, "name = '&& ||' /* ! */ AND \"name\" = 'x' AND nothing > 3")
+    assert "instead of" not in str(caught.value)
+    assert "quotes" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("where", "shown"),
     [
         ("n_subjects = = 3", "  n_subjects = = 3\n               ^"),
