@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import warnings
 from collections.abc import Iterable, Mapping
@@ -9,7 +10,7 @@ from datetime import timedelta
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
-from nvcatalog import storage
+from nvcatalog import lookup, records, storage
 from nvcatalog._progress import logger
 from nvcatalog._store import Store
 from nvcatalog.call import Call
@@ -17,7 +18,7 @@ from nvcatalog.choosing import Wanted
 from nvcatalog.errors import FilterWarning, InvalidOptionError, shown
 from nvcatalog.filters import Filter, basic_collection_terms, basic_image_terms, keep_all
 from nvcatalog.ids import parse_ids_and_tokens
-from nvcatalog.options import parse_options
+from nvcatalog.options import option_meant, parse_options
 from nvcatalog.private import Opener
 from nvcatalog.where import parse_max_images
 
@@ -274,11 +275,13 @@ def fetch_neurovault(
     collection_terms = _terms(collection_terms, basic_collection_terms(), collection_filter, "collection")
     image_terms = _terms(image_terms, basic_image_terms(), image_filter, "image") | kwarg_image_filters
     _move_collection_id(image_terms, collection_terms)
+    folder = storage.data_folder(data_dir)
+    _warn_of_options(kwarg_image_filters, Store(folder))
     wanted = Wanted(collection_terms, collection_filter, image_terms, image_filter)
     call = Call(
         options.request(),
         options,
-        storage.data_folder(data_dir),
+        folder,
         function="fetch_neurovault",
         parameters={"max_images": limit, **wanted.described()},
         wanted=wanted,
@@ -310,6 +313,17 @@ def _terms(
         )
         warnings.warn(text, FilterWarning, stacklevel=3)
     return given
+
+
+def _warn_of_options(keywords: Mapping[str, Any], store: Store) -> None:
+    """Warn of fields that look like options and that no image here has, before all images are looked through."""
+    known = {*records.IMAGE_FIELDS, "id", "gender"}
+    options = inspect.signature(fetch_neurovault).parameters
+    for name in keywords.keys() - known:
+        option = option_meant(name, options)
+        if option is not None and not lookup.has_extra_field(store, name, "images"):
+            text = f"{name} is no option of fetch_neurovault, and so a field that images are to have"
+            warnings.warn(f"{text}; did you mean the option {option}?", FilterWarning, stacklevel=3)
 
 
 def _move_collection_id(image_terms: dict[str, Any], collection_terms: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -175,6 +176,23 @@ def test_a_field_that_no_image_has_is_warned_of_with_the_nearest_name(fetch: Fet
         maps = fetch(modalty="fMRI-BOLD", max_images=2, mode=mode)
     assert warned[0].filename == fetching.__file__
     assert maps.images == []
+
+
+def test_a_keyword_that_looks_like_an_option_is_warned_of_before_anything_is_looked_through(
+    fetch: Fetch, server: DemoServer, world: World
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(
+            FilterWarning, match=r"max_image is no option .* did you mean the option max_images"
+        ) as it:
+            fetch(max_image=2)
+    assert it.traceback[1].path == Path(fetching.__file__)
+    assert server.requests == 0
+    world.edit_image(4, max_image=2)
+    with pytest.warns(FilterWarning, match="did you mean the option max_images"):
+        assert ids(fetch(max_image=2)) == [4]
+    assert ids(fetch(max_image=2)) == [4]  # now that one is known to have such a field
 
 
 def test_a_free_form_field_is_known_once_an_image_has_it(fetch: Fetch, world: World) -> None:
