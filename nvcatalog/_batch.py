@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from nvcatalog import records
+from nvcatalog._marks import Marks
 from nvcatalog.known import Refusal
 from nvcatalog.proving import Proof
 
@@ -238,30 +239,19 @@ def long_table(words: dict[int, Words]) -> pa.Table:
 def _land_whole(connection: duckdb.DuckDBPyConnection, batch: Batch) -> None:
     connection.execute("BEGIN")
     try:
-        _heal(connection, batch.healed)
-        if batch.packless:
-            connection.execute(
-                "DELETE FROM nidm_packs WHERE collection_id IN (SELECT unnest($ids::INTEGER[]))",
-                {"ids": list(batch.packless)},
-            )
-        if batch.made_public:
-            connection.execute(
-                "DELETE FROM access WHERE collection_id IN (SELECT unnest($ids::INTEGER[]))",
-                {"ids": list(batch.made_public)},
-            )
-        for image_id, kind in batch.dropped:
-            connection.execute(
-                "DELETE FROM files WHERE image_id = $id AND kind = $kind", {"id": image_id, "kind": kind}
-            )
+        marks = Marks(connection)
+        _heal(marks, batch.healed)
+        _drop(marks, batch)
         for table, rows in batch.found.items():
-            upsert(connection, table, _not_better_known(connection, table, rows))
+            _upsert(marks, table, _not_better_known(connection, table, rows))
         for table, rows in batch.tables.items():
-            upsert(connection, table, rows)
-        _land_words(connection, batch.words)
+            _upsert(marks, table, rows)
+        _land_words(marks, batch.words)
         # Pages land before the list does.
         listings = _as_they_landed(connection, batch.listings) if batch.follows_misfits else batch.listings
-        _land_listings(connection, listings)
-        _bury(connection, batch.gone)
+        _land_listings(marks, listings)
+        _bury(marks, batch.gone)
+        marks.leave()
         connection.execute("COMMIT")
     except BaseException:
         with suppress(duckdb.Error):  # a failed COMMIT has rolled back already
@@ -314,23 +304,48 @@ def _culprit(table: str, key: Row, error: Exception) -> str:
 
 
 def upsert(connection: duckdb.DuckDBPyConnection, table: str, rows: list[Row]) -> None:
+    """Replace rows by key, within a transaction of the caller's."""
+    marks = Marks(connection)
+    _upsert(marks, table, rows)
+    marks.leave()
+
+
+def replace_words(connection: duckdb.DuckDBPyConnection, words: pa.Table, status: list[Row]) -> None:
+    """Replace the words of images, within a transaction of the caller's.
+
+    Parameters
+    ----------
+    connection : duckdb.DuckDBPyConnection
+        To the catalog, writable.
+    words : pyarrow.Table
+        ``image_id``, ``term`` and ``weight``, one row an (image, term).
+    status : list of dict
+        The row of ``words_status`` of each of these images.
+    """
+    marks = Marks(connection)
+    _replace_words(marks, words, status)
+    marks.leave()
+
+
+def _upsert(marks: Marks, table: str, rows: list[Row]) -> None:
     """Replace rows by key: delete, then insert (an upsert clause would rewrite wide columns whole)."""
     if not rows:
         return
-    key = _KEYS[table]
+    key, connection = _KEYS[table], marks.connection
     if key:
         rows = list({tuple(row.get(name) for name in key): row for row in rows}.values())
     # Never unregistered: after a failed statement that fails too, and hides why. The next one takes its place.
     connection.register("incoming", _incoming(table, rows))
     if table == "raw_records":
-        keep_history(connection, "incoming")
+        keep_history(marks, "incoming")
     if table == "collections":
         _keep_listings(connection)
     if key:
         same = " AND ".join(f"{table}.{name} IS NOT DISTINCT FROM incoming.{name}" for name in key)
+        # The rows that go have the keys of those that come, and are in the same blocks.
         connection.execute(f"DELETE FROM {table} USING incoming WHERE {same}")  # noqa: S608 - our own names
     source = "incoming LEFT JOIN kept_listings USING (collection_id)" if table == "collections" else "incoming"
-    connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM {source}")  # noqa: S608 - our own names
+    marks.change(table, f"INSERT INTO {table} BY NAME SELECT * FROM {source}")  # noqa: S608 - our own names
 
 
 def _not_better_known(connection: duckdb.DuckDBPyConnection, table: str, rows: list[Row]) -> list[Row]:
@@ -361,12 +376,14 @@ def _incoming(table: str, rows: list[Row]) -> pa.Table:
     return records.to_arrow(rows, {name: kind for name, kind in records.TABLES[table].items() if name in given})
 
 
-def keep_history(connection: duckdb.DuckDBPyConnection, newer: str) -> None:
+def keep_history(marks: Marks, newer: str) -> None:
     """Keep the former text of each record that the server has changed, before the rows of `newer` replace it.
 
     A sidecar's is the server's word of an earlier day, its placeholders nulled: it counts when its date differs.
     """
-    connection.execute(f"""
+    marks.change(
+        "record_history",
+        f"""
         INSERT INTO record_history BY NAME
         SELECT old.kind, old.id, old.raw, old.fetched_at, incoming.fetched_at AS replaced_at
         FROM raw_records AS old
@@ -376,7 +393,8 @@ def keep_history(connection: duckdb.DuckDBPyConnection, newer: str) -> None:
                 WHEN 'api' THEN old.raw::VARCHAR <> incoming.raw::VARCHAR
                 ELSE old.raw->>'modify_date' <> incoming.raw->>'modify_date'
               END
-    """)  # noqa: S608 - our own names
+    """,  # noqa: S608 - our own names
+    )
 
 
 def _keep_listings(connection: duckdb.DuckDBPyConnection) -> None:
@@ -389,13 +407,15 @@ def _keep_listings(connection: duckdb.DuckDBPyConnection) -> None:
     """)
 
 
-def _land_listings(connection: duckdb.DuckDBPyConnection, listings: list[Listing]) -> None:
+def _land_listings(marks: Marks, listings: list[Listing]) -> None:
     """Note what was read of lists, and which images a whole list lacks: they are gone."""
     if not listings:
         return
-    connection.register("listings", _as_table(listings))
-    connection.register("named", _named_in(listings))
-    connection.execute("""
+    marks.connection.register("listings", _as_table(listings))
+    marks.connection.register("named", _named_in(listings))
+    marks.change(
+        "collections",
+        """
         UPDATE collections
         SET listed_at = listed.listed_at, listed_count = listed.listed_count, complete = listed.complete,
             listed_modify_date = listed.modify_date
@@ -403,9 +423,12 @@ def _land_listings(connection: duckdb.DuckDBPyConnection, listings: list[Listing
             FROM listings QUALIFY row_number() OVER (PARTITION BY collection_id ORDER BY number DESC) = 1
         ) AS listed
         WHERE collections.collection_id = listed.collection_id
-    """)
+    """,
+    )
     # What was read after the list, by its own address, is not gone.
-    connection.execute("""
+    marks.change(
+        "images",
+        """
         UPDATE images
         SET gone_at = missing.listed_at
         FROM (
@@ -417,7 +440,8 @@ def _land_listings(connection: duckdb.DuckDBPyConnection, listings: list[Listing
             GROUP BY i.image_id
         ) AS missing
         WHERE images.image_id = missing.image_id
-    """)
+    """,
+    )
 
 
 def _as_they_landed(connection: duckdb.DuckDBPyConnection, listings: list[Listing]) -> list[Listing]:
@@ -450,51 +474,82 @@ def _named_in(listings: list[Listing]) -> pa.Table:
     return records.to_arrow(rows, {"number": "int", "image_id": "int"})
 
 
-def _bury(connection: duckdb.DuckDBPyConnection, gone: dict[int, datetime]) -> None:
+def _bury(marks: Marks, gone: dict[int, datetime]) -> None:
     """Note which collections are gone, and their images; a record read later shows that one is back."""
     if not gone:
         return
     kinds = {"collection_id": "int", "gone_at": "time"}
     rows = [{"collection_id": collection_id, "gone_at": gone_at} for collection_id, gone_at in gone.items()]
-    connection.register("incoming", records.to_arrow(rows, kinds))
+    marks.connection.register("incoming", records.to_arrow(rows, kinds))
     # Its list is to be read again should it come back.
-    connection.execute("""
+    marks.change(
+        "collections",
+        """
         UPDATE collections
         SET gone_at = incoming.gone_at, complete = false, listed_modify_date = NULL
         FROM incoming
         WHERE collections.collection_id = incoming.collection_id AND collections.fetched_at <= incoming.gone_at
-    """)
-    connection.execute("""
+    """,
+    )
+    marks.change(
+        "images",
+        """
         UPDATE images
         SET gone_at = incoming.gone_at
         FROM incoming
         WHERE images.collection_id = incoming.collection_id AND images.gone_at IS NULL
           AND images.fetched_at <= incoming.gone_at
-    """)
+    """,
+    )
 
 
-def _heal(connection: duckdb.DuckDBPyConnection, healed: set[tuple[str, int]]) -> None:
+def _heal(marks: Marks, healed: set[tuple[str, int]]) -> None:
     """Forget refusals that no longer hold."""
     for kind in {kind for kind, _ in healed}:
-        connection.execute(
-            "DELETE FROM refusals WHERE kind = $kind AND id IN (SELECT unnest($ids::INTEGER[]))",
-            {"kind": kind, "ids": [id_ for healed_kind, id_ in healed if healed_kind == kind]},
+        ids = [id_ for healed_kind, id_ in healed if healed_kind == kind]
+        where = "kind = $kind AND id IN (SELECT unnest($ids::INTEGER[]))"
+        marks.delete("refusals", where, {"kind": kind, "ids": ids})
+
+
+def _drop(marks: Marks, batch: Batch) -> None:
+    """Forget files that have been removed, packs that are listed anew, and tokens of what has become public."""
+    if batch.made_public:
+        marks.connection.execute(
+            "DELETE FROM access WHERE collection_id IN (SELECT unnest($ids::INTEGER[]))",
+            {"ids": list(batch.made_public)},
         )
+    if batch.packless:
+        where = "collection_id IN (SELECT unnest($ids::INTEGER[]))"
+        marks.delete("nidm_packs", where, {"ids": list(batch.packless)})
+    for image_id, kind in batch.dropped:
+        marks.delete("files", "image_id = $id AND kind = $kind", {"id": image_id, "kind": kind})
 
 
-def _land_words(connection: duckdb.DuckDBPyConnection, words: dict[int, Words]) -> None:
-    """Replace the words of these images; each image's rows stay together, which keeps the file small."""
+def _land_words(marks: Marks, words: dict[int, Words]) -> None:
     if not words:
         return
-    connection.register("incoming", long_table(words))
-    connection.execute("""
+    now = datetime.now(UTC)
+    status = [
+        {"image_id": image_id, "status": "present", "reference": answer.reference, "fetched_at": now}
+        for image_id, answer in words.items()
+    ]
+    _replace_words(marks, long_table(words), status)
+
+
+def _replace_words(marks: Marks, words: pa.Table, status: list[Row]) -> None:
+    """Replace the words of these images; each image's rows stay together, which keeps the file small."""
+    connection, image_ids = marks.connection, [row["image_id"] for row in status]
+    connection.register("incoming", words)
+    marks.change(
+        "terms",
+        """
         INSERT INTO terms BY NAME
         SELECT (SELECT coalesce(max(term_id), 0) FROM terms) + row_number() OVER (ORDER BY term) AS term_id, term
         FROM (SELECT DISTINCT term FROM incoming WHERE term NOT IN (SELECT term FROM terms))
-    """)
-    connection.execute(
-        "DELETE FROM words WHERE image_id IN (SELECT unnest($ids::INTEGER[]))", {"ids": list(words)}
+    """,
     )
+    marks.note_words(image_ids)
+    connection.execute("DELETE FROM words WHERE image_id IN (SELECT unnest($ids::INTEGER[]))", {"ids": image_ids})
     connection.execute("""
         INSERT INTO words BY NAME
         SELECT image_id, term_id, weight
@@ -502,9 +557,4 @@ def _land_words(connection: duckdb.DuckDBPyConnection, words: dict[int, Words]) 
         JOIN terms USING (term)
         ORDER BY image_id, term_id
     """)
-    now = datetime.now(UTC)
-    status = [
-        {"image_id": image_id, "status": "present", "reference": answer.reference, "fetched_at": now}
-        for image_id, answer in words.items()
-    ]
-    upsert(connection, "words_status", status)
+    _upsert(marks, "words_status", status)

@@ -118,7 +118,8 @@ class Call:
         if request.kind == "resampled":
             resample.require()
         self.request = request
-        self.lander = Lander(self.store, writable=obstacle is None)
+        self._can_write = obstacle is None
+        self.lander = Lander(self.store, writable=self._can_write)
         self._opener = opener
         self.known = self._look(request)
         self._chooser: Chooser | None = None
@@ -136,7 +137,10 @@ class Call:
         """Go all the way, and return what the user gets: the answer, or the plan where only that was wanted."""
         options = self.options
         with Servers(
-            timeout_s=options.timeout_s, max_workers=options.max_workers, log_requests=options.logs_requests
+            timeout_s=options.timeout_s,
+            max_workers=options.max_workers,
+            log_requests=options.logs_requests,
+            folder=self.folder if self._can_write else None,
         ) as servers:
             self.run(servers)
         if options.dry_run:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from nvcatalog import _batch, records, snapshot
+from nvcatalog import _batch, kept, records
 from nvcatalog._http import same_host
+from nvcatalog._marks import Marks
 from nvcatalog._progress import Progress
 from nvcatalog._store import Store
 from nvcatalog.errors import CatalogTooNewError, InvalidOptionError, SnapshotError, WrongServerError
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 # Each is a write of its own; together with what they replace they fit into the memory of any machine.
 _ROWS_AT_ONCE = 20_000
-
-_MANIFEST = "manifest.json"
 
 # The texts go first and the collections last: whenever it is interrupted, no list counts as read that is not here.
 _KEYS = {"raw_records": ("kind", "id"), "images": ("image_id",), "collections": ("collection_id",)}
@@ -57,7 +55,7 @@ class Seed:
     def __init__(self, place: str | os.PathLike[str]) -> None:
         self.folder = _find(Path(place).expanduser())
         self.name = self.folder.name
-        rows = _read_manifest(self.folder).get("rows")
+        rows = kept.read_manifest(self.folder).get("rows")
         numbers = rows.items() if isinstance(rows, dict) else ()
         self._rows = {table: number for table, number in numbers if isinstance(number, int)}
         newest, ours = max(self._column("schema_migrations", "version"), default=0), load_migrations()[-1].version
@@ -169,24 +167,16 @@ class Seed:
 
 def _find(place: Path) -> Path:
     """Return the folder of a snapshot, given it or a folder around it."""
-    if (place / _MANIFEST).is_file():
+    if (place / kept.MANIFEST).is_file():
         return place
-    for home in (place, place / snapshot.FOLDER, place / SUBFOLDER / snapshot.FOLDER):
-        if (home / snapshot.CURRENT).is_file():
-            found = home / (home / snapshot.CURRENT).read_text(encoding="utf-8").strip()
-            if found.parent == home and (found / _MANIFEST).is_file():
+    for home in (place, place / kept.FOLDER, place / SUBFOLDER / kept.FOLDER):
+        if (home / kept.CURRENT).is_file():
+            found = home / (home / kept.CURRENT).read_text(encoding="utf-8").strip()
+            if found.parent == home and (found / kept.MANIFEST).is_file():
                 return found
     raise InvalidOptionError(
-        f"seed: {place} is no snapshot and holds none; give a folder such as .../neurovault/{snapshot.FOLDER}"
+        f"seed: {place} is no snapshot and holds none; give a folder such as .../neurovault/{kept.FOLDER}"
     )
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SnapshotError(f"{folder / _MANIFEST} cannot be read: {error}") from error
-    return manifest if isinstance(manifest, dict) else {}
 
 
 def _take_rows(connection: duckdb.DuckDBPyConnection, table: str, given: list[str]) -> None:
@@ -219,7 +209,7 @@ def _take_rows(connection: duckdb.DuckDBPyConnection, table: str, given: list[st
         WHERE {condition}
     """)  # noqa: S608 - our own names
     if table == "raw_records":
-        _batch.keep_history(connection, "taken")
+        _batch.keep_history(Marks(connection), "taken")
     same = " AND ".join(f"{table}.{name} = taken.{name}" for name in _KEYS[table])
     connection.execute(f"DELETE FROM {table} USING taken WHERE {same}")  # noqa: S608 - our own names
     connection.execute(f"INSERT INTO {table} BY NAME FROM taken")

@@ -159,7 +159,7 @@ def sync_catalog(
         raise DataDirError(
             f"{obstacle} cannot be written, and a sync has nothing else to do. Give another data_dir"
         )
-    with Servers(timeout_s=timeout_s, log_requests=verbose >= REQUESTS) as servers:
+    with Servers(timeout_s=timeout_s, log_requests=verbose >= REQUESTS, folder=store.folder) as servers:
         sync = _Sync(store, servers, asked, owners, verbose=verbose)
         return sync.run(None if seed is None else Seed(seed))
 

@@ -31,6 +31,7 @@ from hypothesis import strategies as st
 from oracle import nilearn_dir as nilearn_dir
 from oracle import nilearn_filtered as nilearn_filtered
 from test_store import as_nobody
+from waiting import PATIENCE_S, wait_until
 
 from nvcatalog import Catalog, Outcome, fetch_neurovault, fetch_neurovault_ids
 from nvcatalog._store import Store
@@ -440,7 +441,7 @@ def test_a_catalog_that_somebody_holds_costs_no_download(
 ) -> None:
     nilearn_filtered(data_dir=data_dir, max_images=2)
     monkeypatch.setenv("NVCATALOG_LOCK_TIMEOUT", "0.2")
-    held = Store(data_dir / "neurovault")._file_lock(time.monotonic() + 5)
+    held = Store(data_dir / "neurovault")._file_lock(time.monotonic() + PATIENCE_S)
     with held, pytest.warns(CatalogWarning, match="not in the catalog yet"):
         maps = fetch(max_images=5)
     assert ids(maps) == [3, 4, 8718, 8719, 9034]
@@ -479,14 +480,15 @@ def test_after_ctrl_c_the_next_call_completes_and_asks_for_no_file_twice(
 def test_after_a_kill_the_next_call_completes_and_asks_for_no_file_that_is_here(
     world: World, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with start(world, monkeypatch, latency_s=0.05) as server:
+    with start(world, monkeypatch) as server:
+        server.fail("/media/*", faults.slow(3600), after=8)
         options = f"None, {{}}, image_terms={{}}, data_dir={str(data_dir)!r}, verbose=0, max_workers=2"
         code = f"from nvcatalog import fetch_neurovault; fetch_neurovault({options})"
         with subprocess.Popen([sys.executable, "-c", code], env=dict(os.environ)) as process:
-            while process.poll() is None and len(list(data_dir.rglob("*.nii.gz"))) < 8:
-                time.sleep(0.005)
+            wait_until(lambda: process.poll() is not None or len(list(data_dir.rglob("image_*.nii.gz"))) == 8)
             process.send_signal(signal.SIGKILL)
         assert process.returncode == -signal.SIGKILL
+        server.heal()
         here = {int(path.name[6:].partition(".")[0]) for path in data_dir.rglob("image_*.nii.gz")}
         server.reset_log()
         maps = fetch_neurovault(None, {}, image_terms={}, data_dir=data_dir, verbose=0)
@@ -573,7 +575,7 @@ def functions_of(fields: list[str]) -> st.SearchStrategy[Any]:
 
 
 @pytest.mark.filterwarnings("ignore::nvcatalog.errors.FilterWarning")
-@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(
     image_terms=st.dictionaries(st.sampled_from(FIELDS), values | special_values, max_size=3),
     collection_terms=st.dictionaries(st.sampled_from(COLLECTION_FIELDS), values | special_values, max_size=2),

@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from waiting import PATIENCE_S, then_patient
 
 from nvcatalog._http import Service
 from nvcatalog.client import LARGEST_PAGE, ImageList, NeuroVault, root
@@ -30,7 +31,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def service(server: DemoServer) -> Iterator[Service]:
-    with closing(Service("NeuroVault", server.neurovault_url, connections=2, timeout_s=5)) as service:
+    with closing(Service("NeuroVault", server.neurovault_url, connections=2, timeout_s=PATIENCE_S)) as service:
         yield service
 
 
@@ -280,8 +281,8 @@ def test_next_is_not_followed(server: DemoServer, world: World, vault: NeuroVaul
 @pytest.mark.parametrize(
     "trouble",
     [
-        faults.slow(30),
-        faults.stall(0.5, 30),
+        faults.slow(3600),
+        faults.stall(0.5, 3600),
         faults.status(503),
         faults.status(504),
         faults.cut(),
@@ -291,9 +292,9 @@ def test_next_is_not_followed(server: DemoServer, world: World, vault: NeuroVaul
 )
 def test_pages_that_do_not_come_are_halved(server: DemoServer, world: World, trouble: faults.Fault) -> None:
     ids = add_images(world, 150)
-    for limit in (100, 50):
-        server.fail(f"/api/collections/{BIG}/images/", trouble, query={"limit": limit}, times=1)
     with closing(Service("NeuroVault", server.neurovault_url, connections=2, timeout_s=0.4)) as service:
+        for limit, fault in ((100, trouble), (50, then_patient(service, trouble))):
+            server.fail(f"/api/collections/{BIG}/images/", fault, query={"limit": limit}, times=1)
         listing = read_list(NeuroVault(service))
     assert sorted(listing.ids) == ids
     assert listing.complete

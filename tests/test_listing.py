@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from waiting import PATIENCE_S, hold_until_together
 
 from nvcatalog._store import Store
 from nvcatalog.client import NeuroVault
@@ -50,7 +51,7 @@ class Bench:
 
 @pytest.fixture
 def bench(server: DemoServer, tmp_path: Path) -> Iterator[Bench]:
-    with Servers(timeout_s=5) as servers:
+    with Servers(timeout_s=PATIENCE_S) as servers:
         yield Bench(servers.neurovault, tmp_path / "neurovault")
 
 
@@ -85,7 +86,7 @@ def test_record_and_list_may_come_in_either_order(server: DemoServer, world: Wor
 
 
 def test_two_connections_are_enough(server: DemoServer, bench: Bench) -> None:
-    server.latency_s = 0.05
+    hold_until_together(server, "/api/*", 2)
     bench.run(tuple(bench_id for bench_id in server.world.collection_ids()), (10426,))
     assert server.peak_connections["api"] == 2
     assert server.connections_opened == 2

@@ -15,6 +15,7 @@ import pytest
 from fetching import SEVEN_DAYS_AGO, file_of, write
 from fetching import new_catalog as new_catalog
 from fetching import no_waiting as no_waiting
+from waiting import PATIENCE_S, hold_until_together
 
 from nvcatalog import Catalog, fetch_neurovault_ids, landing
 from nvcatalog._batch import Batch
@@ -150,7 +151,7 @@ def test_reads_no_list_of_a_collection_without_images(
 
 
 def test_two_connections_are_enough(server: DemoServer, sync: Sync) -> None:
-    server.latency_s = 0.005
+    hold_until_together(server, "/api/collections/*/images/", 2)
     sync()
     assert server.peak_connections["api"] == 2
     assert server.connections_opened == 2
@@ -681,7 +682,7 @@ def test_a_catalog_that_somebody_keeps_open_ends_it(
     sync(collection_ids=[1])
     monkeypatch.setenv("NVCATALOG_LOCK_TIMEOUT", "0.1")
     store = Store(data_dir / "neurovault")
-    with store._file_lock(time.monotonic() + 1), pytest.raises(CatalogLockedError):
+    with store._file_lock(time.monotonic() + PATIENCE_S), pytest.raises(CatalogLockedError):
         sync()
     assert sync().complete
 
