@@ -16,10 +16,17 @@ class NVCatalogError(Exception):
 def shown(value: object) -> str:
     """Return what the caller gave as messages show it: its repr, unless that is endless or cannot be made."""
     try:
-        text = repr(value)
+        text = storable(repr(value))
     except ValueError:  # Python writes out no integer of more than some thousand digits
         return f"a {type(value).__name__} too large to show"
+    except Exception:  # noqa: BLE001 - a class of the caller's own, whose repr may raise anything
+        return f"a {type(value).__name__} that cannot be shown"
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+
+
+def storable(text: str) -> str:
+    r"""Return a text as it can be stored and printed, half a character as its escape: ``\ud800``."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def listed(values: Iterable[object], most: int = 5) -> str:

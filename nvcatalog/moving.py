@@ -122,7 +122,7 @@ class Mover:
         will_do = (
             self._request.mode != "overwrite"
             and image.map(self._request.kind) is None
-            and _announced_size(image.record)
+            and records.file_size_of(image.record)
         )
         return None if will_do else storage.identity(self._target(image))
 
@@ -136,7 +136,7 @@ class Mover:
         except (proving.NotWholeError, OSError) as error:
             logger.info("%s is downloaded all the same: %s", path, error)
             return None
-        announced = _announced_size(image.record)
+        announced = records.file_size_of(image.record)
         is_another = self._request.kind == "original" and announced not in (None, proof.size)
         return None if is_another else proof
 
@@ -156,6 +156,7 @@ class Mover:
                 if not is_another:
                     raise
                 arrival = self._arrive(there, record)
+                image.written = record
         except _TROUBLES as error:
             yield partial(self._put_trouble, "image", image, error)
         else:
@@ -210,7 +211,8 @@ class Mover:
         url = self._servers.neurovault.file_url(record)
         # The sidecar goes first: nilearn may then find a record without its file, never a file without its record.
         sidecars.write_image(self._folder, image.collection_id, image.image_id, record)
-        return storage.download(self._servers.files, url, target, announced_size=_announced_size(record))
+        image.written = record
+        return storage.download(self._servers.files, url, target, announced_size=records.file_size_of(record))
 
     def _move_words(self, image_id: int) -> Iterator[partial[None]]:
         image = self._known.images[image_id]
@@ -327,11 +329,6 @@ class Mover:
     def _has_map(self, image: KnownImage, kind: MapKind) -> bool:
         file = image.map(kind)
         return file is not None and storage.why_not_here(self._folder / file.path, file.size) is None
-
-
-def _announced_size(record: Record) -> int | None:
-    size = record.get("file_size")
-    return size if isinstance(size, int) and size > 0 else None
 
 
 def _names_another_file(new: Record, old: Record) -> bool:

@@ -122,6 +122,10 @@ class Servers:
         for service in (self.files, self._lists, self._decoder):
             service.close()
 
+    def is_mirror_of(self, root: str) -> bool:
+        """Whether records that belong to a root, as :func:`check_server` gives it, are asked of another server."""
+        return not _is_same(self.neurovault_root, root)
+
     @property
     def asked(self) -> bool:
         """Whether any request went out."""

@@ -71,6 +71,26 @@ def edited(edit: Callable[[Any], Any]) -> faults.Fault:
     return faults.rewrite(lambda body: json.dumps(edit(json.loads(body))).encode())
 
 
+# Links
+
+
+@pytest.mark.parametrize("original", ["https://neurovault.org", "http://other.example:81/nv"])
+def test_a_mirror_names_its_original_in_every_link_and_is_asked_for_what_they_lead_to(
+    server: DemoServer, world: World, vault: NeuroVault, original: str
+) -> None:
+    world.add_nidm_pack(555, "pack")
+    world.edit_image(9034, description=f"see {server.neurovault_url}/images/9034/")
+    vault.stand_for(original)
+    given = [vault.collection(555), vault.image(9034), *(pack for page, _ in vault.packs_of(555) for pack in page)]
+    assert given[0]["url"] == f"{original}/collections/555/"
+    assert given[1]["description"] == f"see {server.neurovault_url}/images/9034/"
+    assert given[2]["statmaps"][0]["file"].startswith(f"{original}/media/images/555/pack/")
+    assert vault.file_url(given[1]) == world.file_path(9034).lstrip("/")
+    assert vault.file_url({"file": f"{server.neurovault_url}/media/x.nii.gz"}) == "media/x.nii.gz"
+    with pytest.raises(RefusedError, match="leads elsewhere"):
+        vault.file_url({"file": "https://elsewhere.example/media/x.nii.gz"})
+
+
 # Single records
 
 

@@ -113,6 +113,43 @@ def test_known_parents_are_read_again_only_on_request(server: DemoServer, bench:
     assert [hit.path for hit in server.log][1:] == ["/api/images/9036/", "/api/collections/555/"]
 
 
+@pytest.mark.parametrize("late", ["/api/collections/3/", "/api/collections/3/images/"])
+def test_a_list_counts_as_read_once_its_packs_are_too(
+    server: DemoServer, world: World, bench: Bench, monkeypatch: pytest.MonkeyPatch, late: str
+) -> None:
+    pack = world.add_nidm_pack(3, "spm_example.nidm")
+    server.fail(late, faults.slow(0.2))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.lister, "_put_packs", killed)
+        with pytest.raises(KeyboardInterrupt):
+            bench.run((3,))
+    assert not bench.landed((3,)).collections[3].complete
+    with Servers(timeout_s=5) as servers:
+        lister = Lister(servers.neurovault, bench.landed((3,)), bench.lander, verbose=0)
+        assert lister.run(ToList((3,))) == {}
+    assert bench.landed((3,)).collections[3].complete
+    with bench.store.reading() as connection:
+        assert connection.execute("SELECT DISTINCT pack_id FROM nidm_packs").fetchall() == [(pack,)]
+
+
+def test_an_image_that_a_list_lacks_is_gone_though_its_packs_cannot_be_had(
+    server: DemoServer, world: World, bench: Bench
+) -> None:
+    world.add_nidm_pack(555, "spm_example.nidm")
+    bench.run((555,))
+    world.delete_image(9034)
+    server.fail("/api/collections/555/nidm_results/", faults.status(503))
+    assert bench.run((555,))["collection", 555].status == "failed"
+    known = bench.landed((555,))
+    assert known.images[9034].gone
+    assert bench.known.images[9034].gone
+    assert not known.collections[555].complete
+
+
 def test_a_file_that_is_here_stays_known(bench: Bench) -> None:
     file = LocalFile("collection_555/image_9034.nii.gz", 7, "present")
     bench.known.images[9034] = KnownImage(9034, 555, {"id": 9034, "collection_id": 555}, file=file)
