@@ -117,9 +117,10 @@ class Upkeep:
 
         Examples
         --------
+        >>> from pathlib import Path
         >>> from nvcatalog import Catalog, fetch_neurovault_ids
         >>> maps = fetch_neurovault_ids(image_ids=[10426], verbose=0)
-        >>> written = open(maps.images[0], "wb").write(b"not a map")
+        >>> size = Path(maps.images[0]).write_bytes(b"not a map")
         >>> Catalog().repair(verbose=0).counts
         {'restored': 1}
         """

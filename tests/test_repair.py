@@ -319,6 +319,22 @@ def test_files_that_lost_their_rows_are_taken_over_without_a_request(
     assert rows == [(id_, "present", True) for id_ in FOUR]
 
 
+def test_without_a_catalog_one_is_made_of_what_is_whole(
+    filled: Path, data_dir: Path, mend: Callable[..., Repaired], server: DemoServer
+) -> None:
+    (filled / "catalog.duckdb").unlink()
+    (filled / "collection_3/image_4.nii.gz").write_bytes(PAGE)
+    server.reset_log()
+    assert mend().counts == {"adopted": 8, "quarantined": 1}
+    assert server.requests == 0
+    assert is_well(data_dir)
+    assert Catalog(data_dir).sql("SELECT image_id FROM local_images ORDER BY 1").fetchall() == [
+        (3,),
+        (8718,),
+        (8719,),
+    ]
+
+
 def test_all_kinds_of_files_are_taken_over(
     fetch: Fetch, world: World, data_dir: Path, mend: Callable[..., Repaired], server: DemoServer
 ) -> None:
