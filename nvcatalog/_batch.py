@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from nvcatalog import records
+from nvcatalog._marks import Marks
 from nvcatalog.known import Refusal
 from nvcatalog.proving import Proof
 
@@ -79,6 +80,7 @@ class Batch:
     healed: set[tuple[str, int]] = field(default_factory=set)
     dropped: set[tuple[int, str]] = field(default_factory=set)
     packless: set[int] = field(default_factory=set)  # collections whose NIDM packs are listed anew
+    made_public: set[int] = field(default_factory=set)  # collections that are opened by no token any more
     follows_misfits: bool = False  # an earlier landing had to leave rows out, maybe of a list that this one ends
 
     def add(self, table: str, row: Row) -> None:
@@ -138,6 +140,13 @@ class Batch:
             rows = self.tables["nidm_packs"]
             self.tables["nidm_packs"] = [row for row in rows if row["collection_id"] != collection_id]
 
+    def forget_token(self, collection_id: int) -> None:
+        """Forget the token of a collection that has become public."""
+        self.made_public.add(collection_id)
+        if "access" in self.tables:
+            rows = self.tables["access"]
+            self.tables["access"] = [row for row in rows if row["collection_id"] != collection_id]
+
     def drop_file(self, image_id: int, kind: str) -> None:
         """Forget a file that has been removed."""
         self.dropped.add((image_id, kind))
@@ -178,8 +187,11 @@ class Batch:
         merged.packless = set(self.packless)
         for kind, id_ in later.healed:
             merged.heal(kind, id_)
+        merged.made_public = set(self.made_public)
         for id_ in later.packless:
             merged.forget_packs(id_)
+        for id_ in later.made_public:
+            merged.forget_token(id_)
         for table, rows in later.tables.items():
             merged.tables.setdefault(table, []).extend(rows)
         for table, rows in (*self.found.items(), *later.found.items()):
@@ -188,7 +200,7 @@ class Batch:
 
     def __len__(self) -> int:
         rows = sum(map(len, (*self.tables.values(), *self.found.values())))
-        rest = (self.words, self.listings, self.gone, self.healed, self.dropped, self.packless)
+        rest = (self.words, self.listings, self.gone, self.healed, self.dropped, self.packless, self.made_public)
         return rows + sum(map(len, rest))
 
 
@@ -227,25 +239,19 @@ def long_table(words: dict[int, Words]) -> pa.Table:
 def _land_whole(connection: duckdb.DuckDBPyConnection, batch: Batch) -> None:
     connection.execute("BEGIN")
     try:
-        _heal(connection, batch.healed)
-        if batch.packless:
-            connection.execute(
-                "DELETE FROM nidm_packs WHERE collection_id IN (SELECT unnest($ids::INTEGER[]))",
-                {"ids": list(batch.packless)},
-            )
-        for image_id, kind in batch.dropped:
-            connection.execute(
-                "DELETE FROM files WHERE image_id = $id AND kind = $kind", {"id": image_id, "kind": kind}
-            )
+        marks = Marks(connection)
+        _heal(marks, batch.healed)
+        _drop(marks, batch)
         for table, rows in batch.found.items():
-            upsert(connection, table, _not_better_known(connection, table, rows))
+            _upsert(marks, table, _not_better_known(connection, table, rows))
         for table, rows in batch.tables.items():
-            upsert(connection, table, rows)
-        _land_words(connection, batch.words)
+            _upsert(marks, table, rows)
+        _land_words(marks, batch.words)
         # Pages land before the list does.
         listings = _as_they_landed(connection, batch.listings) if batch.follows_misfits else batch.listings
-        _land_listings(connection, listings)
-        _bury(connection, batch.gone)
+        _land_listings(marks, listings)
+        _bury(marks, batch.gone)
+        marks.leave()
         connection.execute("COMMIT")
     except BaseException:
         with suppress(duckdb.Error):  # a failed COMMIT has rolled back already
@@ -256,7 +262,9 @@ def _land_whole(connection: duckdb.DuckDBPyConnection, batch: Batch) -> None:
 def _land_what_fits(connection: duckdb.DuckDBPyConnection, batch: Batch) -> list[str]:
     """Land table by table, and return a line for each row that does not fit."""
     # Refusals are healed first, as in a whole batch: the same batch may hold the ones that follow them.
-    _land_whole(connection, Batch(healed=batch.healed, dropped=batch.dropped, packless=batch.packless))
+    forgotten = Batch(healed=batch.healed, dropped=batch.dropped)
+    forgotten.packless, forgotten.made_public = batch.packless, batch.made_public
+    _land_whole(connection, forgotten)
     culprits: list[str] = []
     for table, rows in batch.found.items():
         culprits += _land_rows(connection, table, rows, found=True)
@@ -296,23 +304,48 @@ def _culprit(table: str, key: Row, error: Exception) -> str:
 
 
 def upsert(connection: duckdb.DuckDBPyConnection, table: str, rows: list[Row]) -> None:
+    """Replace rows by key, within a transaction of the caller's."""
+    marks = Marks(connection)
+    _upsert(marks, table, rows)
+    marks.leave()
+
+
+def replace_words(connection: duckdb.DuckDBPyConnection, words: pa.Table, status: list[Row]) -> None:
+    """Replace the words of images, within a transaction of the caller's.
+
+    Parameters
+    ----------
+    connection : duckdb.DuckDBPyConnection
+        To the catalog, writable.
+    words : pyarrow.Table
+        ``image_id``, ``term`` and ``weight``, one row an (image, term).
+    status : list of dict
+        The row of ``words_status`` of each of these images.
+    """
+    marks = Marks(connection)
+    _replace_words(marks, words, status)
+    marks.leave()
+
+
+def _upsert(marks: Marks, table: str, rows: list[Row]) -> None:
     """Replace rows by key: delete, then insert (an upsert clause would rewrite wide columns whole)."""
     if not rows:
         return
-    key = _KEYS[table]
+    key, connection = _KEYS[table], marks.connection
     if key:
         rows = list({tuple(row.get(name) for name in key): row for row in rows}.values())
     # Never unregistered: after a failed statement that fails too, and hides why. The next one takes its place.
     connection.register("incoming", _incoming(table, rows))
     if table == "raw_records":
-        _keep_history(connection)
+        keep_history(marks, "incoming")
     if table == "collections":
         _keep_listings(connection)
     if key:
         same = " AND ".join(f"{table}.{name} IS NOT DISTINCT FROM incoming.{name}" for name in key)
+        # The rows that go have the keys of those that come, and are in the same blocks.
         connection.execute(f"DELETE FROM {table} USING incoming WHERE {same}")  # noqa: S608 - our own names
     source = "incoming LEFT JOIN kept_listings USING (collection_id)" if table == "collections" else "incoming"
-    connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM {source}")  # noqa: S608 - our own names
+    marks.change(table, f"INSERT INTO {table} BY NAME SELECT * FROM {source}")  # noqa: S608 - our own names
 
 
 def _not_better_known(connection: duckdb.DuckDBPyConnection, table: str, rows: list[Row]) -> list[Row]:
@@ -343,22 +376,25 @@ def _incoming(table: str, rows: list[Row]) -> pa.Table:
     return records.to_arrow(rows, {name: kind for name, kind in records.TABLES[table].items() if name in given})
 
 
-def _keep_history(connection: duckdb.DuckDBPyConnection) -> None:
-    """Keep the former text of each record that the server changed.
+def keep_history(marks: Marks, newer: str) -> None:
+    """Keep the former text of each record that the server has changed, before the rows of `newer` replace it.
 
     A sidecar's is the server's word of an earlier day, its placeholders nulled: it counts when its date differs.
     """
-    connection.execute("""
+    marks.change(
+        "record_history",
+        f"""
         INSERT INTO record_history BY NAME
         SELECT old.kind, old.id, old.raw, old.fetched_at, incoming.fetched_at AS replaced_at
         FROM raw_records AS old
-        JOIN incoming ON old.kind = incoming.kind AND old.id = incoming.id
+        JOIN {newer} AS incoming ON old.kind = incoming.kind AND old.id = incoming.id
         WHERE incoming.source = 'api'
           AND CASE old.source
                 WHEN 'api' THEN old.raw::VARCHAR <> incoming.raw::VARCHAR
                 ELSE old.raw->>'modify_date' <> incoming.raw->>'modify_date'
               END
-    """)
+    """,  # noqa: S608 - our own names
+    )
 
 
 def _keep_listings(connection: duckdb.DuckDBPyConnection) -> None:
@@ -371,13 +407,15 @@ def _keep_listings(connection: duckdb.DuckDBPyConnection) -> None:
     """)
 
 
-def _land_listings(connection: duckdb.DuckDBPyConnection, listings: list[Listing]) -> None:
+def _land_listings(marks: Marks, listings: list[Listing]) -> None:
     """Note what was read of lists, and which images a whole list lacks: they are gone."""
     if not listings:
         return
-    connection.register("listings", _as_table(listings))
-    connection.register("named", _named_in(listings))
-    connection.execute("""
+    marks.connection.register("listings", _as_table(listings))
+    marks.connection.register("named", _named_in(listings))
+    marks.change(
+        "collections",
+        """
         UPDATE collections
         SET listed_at = listed.listed_at, listed_count = listed.listed_count, complete = listed.complete,
             listed_modify_date = listed.modify_date
@@ -385,9 +423,12 @@ def _land_listings(connection: duckdb.DuckDBPyConnection, listings: list[Listing
             FROM listings QUALIFY row_number() OVER (PARTITION BY collection_id ORDER BY number DESC) = 1
         ) AS listed
         WHERE collections.collection_id = listed.collection_id
-    """)
+    """,
+    )
     # What was read after the list, by its own address, is not gone.
-    connection.execute("""
+    marks.change(
+        "images",
+        """
         UPDATE images
         SET gone_at = missing.listed_at
         FROM (
@@ -399,7 +440,8 @@ def _land_listings(connection: duckdb.DuckDBPyConnection, listings: list[Listing
             GROUP BY i.image_id
         ) AS missing
         WHERE images.image_id = missing.image_id
-    """)
+    """,
+    )
 
 
 def _as_they_landed(connection: duckdb.DuckDBPyConnection, listings: list[Listing]) -> list[Listing]:
@@ -432,51 +474,82 @@ def _named_in(listings: list[Listing]) -> pa.Table:
     return records.to_arrow(rows, {"number": "int", "image_id": "int"})
 
 
-def _bury(connection: duckdb.DuckDBPyConnection, gone: dict[int, datetime]) -> None:
+def _bury(marks: Marks, gone: dict[int, datetime]) -> None:
     """Note which collections are gone, and their images; a record read later shows that one is back."""
     if not gone:
         return
     kinds = {"collection_id": "int", "gone_at": "time"}
     rows = [{"collection_id": collection_id, "gone_at": gone_at} for collection_id, gone_at in gone.items()]
-    connection.register("incoming", records.to_arrow(rows, kinds))
+    marks.connection.register("incoming", records.to_arrow(rows, kinds))
     # Its list is to be read again should it come back.
-    connection.execute("""
+    marks.change(
+        "collections",
+        """
         UPDATE collections
         SET gone_at = incoming.gone_at, complete = false, listed_modify_date = NULL
         FROM incoming
         WHERE collections.collection_id = incoming.collection_id AND collections.fetched_at <= incoming.gone_at
-    """)
-    connection.execute("""
+    """,
+    )
+    marks.change(
+        "images",
+        """
         UPDATE images
         SET gone_at = incoming.gone_at
         FROM incoming
         WHERE images.collection_id = incoming.collection_id AND images.gone_at IS NULL
           AND images.fetched_at <= incoming.gone_at
-    """)
+    """,
+    )
 
 
-def _heal(connection: duckdb.DuckDBPyConnection, healed: set[tuple[str, int]]) -> None:
+def _heal(marks: Marks, healed: set[tuple[str, int]]) -> None:
     """Forget refusals that no longer hold."""
     for kind in {kind for kind, _ in healed}:
-        connection.execute(
-            "DELETE FROM refusals WHERE kind = $kind AND id IN (SELECT unnest($ids::INTEGER[]))",
-            {"kind": kind, "ids": [id_ for healed_kind, id_ in healed if healed_kind == kind]},
+        ids = [id_ for healed_kind, id_ in healed if healed_kind == kind]
+        where = "kind = $kind AND id IN (SELECT unnest($ids::INTEGER[]))"
+        marks.delete("refusals", where, {"kind": kind, "ids": ids})
+
+
+def _drop(marks: Marks, batch: Batch) -> None:
+    """Forget files that have been removed, packs that are listed anew, and tokens of what has become public."""
+    if batch.made_public:
+        marks.connection.execute(
+            "DELETE FROM access WHERE collection_id IN (SELECT unnest($ids::INTEGER[]))",
+            {"ids": list(batch.made_public)},
         )
+    if batch.packless:
+        where = "collection_id IN (SELECT unnest($ids::INTEGER[]))"
+        marks.delete("nidm_packs", where, {"ids": list(batch.packless)})
+    for image_id, kind in batch.dropped:
+        marks.delete("files", "image_id = $id AND kind = $kind", {"id": image_id, "kind": kind})
 
 
-def _land_words(connection: duckdb.DuckDBPyConnection, words: dict[int, Words]) -> None:
-    """Replace the words of these images; each image's rows stay together, which keeps the file small."""
+def _land_words(marks: Marks, words: dict[int, Words]) -> None:
     if not words:
         return
-    connection.register("incoming", long_table(words))
-    connection.execute("""
+    now = datetime.now(UTC)
+    status = [
+        {"image_id": image_id, "status": "present", "reference": answer.reference, "fetched_at": now}
+        for image_id, answer in words.items()
+    ]
+    _replace_words(marks, long_table(words), status)
+
+
+def _replace_words(marks: Marks, words: pa.Table, status: list[Row]) -> None:
+    """Replace the words of these images; each image's rows stay together, which keeps the file small."""
+    connection, image_ids = marks.connection, [row["image_id"] for row in status]
+    connection.register("incoming", words)
+    marks.change(
+        "terms",
+        """
         INSERT INTO terms BY NAME
         SELECT (SELECT coalesce(max(term_id), 0) FROM terms) + row_number() OVER (ORDER BY term) AS term_id, term
         FROM (SELECT DISTINCT term FROM incoming WHERE term NOT IN (SELECT term FROM terms))
-    """)
-    connection.execute(
-        "DELETE FROM words WHERE image_id IN (SELECT unnest($ids::INTEGER[]))", {"ids": list(words)}
+    """,
     )
+    marks.note_words(image_ids)
+    connection.execute("DELETE FROM words WHERE image_id IN (SELECT unnest($ids::INTEGER[]))", {"ids": image_ids})
     connection.execute("""
         INSERT INTO words BY NAME
         SELECT image_id, term_id, weight
@@ -484,9 +557,4 @@ def _land_words(connection: duckdb.DuckDBPyConnection, words: dict[int, Words]) 
         JOIN terms USING (term)
         ORDER BY image_id, term_id
     """)
-    now = datetime.now(UTC)
-    status = [
-        {"image_id": image_id, "status": "present", "reference": answer.reference, "fetched_at": now}
-        for image_id, answer in words.items()
-    ]
-    upsert(connection, "words_status", status)
+    _upsert(marks, "words_status", status)

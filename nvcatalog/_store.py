@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 import duckdb
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
-from nvcatalog import _batch, records
+from nvcatalog import _batch, _marks, records
 from nvcatalog._batch import Batch
 from nvcatalog._gate import ForkedOpenError, gate_of
+from nvcatalog._locks import file_lock, lock_timeout_s
 from nvcatalog.errors import (
     CatalogCorruptError,
     CatalogLockedError,
     CatalogTooNewError,
     DataDirError,
-    InvalidOptionError,
     MigrationError,
     NoSpaceError,
     NVCatalogError,
@@ -66,18 +66,6 @@ _CONFIG: _Config = {"autoinstall_known_extensions": "false", "autoload_known_ext
 _FENCED: _Config = _CONFIG | {"enable_external_access": "false", "temp_directory": ""}
 
 
-def lock_timeout_s() -> float:
-    """Return how long to wait for whoever holds the catalog: ``NVCATALOG_LOCK_TIMEOUT``, else 60 s."""
-    text = os.environ.get("NVCATALOG_LOCK_TIMEOUT", "").strip() or "60"
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < 1e6:
-        raise InvalidOptionError(f"NVCATALOG_LOCK_TIMEOUT is {text!r}; give seconds, such as 60")
-    return seconds
-
-
 class Store:
     """A folder's catalog.
 
@@ -102,6 +90,16 @@ class Store:
             raise _corrupt(self.path, "it is no file")
         return True
 
+    @property
+    def state(self) -> str:
+        """What tells whether anything was written to the catalog: size and time of its file and its log."""
+        return _marks.state_of(self.path)
+
+    @property
+    def is_as_noted(self) -> bool:
+        """Whether all that was written to the catalog has left marks."""
+        return _marks.is_as_noted(self.path)
+
     def what_cannot_be_written(self) -> Path | None:
         """Return the folder or the file of the catalog that this user may not write, None when all is well."""
         nearest = next(place for place in (self.folder, *self.folder.parents) if place.exists())
@@ -114,7 +112,7 @@ class Store:
     def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open the catalog fenced and read-only, beside any other readers; an empty one where there is none."""
         if not self.exists:
-            with _empty_catalog() as connection:
+            with empty_catalog() as connection:
                 yield connection
             return
         patience_s = lock_timeout_s()
@@ -130,12 +128,14 @@ class Store:
 
     @contextmanager
     def writing(
-        self, *, timeout_s: float | None = None, one_of_many: bool = False
+        self, *, timeout_s: float | None = None, one_of_many: bool = False, marked: bool = False
     ) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open the catalog alone and writable, made or migrated first where that is due.
 
         What is written when more will follow (``one_of_many``) stays in DuckDB's log until that is large: to move
         it into the file costs the same seconds for one row as for a hundred thousand. Nothing is lost by that.
+        Who leaves a mark on all that is changed says so (``marked``): after others the next snapshot is written
+        whole.
         """
         patience_s = lock_timeout_s() if timeout_s is None else timeout_s
         deadline = time.monotonic() + patience_s
@@ -146,16 +146,39 @@ class Store:
                 stack.enter_context(self._file_lock(deadline))
             except (TimeoutError, ForkedOpenError) as error:
                 raise CatalogLockedError(f"{self.path}: {error}") from error
+            is_as_noted = self.is_as_noted
             if not self.exists:
                 self._create()
             connection = self._connect(deadline, config=_CONFIG)
+            if marked:
+                stack.callback(_marks.note_state, self.path)
             stack.callback(connection.close)
             connection.execute("SET TimeZone = 'UTC'")
             migrate(connection)
             if one_of_many and self._log_size() < _LARGEST_LOG:
                 connection.execute("PRAGMA disable_checkpoint_on_shutdown")
                 connection.execute("SET checkpoint_threshold = '1 TB'")
+            if not is_as_noted:
+                _marks.mark_everything(connection)
             yield connection
+
+    def heed_others(self, *, begins: bool = False) -> None:
+        """Mark everything as changed where something else than a landing may have written.
+
+        Where marks begin to count with what is read next, it is enough to note the present state.
+        """
+        if not self.exists or self.is_as_noted:
+            return
+        if begins:
+            _marks.note_state(self.path)
+        else:
+            with self.writing(marked=True):
+                pass
+
+    def give_way(self) -> None:
+        """Let those write who wait for it: between two reads of one that has many to make."""
+        with self._file_lock(time.monotonic() + lock_timeout_s()):
+            pass
 
     def _log_size(self) -> int:
         try:
@@ -166,9 +189,9 @@ class Store:
     @contextmanager
     def _file_lock(self, deadline: float) -> Iterator[None]:
         """Keep every other nvcatalog from writing, whatever DuckDB's own lock is worth on this file system."""
-        lock = FileLock(self.folder / LOCK_NAME, mode=0o666, poll_interval=0.01)
+        lock = file_lock(self.folder / LOCK_NAME)
         try:
-            lock.acquire(timeout=_left_s(deadline))
+            lock.acquire(timeout=_left_s(deadline), poll_interval=0.01)
         except Timeout as error:
             raise CatalogLockedError(_locked_message(self.path, self._holder())) from error
         except OSError as error:
@@ -310,12 +333,12 @@ class Store:
         """Land a batch in one transaction; where a row does not fit, land all others and return a line for it."""
         if not batch:
             return []
-        with self.writing(timeout_s=timeout_s) as connection:
+        with self.writing(timeout_s=timeout_s, marked=True) as connection:
             return _batch.land(connection, batch)
 
     def land_one_of_many(self, batch: Batch, *, timeout_s: float | None = None) -> list[str]:
         """Land a batch that others follow soon, the last of them by :meth:`land`."""
-        with self.writing(timeout_s=timeout_s, one_of_many=True) as connection:
+        with self.writing(timeout_s=timeout_s, one_of_many=True, marked=True) as connection:
             return _batch.land(connection, batch)
 
 
@@ -339,7 +362,9 @@ class AbsentStore(Store):
         """Not for this call."""
         return False
 
-    def writing(self, *, timeout_s: float | None = None, one_of_many: bool = False) -> NoReturn:
+    def writing(
+        self, *, timeout_s: float | None = None, one_of_many: bool = False, marked: bool = False
+    ) -> NoReturn:
         """Refuse: a new catalog must not take the place of the one that somebody holds."""
         raise self._error
 
@@ -348,12 +373,18 @@ class AbsentStore(Store):
 
 
 @contextmanager
-def _empty_catalog() -> Iterator[duckdb.DuckDBPyConnection]:
+def empty_catalog() -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a catalog without rows, in memory, fenced like any other."""
     with duckdb.connect(config=_CONFIG | {"temp_directory": ""}) as connection:
         migrate(connection)
         connection.execute("SET enable_external_access = false")
         _fence(connection)
         yield connection
+
+
+def in_memory() -> duckdb.DuckDBPyConnection:
+    """Open a database that is no catalog's and has no fence: its owner may do with it as they like."""
+    return duckdb.connect()
 
 
 def _fence(connection: duckdb.DuckDBPyConnection) -> None:

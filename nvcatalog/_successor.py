@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from nvcatalog._gate import ForkedOpenError, gate_of
-from nvcatalog._store import FILE_NAME, Store, lock_timeout_s
+from nvcatalog._locks import lock_timeout_s
+from nvcatalog._store import FILE_NAME, Store
 from nvcatalog.errors import CatalogLockedError
 
 

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
-from nvcatalog import __version__, client, neurosynth, seed, snapshot, storage
+from nvcatalog import __version__, client, kept, neurosynth, snapshot, storage
 from nvcatalog._http import Service
 from nvcatalog._parallel import Lane, in_parallel
 from nvcatalog._store import Store
@@ -277,7 +277,7 @@ def _snapshots(store: Store) -> Iterator[_Fact]:
     newest = places[0]
     yield "newest", f"{newest.name} (of {len(places)})", False
     try:
-        manifest = seed.read_manifest(newest)
+        manifest = kept.read_manifest(newest)
         trouble = _why_not_whole(newest, manifest.get("rows"))
     except NVCatalogError as error:
         trouble = str(error)

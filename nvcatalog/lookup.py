@@ -6,9 +6,12 @@ import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple, cast
+from urllib.parse import urlsplit
 
 from nvcatalog import records
+from nvcatalog._http import same_host
 from nvcatalog._store import Store, moment
+from nvcatalog.errors import storable
 from nvcatalog.filter_sql import TermsInSQL
 from nvcatalog.known import LocalFile, MapKind, Refusal
 from nvcatalog.records import Record
@@ -39,6 +42,18 @@ def fact(store: Store, key: str) -> str | None:
     with store.reading() as connection:
         rows = connection.execute("SELECT value FROM catalog_info WHERE key = $key", {"key": key}).fetchall()
     return rows[0][0] if rows else None
+
+
+def root_in_links(store: Store, root: str) -> str:
+    """Return a server's root as the links of its records here write it: they say http:// on an https site."""
+    if not store.exists:
+        return root
+    with store.reading() as connection:
+        rows = connection.execute(
+            "SELECT DISTINCT regexp_extract(url, '^https?://[^/]+') FROM collections"
+        ).fetchall()
+    named = (start + urlsplit(root).path for (start,) in rows if start and same_host(start, root))
+    return next(named, root)
 
 
 def excluded_owners(store: Store) -> list[int]:
@@ -273,7 +288,7 @@ def refused_extras(store: Store, ids: Iterable[int]) -> dict[tuple[str, int], Re
 
 def has_extra_field(store: Store, name: str, table: Literal["images", "collections"]) -> bool:
     """Whether any record here has a free-form field of that name."""
-    if not store.exists:
+    if not store.exists or name != storable(name):
         return False
     with store.reading() as connection:
         query = f"SELECT count(*) FROM {table} WHERE list_contains(json_keys(extra), $name)"  # noqa: S608 - one of two

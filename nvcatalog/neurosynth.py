@@ -50,8 +50,8 @@ def why_not_asked(record: Record) -> str | None:
         return "Neurosynth decodes no atlases"
     if record.get("data_origin") == "surface":
         return "Neurosynth decodes no surface maps"
-    size = record.get("file_size")
-    if isinstance(size, int) and size > LARGEST_FILE:
+    size = records.file_size_of(record)
+    if size is not None and size > LARGEST_FILE:
         return f"Neurosynth {_REFUSALS[413]}; this one has {size:,}"
     return None
 

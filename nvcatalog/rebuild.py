@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import duckdb
 
-from nvcatalog import lookup, records, seed, sidecars, snapshot
+from nvcatalog import kept, lookup, records, seed, sidecars, snapshot
 from nvcatalog._batch import Batch
 from nvcatalog._progress import Progress, summarise
 from nvcatalog._store import Store
@@ -186,7 +186,7 @@ def _take_newest(successor: Successor, rebuilt: Rebuilt, *, verbose: int) -> dat
     """Fill a new catalog from the newest snapshot that is intact, and return when that was taken."""
     for place in snapshots_newest_first(successor.folder):
         try:
-            manifest = seed.read_manifest(place)
+            manifest = kept.read_manifest(place)
             rebuilt.rows = _load(successor, place, manifest.get("rows"), verbose=verbose)
             rebuilt.snapshot = place.name
             return datetime.fromisoformat(str(manifest.get("created_at")))
@@ -198,9 +198,9 @@ def _take_newest(successor: Successor, rebuilt: Rebuilt, *, verbose: int) -> dat
 
 def snapshots_newest_first(folder: Path) -> list[Path]:
     """Return the folders of a data folder's snapshots; the current one first, whatever the clocks said."""
-    home = folder / snapshot.FOLDER
+    home = folder / kept.FOLDER
     try:
-        current = (home / snapshot.CURRENT).read_text(encoding="utf-8").strip()
+        current = (home / kept.CURRENT).read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
         current = ""
     places = [

@@ -11,84 +11,26 @@ import warnings
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import duckdb
-from filelock import FileLock
 
-from nvcatalog import __version__
-from nvcatalog._store import Store, lock_timeout_s
+from nvcatalog import __version__, kept, parts
+from nvcatalog._locks import file_lock, lock_timeout_s
+from nvcatalog._store import Store
 from nvcatalog.errors import NVCatalogError, SnapshotError, SnapshotWarning
-from nvcatalog.storage import write_whole
+from nvcatalog.storage import link_or_copy, write_whole
 
-FOLDER = "snapshots"
-CURRENT = "CURRENT"
-KEPT = 3
 EVERY_S = 10.0
-_ROWS_AT_ONCE = 122_880
+# A catalog is kept open for so long and not longer, unless others land faster than a snapshot of it is written. To
+# open it again for a few files would hold up everybody for longer than to write them.
+HELD_S = 0.5
+FILES_AT_LEAST = 10
+_PATIENCE_S = 60.0
 
 _LICENCES = {
     "records": "CC0-1.0, NeuroVault (https://neurovault.org)",
     "terms, words": "ODbL-1.0, Neurosynth (https://neurosynth.org)",
-}
-
-# What is left out: rows of collections that are private or have become so, and the whole of `access`, which
-# holds their tokens.
-_PRIVATE = """
-    SELECT collection_id FROM collections WHERE private
-    UNION ALL
-    SELECT id FROM refusals WHERE kind = 'collection' AND status = 'private'
-"""
-# NIDM packs share the images' numbers.
-_PRIVATE_IMAGES = f"""
-    SELECT image_id FROM images WHERE collection_id IN ({_PRIVATE})
-    UNION ALL
-    SELECT pack_id FROM nidm_packs WHERE collection_id IN ({_PRIVATE})
-    UNION ALL
-    SELECT id FROM refusals WHERE kind = 'image' AND status = 'private'
-"""  # noqa: S608 - a constant
-# The `id` of these tables is a collection's or an image's, as `kind` says; a 'position' is a collection's too.
-_NOT_PRIVATE_RECORD = f"""
-    CASE WHEN kind IN ('collection', 'position') THEN id NOT IN ({_PRIVATE})
-    ELSE id NOT IN ({_PRIVATE_IMAGES}) END
-"""
-# What the server calls private was never here, and is nobody else's business either.
-_NOT_REFUSED_AS_PRIVATE = "status IS DISTINCT FROM 'private'"
-# An outcome without an id names its collection in the reason only: "record 38 of collection 7".
-_NAMES_NO_PRIVATE = rf"""
-    coalesce(try_cast(regexp_extract(reason, 'collection (\d+)', 1) AS INTEGER), 0) NOT IN ({_PRIVATE})
-"""
-_ROWS = {
-    "collections": f"collection_id NOT IN ({_PRIVATE})",
-    "images": f"image_id NOT IN ({_PRIVATE_IMAGES})",
-    "files": f"image_id NOT IN ({_PRIVATE_IMAGES})",
-    "words": f"image_id NOT IN ({_PRIVATE_IMAGES})",
-    "words_status": f"image_id NOT IN ({_PRIVATE_IMAGES})",
-    "nidm_packs": f"coalesce(collection_id, 0) NOT IN ({_PRIVATE})",
-    "raw_records": _NOT_PRIVATE_RECORD,
-    "record_history": _NOT_PRIVATE_RECORD,
-    "refusals": f"{_NOT_REFUSED_AS_PRIVATE} AND {_NOT_PRIVATE_RECORD}",
-    "outcomes": f"""
-        {_NOT_REFUSED_AS_PRIVATE}
-        AND CASE WHEN id IS NULL THEN {_NAMES_NO_PRIVATE} ELSE {_NOT_PRIVATE_RECORD} END
-    """,
-    "terms": "true",
-    "fetches": "true",
-    "catalog_info": "true",
-    "schema_migrations": "true",
-}
-
-# What was asked for names ids, private ones among them: it is published where nothing is known to be private.
-_COLUMNS = {
-    ("fetches", "parameters"): f"""
-        CASE WHEN NOT EXISTS ({_PRIVATE}) AND NOT EXISTS ({_PRIVATE_IMAGES}) THEN parameters::VARCHAR END
-    """
-}
-
-# Neighbours belong together. Words and records lie so already, and sorting those would cost minutes and memory.
-_ORDER = {
-    "collections": "ORDER BY collection_id",
-    "images": "ORDER BY collection_id, image_id",
-    "files": "ORDER BY image_id, kind",
 }
 
 _waiting: dict[Path, Store] = {}
@@ -110,14 +52,21 @@ def publish(store: Store) -> str | None:
 
 def is_behind(store: Store) -> bool:
     """Whether something landed after the last snapshot, such as when a process was killed before it published."""
-    try:
-        landed_at = store.path.stat().st_mtime_ns
-    except OSError:
+    place = kept.newest(store.folder / kept.FOLDER)
+    if place is None:
+        return store.exists
+    manifest = kept.manifest_with_files(place)
+    if not store.exists or manifest.get("catalog") == store.state:
         return False
-    try:
-        return landed_at > (store.folder / FOLDER / CURRENT).stat().st_mtime_ns
-    except OSError:
+    if not store.is_as_noted:
         return True
+    try:
+        with store.reading() as connection:
+            wanted = parts.View(connection).parts(parts.layouts_of(manifest))
+    except NVCatalogError:  # publishing says why
+        return True
+    files = manifest.get("files", {})
+    return {part.path: part.key for part in wanted} != {path: entry.get("key") for path, entry in files.items()}
 
 
 @atexit.register
@@ -134,6 +83,14 @@ if hasattr(os, "register_at_fork"):  # what waits in the parent, the parent publ
     os.register_at_fork(after_in_child=_waiting.clear)
 
 
+def catch_up(store: Store) -> str | None:
+    """Publish now what landed since the last snapshot; return why where that fails, as :func:`publish` does."""
+    return _trouble_with(store) if store.exists and is_behind(store) else None
+
+
+# Taking
+
+
 def _trouble_with(store: Store) -> str | None:
     try:
         take(store)
@@ -142,45 +99,53 @@ def _trouble_with(store: Store) -> str | None:
     return None
 
 
-def take(store: Store) -> Path:
+def take(store: Store, name: str | None = None, *, whole: bool = False) -> Path:
     """Write a snapshot now, and return its folder.
 
     Parameters
     ----------
     store : Store
         The catalog.
+    name : str or None
+        A name to keep it by for good; without one it is kept until three newer ones are there.
+    whole : bool
+        Whether files that have not changed are written anew too.
 
     Returns
     -------
     Path
-        ``<folder>/snapshots/<time>-<n>``: ``manifest.json``, and a folder of Parquet for each table.
+        ``<folder>/snapshots/<time>-<n>``, or of that name: ``manifest.json``, and a folder of Parquet a table.
 
     Raises
     ------
+    InvalidOptionError
+        When it cannot have this name.
     SnapshotError
         When it cannot be written, or there is no catalog yet.
     CatalogLockedError
         When another process keeps the catalog open.
     """
+    if name is not None:
+        kept.check_is_free(store.folder / kept.FOLDER, name)
     if not store.exists:
         raise SnapshotError(f"{store.folder} has no catalog yet: fetch something, or adopt() what is there")
     _waiting.pop(store.path, None)
-    home = store.folder / FOLDER
+    home = store.folder / kept.FOLDER
     try:
         home.mkdir(parents=True, exist_ok=True)
-        with FileLock(home / ".lock", timeout=lock_timeout_s(), mode=0o666):
+        with file_lock(home / ".lock").acquire(timeout=lock_timeout_s()):
             _sweep(home)
-            snapshot = _write(store, home)
+            snapshot = _write(store, home, kept.newest(home), whole=whole)
             _make_current(home, snapshot)
-            _prune(home, keep=snapshot)
+            kept.prune(home, keep=snapshot)
+            return snapshot if name is None else _name_it(home, snapshot, name)
     except (OSError, duckdb.Error) as error:
         raise SnapshotError(f"{home}: {str(error).splitlines()[0]}") from error
-    return snapshot
 
 
 def _age_s(folder: Path) -> float:
     try:
-        return time.time() - (folder / FOLDER / CURRENT).stat().st_mtime
+        return time.time() - (folder / kept.FOLDER / kept.CURRENT).stat().st_mtime
     except OSError:
         return float("inf")
 
@@ -194,76 +159,123 @@ def _sweep(home: Path) -> None:
             leftover.unlink()
 
 
-def _write(store: Store, home: Path) -> Path:
+def _write(store: Store, home: Path, former: Path | None, *, whole: bool) -> Path:
     """Write into a hidden folder, and rename it when it is complete."""
     hidden = home / f".{os.getpid()}.part"
     try:
-        with store.reading() as connection:
-            rows = {table: _write_table(connection, table, where, hidden) for table, where in _ROWS.items()}
-        manifest = {
-            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "created_by": f"nvcatalog {__version__}",
-            "rows": rows,
-            "licences": _LICENCES,
-        }
-        write_whole(hidden / "manifest.json", json.dumps(manifest, indent=2).encode())
+        if former is None:
+            store.heed_others(begins=True)
+        files = _Files(hidden, None if whole else former)
+        files.fill(store)
+        write_whole(hidden / kept.MANIFEST, json.dumps(files.manifest(), indent=1).encode())
         return _name(home, hidden)
     finally:
         shutil.rmtree(hidden, ignore_errors=True)  # gone already when all went well
 
 
+class _Files:
+    """The files of a snapshot that is being written; what has not changed are those of the former one."""
+
+    def __init__(self, folder: Path, former: Path | None) -> None:
+        self._folder = folder
+        self._former = former
+        manifest = kept.manifest_with_files(former)
+        self._theirs: dict[str, dict[str, Any]] = manifest.get("files", {})
+        self._layouts = parts.layouts_of(manifest)
+        self._done: dict[str, dict[str, Any]] = {}
+        self._schema_version = 0
+        self._seen = ""
+
+    def fill(self, store: Store) -> None:
+        """Write all files, in short reads of the catalog: again, where something landed in between."""
+        patient_until = time.monotonic() + _PATIENCE_S
+        often_enough = 3
+        while True:
+            store.heed_others()
+            with store.reading() as connection:
+                # If others land faster than that, it is read to the end at last.
+                release_at = time.monotonic() + (HELD_S if time.monotonic() < patient_until else float("inf"))
+                done = self._go_on(parts.View(connection), release_at)
+                self._seen = store.state
+                often_enough -= done
+                if done and (store.is_as_noted or not often_enough):
+                    return
+            store.give_way()
+
+    def _go_on(self, view: parts.View, release_at: float) -> bool:
+        """Write files until it is time to let others at the catalog, and return whether all is as it is there."""
+        wanted = view.parts(self._layouts)
+        self._schema_version = view.schema_version
+        for path in self._done.keys() - {part.path for part in wanted}:
+            self._remove(path)
+        to_write = []
+        for part in wanted:
+            if self._done.get(part.path, {}).get("key") != part.key:
+                self._remove(part.path)
+                if not self._take_over(part):
+                    to_write.append(part)
+        for number, part in enumerate(to_write, start=1):
+            self._done[part.path] = view.write(part, self._folder)
+            if FILES_AT_LEAST <= number < len(to_write) and time.monotonic() > release_at:
+                return False
+        return True
+
+    def _remove(self, path: str) -> None:
+        # Never written over: it may be the former snapshot's file, by another name.
+        (self._folder / path).unlink(missing_ok=True)
+        self._done.pop(path, None)
+
+    def _take_over(self, part: parts.Part) -> bool:
+        """Take the former snapshot's file where it depends on the same, and is there as it was written."""
+        entry = self._theirs.get(part.path)
+        if self._former is None or entry is None or entry.get("key") != part.key:
+            return False
+        former = self._former / part.path
+        if not former.is_file() or former.stat().st_size != entry.get("bytes"):
+            return False
+        link_or_copy(former, self._folder / part.path)
+        self._done[part.path] = entry
+        return True
+
+    def manifest(self) -> dict[str, Any]:
+        """Return what the snapshot says of itself."""
+        rows = dict.fromkeys(parts.TABLES, 0)
+        for path, entry in self._done.items():
+            rows[path.split("/")[0]] += entry["rows"]
+        return {
+            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "created_by": f"nvcatalog {__version__}",
+            "schema_version": self._schema_version,
+            "rows": rows,
+            "licences": _LICENCES,
+            "catalog": self._seen,
+            "layouts": {table: layout.as_told(table) for table, layout in self._layouts.items()},
+            "files": dict(sorted(self._done.items())),
+        }
+
+
 def _name(home: Path, hidden: Path) -> Path:
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    taken = (_order(place)[1] for place in home.glob(f"{moment}-*"))
+    taken = (kept.order(place)[1] for place in home.glob(f"{moment}-*"))
     return hidden.rename(home / f"{moment}-{max(taken, default=0) + 1}")
 
 
-def _write_table(connection: duckdb.DuckDBPyConnection, table: str, where: str, hidden: Path) -> int:
-    """Write one table in batches, in plain types, and return how many rows it has."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    columns = _plain_columns(connection, table)
-    relation = connection.sql(f"SELECT {columns} FROM {table} WHERE {where} {_ORDER.get(table, '')}")  # noqa: S608 - our own names
-    reader = relation.to_arrow_reader(_ROWS_AT_ONCE)
-    folder = hidden / table
-    folder.mkdir(parents=True)
-    rows = 0
-    with parquet.ParquetWriter(folder / "part-0.parquet", reader.schema, compression="zstd") as writer:
-        for batch in reader:
-            writer.write_table(pa.Table.from_batches([batch]))
-            rows += batch.num_rows
-    return rows
-
-
-def _plain_columns(connection: duckdb.DuckDBPyConnection, table: str) -> str:
-    """Return the columns with JSON as text: not every tool knows DuckDB's own types."""
-    columns = []
-    for name, kind, *_ in connection.execute(f"DESCRIBE {table}").fetchall():
-        plain = _COLUMNS.get((table, name), f"{name}::VARCHAR" if kind == "JSON" else name)
-        columns.append(f"{plain} AS {name}")
-    return ", ".join(columns)
+def _name_it(home: Path, snapshot: Path, name: str) -> Path:
+    """Give a snapshot a second name, by which it stays."""
+    hidden = home / f".{os.getpid()}.part"
+    manifest = kept.read_manifest(snapshot)
+    try:
+        for path in manifest["files"]:
+            link_or_copy(snapshot / path, hidden / path)
+        write_whole(hidden / kept.MANIFEST, json.dumps({"name": name} | manifest, indent=1).encode())
+        return hidden.rename(home / name)
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _make_current(home: Path, snapshot: Path) -> None:
-    write_whole(home / CURRENT, f"{snapshot.name}\n".encode())
+    write_whole(home / kept.CURRENT, f"{snapshot.name}\n".encode())
     latest = home / ".latest.part"
     with suppress(OSError, NotImplementedError):  # a convenience, where the platform has symbolic links
         latest.symlink_to(snapshot.name)
         latest.replace(home / "latest")
-
-
-def _prune(home: Path, *, keep: Path) -> None:
-    """Keep the last few; a tool that reads an older one has had its time."""
-    complete = sorted(
-        (place for place in home.iterdir() if (place / "manifest.json").is_file() and not place.is_symlink()),
-        key=_order,
-    )
-    for place in complete[:-KEPT]:
-        if place != keep:  # a clock that was set back makes the newest look old
-            shutil.rmtree(place, ignore_errors=True)
-
-
-def _order(place: Path) -> tuple[str, int]:
-    moment, _, number = place.name.partition("-")
-    return moment, int(number) if number.isdigit() else 0

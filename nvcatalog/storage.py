@@ -7,6 +7,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -185,6 +186,15 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def identity(path: Path) -> tuple[int, int, int] | None:
+    """Return what tells a file from one that has taken its place since, None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
 def why_not_here(path: Path, size: int) -> str | None:
     """Return None when a file is there with its recorded size, else what was found instead."""
     try:
@@ -211,6 +221,15 @@ def write_whole(path: Path, content: bytes, *, lasting: bool = False) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that it appears whole or not at all."""
     write_whole(path, json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file that never changes a second name; where the file system cannot, or must not, copy it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 @contextmanager

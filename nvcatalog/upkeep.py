@@ -120,7 +120,7 @@ class Upkeep:
         >>> from pathlib import Path
         >>> from nvcatalog import Catalog, fetch_neurovault_ids
         >>> maps = fetch_neurovault_ids(image_ids=[10426], verbose=0)
-        >>> size = Path(maps.images[0]).write_bytes(b"not a map")
+        >>> written = Path(maps.images[0]).write_bytes(b"not a map")
         >>> Catalog().repair(verbose=0).counts
         {'restored': 1}
         """

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from waiting import PATIENCE_S
 
 from nvcatalog import Catalog, NVCatalogError, fetch_neurovault_ids, snapshot
 from nvcatalog._batch import Batch, Words
@@ -24,6 +25,7 @@ from nvcatalog.errors import (
     InvalidIdTypeError,
     SnapshotError,
     SnapshotWarning,
+    WordsWarning,
 )
 
 if TYPE_CHECKING:
@@ -125,7 +127,9 @@ def test_another_process_may_write_between_two_questions(catalog: Catalog) -> No
     catalog.sql("SELECT 1")
 
     script = "import sys, duckdb; duckdb.connect(sys.argv[1]).execute(\"UPDATE images SET name = 'theirs'\")"
-    subprocess.run([sys.executable, "-c", script, str(catalog.folder / "catalog.duckdb")], check=True, timeout=60)
+    subprocess.run(
+        [sys.executable, "-c", script, str(catalog.folder / "catalog.duckdb")], check=True, timeout=PATIENCE_S
+    )
 
     assert catalog.sql("SELECT DISTINCT name FROM images").fetchall() == [("theirs",)]
 
@@ -153,7 +157,12 @@ def test_words_of_an_image_asked_for_twice_are_two_rows(catalog: Catalog) -> Non
 
 
 def test_an_image_without_terms_is_a_row_of_zeros(catalog: Catalog) -> None:
-    frequencies, vocabulary = catalog.words([99, 31])
+    with pytest.warns(
+        WordsWarning, match=r"Of 1 images no terms are here, .* zeros: 99; 1 of them unknown"
+    ) as warned:
+        frequencies, vocabulary = catalog.words([99, 31])
+
+    assert warned[0].filename == __file__
 
     assert frequencies.shape == (2, len(vocabulary))
     assert frequencies[0].nnz == 0

@@ -548,9 +548,11 @@ def test_a_declared_mirror_may_go_on_filling_the_folder(
     monkeypatch.setenv("NVCATALOG_NEUROVAULT_URL", other.neurovault_url)
     monkeypatch.setenv("NVCATALOG_MIRROR_OF", server.neurovault_url)
     server.reset_log()
-    assert ids(fetch(image_ids=[3, 4])) == [3, 4]
+    maps = fetch(image_ids=[3, 4])
+    assert ids(maps) == [3, 4]
     assert len(other.hits("/media/*")) == 1
     assert server.requests == 0
+    assert all(str(meta["file"]).startswith(server.neurovault_url) for meta in maps.images_meta)
     monkeypatch.setenv("NVCATALOG_NEUROVAULT_URL", server.neurovault_url)
     monkeypatch.delenv("NVCATALOG_MIRROR_OF")
     assert ids(fetch(image_ids=[8718])) == [8718]

@@ -17,7 +17,7 @@ from fetching import no_waiting as no_waiting
 from fetching import world as world
 from pyarrow import parquet
 
-from nvcatalog import Catalog, snapshot
+from nvcatalog import Catalog, parts
 from nvcatalog._store import Store
 from nvcatalog._successor import Successor
 from nvcatalog.errors import (
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("no_waiting")
 
 TOKEN = "ABCDEFGH"
-TABLES = tuple(snapshot._ROWS)
+TABLES = parts.TABLES
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -206,18 +205,34 @@ def sql(
         show(catalog.sql(text, params or None).arrow(), output)
 
 
-@app.command()
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    options_metavar="[OPTIONS] [--PARAMETER VALUE]...",
+)
 def query(
+    context: typer.Context,
     name: Annotated[str | None, typer.Argument(help="Which; without it, they are listed.")] = None,
     param: Params = None,
     data_dir: DataDir = None,
     output: OutputFormat = None,
 ) -> None:
-    """Run a query that ships with the package, or list them."""
+    """Run a query that ships with the package or one of your own, or list them with their parameters.
+
+    Your own are in the folder NVCATALOG_QUERIES, or in neurovault/queries below the data folder.
+    """
+    from nvcatalog import shelf
+
+    catalog = catalog_in(data_dir)
     if name is None:
-        show(_shipped_queries(), output)
+        show(catalog.queries().arrow(), output)
         return
-    catalog, params = catalog_in(data_dir), parse_params(param)
+    if name.startswith("-"):
+        raise typer.BadParameter(f"{name} stands before the query's name; write nvcatalog query NAME {name} VALUE")
+    kinds = {each.name: each.kind for each in shelf.find(name, shelf.own_folder(catalog.folder)).parameters}
+    pairs = [*(param or []), *_as_pairs(context.args, kinds)]
+    # A parameter of a declared kind is read as such: its text must not become a number on the way.
+    texts = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+    params = {key: texts[key] if kinds.get(key.lower()) else value for key, value in parse_params(pairs).items()}
     with _asking(catalog):
         show(catalog.query(name, params).arrow(), output)
 
@@ -330,10 +345,80 @@ def cite(
         out.out(text, end="", highlight=False)
 
 
+class ExportFormat(StrEnum):
+    """What tables are written as."""
+
+    parquet = "parquet"
+    csv = "csv"
+    arrow = "arrow"
+    ndjson = "ndjson"
+    duckdb = "duckdb"
+
+
 @app.command()
-def snapshot(data_dir: DataDir = None) -> None:
+def export(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="A folder; for duckdb a file: maps.duckdb.")],
+    what: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--what", "-w", metavar="TABLES", help="Tables and views: images,image_words; metadata if not said."
+        ),
+    ] = None,
+    where: Where = None,
+    images: Images = None,
+    param: Params = None,
+    output: Annotated[
+        ExportFormat | None, typer.Option("--format", "-f", help="As what; parquet, duckdb for TARGET.duckdb.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
+    private: Private = False,
+    gone: Annotated[bool, typer.Option("--gone", help="What the server no longer has, too.")] = False,
+    data_dir: DataDir = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write tables of the catalog as files that other tools read.
+
+    Of the whole catalog, or of what belongs to the images that are chosen.
+    """
+    catalog = catalog_in(data_dir)
+    with named_as_here():
+        written = catalog.export(
+            target,
+            split(what) or None,
+            where=where,
+            image_ids=split(images) or None,
+            params=parse_params(param) or None,
+            format=output,
+            overwrite=overwrite,
+            private=private,
+            gone=gone,
+            verbose=0 if quiet else 2,
+        )
+    out.print(str(written), soft_wrap=True, markup=False)
+
+
+@app.command()
+def snapshot(
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="Keep it by this name for good, such as paper-v1.")
+    ] = None,
+    whole: Annotated[bool, typer.Option("--whole", help="Write anew what has not changed, too.")] = False,
+    data_dir: DataDir = None,
+) -> None:
     """Write the catalog as Parquet now, and say where."""
-    out.print(str(catalog_in(data_dir).snapshot()), soft_wrap=True, markup=False)
+    out.print(str(catalog_in(data_dir).snapshot(name, whole=whole)), soft_wrap=True, markup=False)
+
+
+@app.command()
+def diff(
+    a: Annotated[str, typer.Argument(help="The former snapshot's name, or its folder, with a slash in it.")],
+    b: Annotated[str | None, typer.Argument(help="The later one's; by default the newest.")] = None,
+    data_dir: DataDir = None,
+    output: OutputFormat = None,
+) -> None:
+    """List what came, went and changed from one snapshot to another."""
+    former, later = (Path(name) if name and os.sep in name else name for name in (a, b))
+    show(catalog_in(data_dir).diff(former or "", later).arrow(), output)
 
 
 @app.command()
@@ -387,6 +472,24 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Say the ve
 # Input and output
 
 
+def _as_pairs(words: list[str], kinds: dict[str, str]) -> Iterator[str]:
+    """Read ``--min-weight 0.5 --gone`` as ``min_weight=0.5`` and ``gone=true``."""
+    rest = list(words)
+    while rest:
+        option = rest.pop(0)
+        if not option.startswith("--"):
+            raise typer.BadParameter(f"{option!r} belongs to no parameter; write --name VALUE")
+        name, equals, value = option[2:].partition("=")
+        name = name.replace("-", "_")
+        if not equals and rest and not rest[0].startswith("--"):
+            value = rest.pop(0)
+        elif not equals and kinds.get(name) == "boolean":
+            value = "true"
+        elif not equals:
+            raise typer.BadParameter(f"--{name} has no value; write --{name} VALUE")
+        yield f"{name}={value}"
+
+
 @contextmanager
 def _asking(catalog: Catalog) -> Iterator[None]:
     """Name missing parameters as they are given here, and tell an answer from no catalog by the status."""
@@ -401,22 +504,6 @@ def _exists(catalog: Catalog) -> bool:
     from nvcatalog._store import FILE_NAME
 
     return (catalog.folder / FILE_NAME).is_file()
-
-
-def _shipped_queries() -> pa.Table:
-    """Return a row for each query that ships: its name, and what its first comment says."""
-    import pyarrow as pa
-
-    from nvcatalog._resources import sql_folder
-
-    rows = []
-    for file in sorted(sql_folder("queries").iterdir(), key=lambda file: file.name):
-        if file.name.endswith(".sql"):
-            lines = file.read_text(encoding="utf-8").splitlines()
-            about, *more = (line[2:].strip() for line in takewhile(lambda line: line.startswith("--"), lines))
-            parameters = "; ".join(line[1:] for line in more if line.startswith("$"))
-            rows.append({"query": file.name.removesuffix(".sql"), "about": about, "parameters": parameters})
-    return pa.Table.from_pylist(rows)
 
 
 def _show_fetched(maps: Any, output: Format | None) -> None:

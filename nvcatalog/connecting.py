@@ -1,0 +1,234 @@
+"""Open a snapshot as a database of its own: for long reads, which then hold up nobody who writes."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import duckdb
+
+from nvcatalog import kept, parts, snapshot
+from nvcatalog._store import Store, empty_catalog, in_memory
+from nvcatalog.errors import CatalogTooNewError, CatalogWarning, SnapshotError, SnapshotWarning
+from nvcatalog.migrate import load_migrations
+
+
+def connect(store: Store, name: str | os.PathLike[str] | None = None) -> duckdb.DuckDBPyConnection:
+    """Open a snapshot for somebody to keep: the tables and views of the catalog, with what their columns mean.
+
+    Parameters
+    ----------
+    store : Store
+        The catalog.
+    name : str, path-like or None
+        A snapshot's name, or its folder; None means the newest, after publishing what landed since.
+
+    Returns
+    -------
+    duckdb.DuckDBPyConnection
+        To a database in memory. The snapshot stays on disk until the connection is closed or forgotten.
+
+    Raises
+    ------
+    InvalidOptionError
+        When there is no snapshot of that name.
+    SnapshotError
+        When there is none at all and none can be published, or it cannot be read.
+    CatalogTooNewError
+        When a newer version of nvcatalog has written it.
+
+    Warns
+    -----
+    SnapshotWarning
+        When what landed since cannot be published; it says how old the snapshot is.
+    CatalogWarning
+        When there is no catalog: all tables are empty then.
+    """
+    place, let_go = _snapshot_to_read(store, name)
+    try:
+        connection = _open(place, commented=True)
+    except BaseException:
+        let_go()
+        raise
+    weakref.finalize(connection, let_go)
+    return connection
+
+
+@contextmanager
+def connected(store: Store, name: str | os.PathLike[str] | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a snapshot for a long read of ours: up to date where that is possible, and closed at the end.
+
+    Nothing fences it, since its tables are files: text that a user wrote must not reach it. Parameters, errors and
+    warnings are those of :func:`connect`.
+
+    Yields
+    ------
+    duckdb.DuckDBPyConnection
+        To a database in memory.
+    """
+    place, let_go = _snapshot_to_read(store, name)
+    try:
+        with _open(place, commented=False) as connection:
+            yield connection
+    finally:
+        let_go()
+
+
+@contextmanager
+def held(store: Store, name: str | os.PathLike[str] | None = None) -> Iterator[Path]:
+    """Keep a snapshot for as long as its files are read; names and errors are those of :func:`connect`.
+
+    Yields
+    ------
+    Path
+        Its folder.
+    """
+    place, let_go = _snapshot_to_read(store, name)
+    try:
+        if place is None:
+            raise SnapshotError(f"{store.folder} has no snapshot yet")
+        yield place
+    finally:
+        let_go()
+
+
+def files_as_table(files: Iterable[Path]) -> str:
+    """Return Parquet files as DuckDB reads them: named one by one, and their folders' names without a meaning."""
+    return f"read_parquet([{', '.join(map(_literal, files))}], hive_partitioning = false)"
+
+
+def _snapshot_to_read(store: Store, name: str | os.PathLike[str] | None) -> tuple[Path | None, Callable[[], None]]:
+    """Return a snapshot's folder, None where there is no catalog to have one, and how to let go of it."""
+    home = store.folder / kept.FOLDER
+    if name is not None:
+        return kept.hold(kept.find(home, name))
+    trouble = snapshot.catch_up(store)
+    place = kept.newest(home)
+    if place is None:
+        if trouble is not None:
+            raise SnapshotError(trouble)
+        _warn(f"There is no catalog in {store.folder}: fetch something, or adopt() what is there", CatalogWarning)
+        return None, _nothing_to_let_go
+    if trouble is not None:
+        _warn(f"{trouble}. What is read is the snapshot of {kept.age(place)} ago, {place.name}", SnapshotWarning)
+    return kept.hold(place)
+
+
+def _warn(text: str, category: type[Warning]) -> None:
+    warnings.warn(text, category, stacklevel=5)
+
+
+def _nothing_to_let_go() -> None:
+    """Do nothing: no snapshot is read."""
+
+
+# The database
+
+
+class _Column(NamedTuple):
+    name: str
+    type: str
+    comment: str | None
+
+
+class _Relation(NamedTuple):
+    name: str
+    comment: str | None
+    columns: list[_Column]
+    sql: str | None  # a view's own
+
+
+def _open(place: Path | None, *, commented: bool) -> duckdb.DuckDBPyConnection:
+    """Return a database whose tables are a snapshot's files, below the views of the catalog."""
+    if place is not None:
+        _check_schema(place)
+    connection = in_memory()
+    try:
+        _set_up(connection, place, commented=commented)
+    except duckdb.Error as error:
+        connection.close()
+        raise SnapshotError(f"{place} cannot be read: {str(error).splitlines()[0]}") from error
+    return connection
+
+
+def _set_up(connection: duckdb.DuckDBPyConnection, place: Path | None, *, commented: bool) -> None:
+    # What does not fit into memory would be spilled into the folder that the user happens to be in.
+    spill = Path(tempfile.gettempdir()) / f"nvcatalog-{os.getpid()}-{secrets.token_hex(4)}"
+    connection.execute(f"SET temp_directory = {_literal(spill)}")
+    connection.execute("SET TimeZone = 'UTC'")
+    relations = [each for each in _relations() if each.sql is not None or each.name in parts.TABLES]
+    statements = [each.sql or _view_of_files(connection, place, each) for each in relations]
+    if commented:
+        statements += [comment for each in relations for comment in _comments(each)]
+    connection.execute("BEGIN; " + ";\n".join(statement.rstrip("; \n") for statement in statements) + "; COMMIT")
+
+
+def _view_of_files(connection: duckdb.DuckDBPyConnection, place: Path | None, table: _Relation) -> str:
+    """Return a table as a view of its files, with the columns that this version expects."""
+    files = sorted((place / table.name).glob("*.parquet")) if place else []
+    source = files_as_table(files)
+    given = {name for name, *_ in connection.execute(f"DESCRIBE FROM {source}").fetchall()} if files else set()
+    columns = ", ".join(_read_as(column, given) for column in table.columns)
+    # An older version may not have known the table yet.
+    rows = f"FROM {source}" if files else "WHERE false"
+    return f'CREATE VIEW "{table.name}" AS SELECT {columns} {rows}'
+
+
+def _read_as(column: _Column, given: set[str]) -> str:
+    if column.name not in given:
+        return f'NULL::{column.type} AS "{column.name}"'
+    return f'"{column.name}"::JSON AS "{column.name}"' if column.type == "JSON" else f'"{column.name}"'
+
+
+def _literal(path: Path) -> str:
+    text = str(path).replace("'", "''")
+    return f"'{text}'"
+
+
+def _check_schema(place: Path) -> None:
+    ours = load_migrations()[-1].version
+    theirs = kept.read_manifest(place).get("schema_version", 0)
+    if theirs > ours:
+        raise CatalogTooNewError(
+            f"{place} has schema {theirs}, this nvcatalog knows {ours}: pip install --upgrade nvcatalog"
+        )
+
+
+def _comments(relation: _Relation) -> Iterator[str]:
+    if relation.comment:
+        yield f'COMMENT ON VIEW "{relation.name}" IS {_quoted(relation.comment)}'
+    for column in relation.columns:
+        if column.comment:
+            yield f'COMMENT ON COLUMN "{relation.name}"."{column.name}" IS {_quoted(column.comment)}'
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+@cache  # to migrate an empty catalog takes longer than all the rest
+def _relations() -> list[_Relation]:
+    """Return the catalog's tables and views as the migrations leave them, those first that others are made of."""
+    with empty_catalog() as connection:
+        relations = connection.execute("""
+            SELECT table_name, comment, NULL AS sql, table_oid AS number FROM duckdb_tables()
+            UNION ALL
+            SELECT view_name, comment, sql, view_oid FROM duckdb_views() WHERE NOT internal
+            ORDER BY sql IS NOT NULL, number
+        """).fetchall()
+        columns = connection.execute(
+            "SELECT table_name, column_name, data_type, comment FROM duckdb_columns() WHERE NOT internal "
+            "ORDER BY table_name, column_index"
+        ).fetchall()
+    return [
+        _Relation(name, comment, [_Column(*rest) for table, *rest in columns if table == name], sql)
+        for name, comment, sql, _ in relations
+    ]

@@ -1,0 +1,301 @@
+"""A snapshot is a database too: the catalog's tables and views, up to date, and in nobody's way."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from nvcatalog import Catalog, connecting, snapshot
+from nvcatalog._batch import Batch, Words
+from nvcatalog._store import Store
+from nvcatalog.errors import CatalogTooNewError, CatalogWarning, InvalidOptionError, SnapshotError, SnapshotWarning
+
+COLLECTION, PRIVATE = 7, 8
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
+
+
+@pytest.fixture(scope="module")
+def filled_catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a catalog of two collections, one of them private; made once, for copies."""
+    store = Store(tmp_path_factory.mktemp("filled"))
+    batch = Batch(words={id_: Words({"pain": 0.25, "motor": 0.0}, "terms_20k") for id_ in (71, 81)})
+    for collection_id, image_id in ((COLLECTION, 71), (PRIVATE, 81)):
+        batch.add_record(
+            "collection", {"id": collection_id, "name": "a study", "private": collection_id == PRIVATE}
+        )
+        record = {"id": image_id, "collection_id": collection_id, "name": "a map", "map_type": "T map", "own": [1]}
+        batch.add_record("image", record)
+        batch.add("files", {"image_id": image_id, "kind": "original", "path": "a.nii.gz", "state": "present"})
+    store.land(batch)
+    return store.path
+
+
+@pytest.fixture
+def store(filled_catalog: Path, tmp_path: Path) -> Store:
+    folder = tmp_path / "neurovault"
+    folder.mkdir()
+    shutil.copy(filled_catalog, folder / "catalog.duckdb")
+    return Store(folder)
+
+
+@pytest.fixture
+def catalog(store: Store) -> Catalog:
+    return Catalog(store.folder.parent)
+
+
+def snapshots(store: Store) -> list[str]:
+    return sorted(path.parent.name for path in store.folder.glob("snapshots/2*/manifest.json"))
+
+
+def image_names(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    return [name for (name,) in connection.execute("SELECT name FROM images ORDER BY image_id").fetchall()]
+
+
+def rename_image(store: Store, name: str) -> None:
+    batch = Batch()
+    batch.add_record("image", {"id": 71, "collection_id": COLLECTION, "name": name, "map_type": "T map"})
+    store.land(batch)
+
+
+# What is in it
+
+
+def test_its_tables_and_views_answer_as_those_of_the_catalog_do_but_for_private_rows(store: Store) -> None:
+    with store.writing() as connection:
+        connection.execute("DELETE FROM images WHERE collection_id = 8; DELETE FROM words WHERE image_id = 81")
+        connection.execute("DELETE FROM files WHERE image_id = 81")
+    with connecting.connected(store) as theirs, store.reading() as ours:
+        names = ["image_words", "local_images", "stat_maps", "images", "files", "words", "terms", "catalog_info"]
+        for name in names:
+            mine, other = (con.sql(f"FROM {name} ORDER BY ALL") for con in (ours, theirs))
+            assert other.columns == mine.columns, name
+            assert other.types == mine.types, name
+            assert other.to_arrow_table().to_pylist() == mine.to_arrow_table().to_pylist(), name
+            assert len(other) > 0, name
+
+
+def test_private_rows_and_tokens_are_in_no_table_and_no_view(catalog: Catalog) -> None:
+    with catalog.connect() as connection:
+        for view in ("images", "words", "stat_maps", "local_images", "image_words"):
+            assert {id_ for (id_,) in connection.execute(f"SELECT image_id FROM {view}").fetchall()} == {71}, view
+        assert "access" not in {name for (name, *_) in connection.execute("SHOW TABLES").fetchall()}
+
+
+def test_columns_tell_what_they_mean(catalog: Catalog) -> None:
+    asked = "SELECT comment FROM duckdb_columns() WHERE table_name = ? AND column_name = 'weight'"
+    with catalog.connect() as connection:
+        for view in ("words", "image_words"):
+            assert "Pearson" in connection.execute(asked, [view]).fetchall()[0][0]
+
+
+def test_it_may_write_files_and_make_tables(catalog: Catalog, tmp_path: Path) -> None:
+    with catalog.connect() as connection:
+        connection.execute("CREATE TABLE mine AS SELECT image_id FROM stat_maps")
+        connection.execute(f"COPY mine TO '{tmp_path / 'mine.csv'}'")
+
+    assert (tmp_path / "mine.csv").read_text() == "image_id\n71\n"
+
+
+def test_a_folder_with_brackets_and_quotes_in_its_name_is_fine(filled_catalog: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "O'Brien [year=2026]" / "neurovault"
+    folder.mkdir(parents=True)
+    shutil.copy(filled_catalog, folder / "catalog.duckdb")
+
+    with connecting.connected(Store(folder)) as connection:
+        assert image_names(connection) == ["a map"]
+
+
+def test_a_snapshot_of_a_version_without_a_table_and_a_column_has_them_empty(store: Store) -> None:
+    place = snapshot.take(store)
+    shutil.rmtree(place / "record_history")
+    for file in (place / "images").iterdir():
+        other = file.with_name("older.parquet")
+        duckdb.execute(f"COPY (SELECT * EXCLUDE (figure) FROM '{file}') TO '{other}'")
+        file.unlink()
+
+    with connecting.connected(store) as connection:
+        assert connection.execute("FROM record_history").fetchall() == []
+        assert connection.execute("SELECT image_id, figure FROM stat_maps").fetchall() == [(71, None)]
+
+
+def test_one_of_a_newer_version_is_refused(store: Store) -> None:
+    place = snapshot.take(store)
+    (place / "manifest.json").write_text('{"schema_version": 9999}')
+
+    with pytest.raises(CatalogTooNewError, match="has schema 9999"):
+        connecting.connect(store, place.name)
+
+
+def test_one_that_is_damaged_is_an_error_that_names_it(store: Store) -> None:
+    place = snapshot.take(store)
+    (file,) = (place / "images").iterdir()
+    file.write_bytes(b"no Parquet")
+
+    with pytest.raises(SnapshotError, match=f"{place.name} cannot be read"):
+        connecting.connect(store, place)
+
+
+# How new it is
+
+
+def test_what_landed_since_is_published_first(store: Store) -> None:
+    snapshot.take(store)
+    rename_image(store, "renamed")
+
+    with connecting.connected(store) as connection:
+        assert image_names(connection) == ["renamed"]
+    assert len(snapshots(store)) == 2
+
+
+def test_where_nothing_landed_nothing_is_published(store: Store) -> None:
+    for _ in range(3):
+        with connecting.connected(store) as connection:
+            assert image_names(connection) == ["a map"]
+
+    assert len(snapshots(store)) == 1
+
+
+def test_a_catalog_that_somebody_holds_keeps_nobody_from_the_former_snapshot(
+    catalog: Catalog, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot.take(store)
+    rename_image(store, "renamed")
+    monkeypatch.setenv("NVCATALOG_LOCK_TIMEOUT", "0.1")
+    script = "import sys, duckdb; c = duckdb.connect(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", script, str(store.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout
+        assert holder.stdin
+        assert holder.stdout.readline() == "open\n"
+        with (
+            pytest.warns(SnapshotWarning, match=rf"process {holder.pid} .* the snapshot of \d+ seconds ago"),
+            catalog.connect() as connection,
+        ):
+            assert image_names(connection) == ["a map"]
+        holder.stdin.close()
+
+
+def test_while_it_is_open_others_land_rows_and_publish_them(catalog: Catalog, store: Store) -> None:
+    with catalog.connect() as connection:
+        rename_image(store, "renamed")
+        snapshot.take(store)
+
+        assert image_names(connection) == ["a map"]
+    with catalog.connect() as connection:
+        assert image_names(connection) == ["renamed"]
+
+
+def test_where_none_can_be_published_and_there_is_none_it_is_an_error(store: Store) -> None:
+    (store.folder / "snapshots").write_text("a file in the way")
+
+    with pytest.raises(SnapshotError, match="The Parquet snapshot was not published"):
+        connecting.connect(store)
+
+
+def test_without_a_catalog_its_last_snapshot_is_read(store: Store) -> None:
+    snapshot.take(store)
+    store.path.unlink()
+
+    with connecting.connected(store) as connection:
+        assert image_names(connection) == ["a map"]
+
+
+def test_a_folder_without_a_catalog_has_empty_tables_and_stays_as_it_is(tmp_path: Path) -> None:
+    with pytest.warns(CatalogWarning, match="There is no catalog in") as caught:
+        connection = Catalog(tmp_path).connect()
+
+    assert caught[0].filename == __file__
+    assert connection.execute("FROM stat_maps").fetchall() == []
+    assert not list(tmp_path.iterdir())
+
+
+# By name
+
+
+def test_any_snapshot_that_is_kept_can_be_named(catalog: Catalog, store: Store) -> None:
+    first = catalog.snapshot()
+    rename_image(store, "renamed")
+
+    with catalog.connect(first.name) as connection:
+        assert image_names(connection) == ["a map"]
+    assert snapshots(store) == [first.name], "one that is named need not be up to date"
+
+
+@pytest.mark.parametrize("name", ["paper-v1", "", ".", "..", "../snapshots", "CURRENT", "20260102T030405Z-1/.", 7])
+def test_a_name_that_is_none_of_a_snapshot_is_refused_with_those_that_there_are(
+    catalog: Catalog, name: str
+) -> None:
+    there = catalog.snapshot().name
+
+    with pytest.raises(InvalidOptionError, match=f"there are: {there}"):
+        catalog.connect(name)
+
+
+# How long it is kept
+
+
+def test_what_is_read_outlives_its_time_until_it_is_closed(store: Store) -> None:
+    with connecting.connected(store) as connection:
+        read = snapshots(store)
+        for _ in range(5):
+            snapshot.take(store)
+        assert image_names(connection) == ["a map"]
+        assert read[0] in snapshots(store)
+        assert len(snapshots(store)) == 4
+
+    snapshot.take(store)
+    assert read[0] not in snapshots(store)
+    assert list(store.folder.glob("snapshots/.held/*")) == []
+
+
+def test_a_connection_that_is_forgotten_keeps_nothing(catalog: Catalog, store: Store) -> None:
+    connection = catalog.connect()
+    assert len(list(store.folder.glob("snapshots/.held/*"))) == 1
+
+    del connection
+    gc.collect()
+
+    assert list(store.folder.glob("snapshots/.held/*")) == []
+
+
+DIE_READING = """
+import os, signal, sys
+from nvcatalog import Catalog
+connection = Catalog(sys.argv[1]).connect()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_reader_that_was_killed_keeps_nothing(catalog: Catalog, store: Store) -> None:
+    command = [sys.executable, "-c", DIE_READING, str(store.folder.parent)]
+    subprocess.run(command, capture_output=True, timeout=60, check=False)
+    (read,) = snapshots(store)
+    assert len(list(store.folder.glob("snapshots/.held/*"))) == 1
+
+    for _ in range(3):
+        catalog.snapshot()
+
+    assert read not in snapshots(store)
+    assert list(store.folder.glob("snapshots/.held/*")) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_read_all_the_same(catalog: Catalog, store: Store) -> None:
+    catalog.snapshot()
+    folders = [store.folder, store.folder / "snapshots"]
+    for folder in folders:
+        folder.chmod(0o555)
+    try:
+        with catalog.connect() as connection:
+            assert image_names(connection) == ["a map"]
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
