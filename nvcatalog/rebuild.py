@@ -22,8 +22,8 @@ from nvcatalog.layout import place_of
 from nvcatalog.migrate import load_migrations
 from nvcatalog.records import Record
 from nvcatalog.report import Report
-from nvcatalog.strays import take_over
-from nvcatalog.verify import file_rows, verify
+from nvcatalog.strays import check, take_over
+from nvcatalog.verify import damages_of_snapshot, file_rows, verify
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -187,6 +187,8 @@ def _take_newest(successor: Successor, rebuilt: Rebuilt, *, verbose: int) -> dat
     for place in snapshots_newest_first(successor.folder):
         try:
             manifest = kept.read_manifest(place)
+            for damage in damages_of_snapshot(place):
+                raise SnapshotError(damage)
             rebuilt.rows = _load(successor, place, manifest.get("rows"), verbose=verbose)
             rebuilt.snapshot = place.name
             return datetime.fromisoformat(str(manifest.get("created_at")))
@@ -199,19 +201,17 @@ def _take_newest(successor: Successor, rebuilt: Rebuilt, *, verbose: int) -> dat
 def snapshots_newest_first(folder: Path) -> list[Path]:
     """Return the folders of a data folder's snapshots; the current one first, whatever the clocks said."""
     home = folder / kept.FOLDER
+    current = kept.newest(home)
+    places = [place.parent for place in home.glob(f"*/{kept.MANIFEST}") if not place.parent.is_symlink()]
+    return sorted(places, key=lambda place: (place == current, _taken_at(place), kept.order(place)), reverse=True)
+
+
+def _taken_at(place: Path) -> str:
+    """Return when a snapshot was taken, as it says itself: one that was given a name tells by nothing else."""
     try:
-        current = (home / kept.CURRENT).read_text(encoding="utf-8").strip()
-    except (OSError, ValueError):
-        current = ""
-    places = [
-        place for place in home.glob("*-*") if (place / "manifest.json").is_file() and not place.is_symlink()
-    ]
-    return sorted(places, key=lambda place: (place.name == current, *_moment_and_number(place.name)), reverse=True)
-
-
-def _moment_and_number(name: str) -> tuple[str, int]:
-    moment, _, number = name.partition("-")
-    return moment, int(number) if number.isdecimal() else 0
+        return str(kept.read_manifest(place).get("created_at"))
+    except SnapshotError:
+        return ""
 
 
 def _load(successor: Successor, place: Path, counted: object, *, verbose: int) -> dict[str, int]:
@@ -329,7 +329,8 @@ def _drop_rows_without_file(successor: Successor, rebuilt: Rebuilt) -> None:
 def _take_over_strays(successor: Successor, *, verbose: int) -> None:
     """Give rows to what has no metadata file of its own, such as label files."""
     strays = [finding.path for finding in verify(successor, verbose=0).problems if finding.kind == "stray"]
-    take_over(successor, strays, verbose=verbose)
+    checked = check(successor.folder, strays, verbose=verbose)
+    take_over(successor, (path for path, trouble in checked.items() if trouble is None))
 
 
 def _note_losses(successor: Successor, rebuilt: Rebuilt) -> None:

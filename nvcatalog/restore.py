@@ -177,7 +177,7 @@ class _LostBesides(Besides):
         servers: Servers,
         wanted: set[tuple[int, str]],
     ) -> None:
-        super().__init__(request, store, known, lander, servers)
+        super().__init__(request, store, known, lander, servers, listed={})
         self._those = wanted
 
     def _wanted(self, image_ids: list[int]) -> Iterator[tuple[int, Extra]]:

@@ -424,6 +424,25 @@ def test_leftovers_are_set_aside(filled: Path, mend: Callable[..., Repaired]) ->
     assert (filled / (step.kept or "")).read_bytes() == b"half"
 
 
+def test_a_damaged_snapshot_is_written_anew_with_no_file_of_the_damaged_one(
+    filled: Path, data_dir: Path, mend: Callable[..., Repaired]
+) -> None:
+    place = Catalog(data_dir).snapshot()
+    for path in place.glob("images/*"):
+        data = path.read_bytes()
+        path.write_bytes(data[:-9] + bytes(9))
+    [problem] = Catalog(data_dir).verify(deep=True, verbose=0).problems
+    assert (problem.kind, problem.path) == ("snapshot", f"snapshots/{place.name}")
+    [step] = mend().steps
+    assert step.action == "rewritten"
+    assert is_well(data_dir)
+    (place.parent / "CURRENT").write_text(f"{place.name}\n")
+    (place / "terms").rename(place.parent / "lost")
+    assert Catalog(data_dir).verify(deep=True, verbose=0).counts == {"snapshot": 2}
+    assert mend().counts == {"rewritten": 2}
+    assert is_well(data_dir)
+
+
 # What must not happen
 
 
