@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple, cast
+from typing import NamedTuple, cast, get_args
 
 from nvcatalog import extras, storage
 from nvcatalog.ids import LARGEST
@@ -13,7 +13,7 @@ from nvcatalog.known import MapKind
 QUARANTINE = "quarantine"
 
 #: The kinds of files that have a row in the catalog.
-MAPS: tuple[MapKind, ...] = ("original", "resampled")
+MAPS: tuple[MapKind, ...] = get_args(MapKind)
 WITH_ROW = frozenset({*MAPS, *extras.LARGEST})
 #: What nilearn reads beside the maps.
 SIDECARS = frozenset({"metadata", "collection_metadata", "words"})

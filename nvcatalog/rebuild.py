@@ -22,8 +22,8 @@ from nvcatalog.layout import place_of
 from nvcatalog.migrate import load_migrations
 from nvcatalog.records import Record
 from nvcatalog.report import Report
-from nvcatalog.strays import take_over
-from nvcatalog.verify import file_rows, verify
+from nvcatalog.strays import check, take_over
+from nvcatalog.verify import damages_of_snapshot, file_rows, verify
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,6 +32,7 @@ _ROWS_AT_ONCE = 100_000
 _RECORDS_AT_ONCE = 2000
 _MOST_NAMED = 20
 _RecordKind = Literal["image", "collection"]
+_Found = dict[_RecordKind, dict[int, Record]]
 # Clocks of machines that share a folder differ.
 _CLOCKS_DIFFER = timedelta(hours=1)
 # A value that its column does not take: the snapshot is none of ours.
@@ -186,6 +187,8 @@ def _take_newest(successor: Successor, rebuilt: Rebuilt, *, verbose: int) -> dat
     for place in snapshots_newest_first(successor.folder):
         try:
             manifest = kept.read_manifest(place)
+            for damage in damages_of_snapshot(place):
+                raise SnapshotError(damage)
             rebuilt.rows = _load(successor, place, manifest.get("rows"), verbose=verbose)
             rebuilt.snapshot = place.name
             return datetime.fromisoformat(str(manifest.get("created_at")))
@@ -198,19 +201,17 @@ def _take_newest(successor: Successor, rebuilt: Rebuilt, *, verbose: int) -> dat
 def snapshots_newest_first(folder: Path) -> list[Path]:
     """Return the folders of a data folder's snapshots; the current one first, whatever the clocks said."""
     home = folder / kept.FOLDER
+    current = kept.newest(home)
+    places = [place.parent for place in home.glob(f"*/{kept.MANIFEST}") if not place.parent.is_symlink()]
+    return sorted(places, key=lambda place: (place == current, _taken_at(place), kept.order(place)), reverse=True)
+
+
+def _taken_at(place: Path) -> str:
+    """Return when a snapshot was taken, as it says itself: one that was given a name tells by nothing else."""
     try:
-        current = (home / kept.CURRENT).read_text(encoding="utf-8").strip()
-    except (OSError, ValueError):
-        current = ""
-    places = [
-        place for place in home.glob("*-*") if (place / "manifest.json").is_file() and not place.is_symlink()
-    ]
-    return sorted(places, key=lambda place: (place.name == current, *_moment_and_number(place.name)), reverse=True)
-
-
-def _moment_and_number(name: str) -> tuple[str, int]:
-    moment, _, number = name.partition("-")
-    return moment, int(number) if number.isdecimal() else 0
+        return str(kept.read_manifest(place).get("created_at"))
+    except SnapshotError:
+        return ""
 
 
 def _load(successor: Successor, place: Path, counted: object, *, verbose: int) -> dict[str, int]:
@@ -267,18 +268,16 @@ def _insert(connection: duckdb.DuckDBPyConnection, table: str, batch: pa.RecordB
 def _take_newer_records(successor: Successor, taken_at: datetime, *, verbose: int) -> None:
     """Take records from metadata files that were written after the snapshot, where they are of a later day."""
     since = (taken_at - _CLOCKS_DIFFER).timestamp()
-    batch = Batch()
+    found: _Found = {kind: {} for kind in get_args(_RecordKind)}
     places = list(collection_folders(successor.folder))
     with Progress("Reading records", total=len(places), verbose=verbose, unit="collection") as progress:
         for folder, collection_id in places:
-            found = list(_records_since(folder, collection_id, since))
-            for kind in get_args(_RecordKind):
-                _add_newer(successor, batch, kind, {id_: record for k, id_, record in found if k == kind})
+            for kind, id_, record in _records_since(folder, collection_id, since):
+                found[kind][id_] = record
             progress.step()
-            if len(batch) >= _RECORDS_AT_ONCE:
-                successor.land(batch)
-                batch = Batch()
-    successor.land(batch)
+            if sum(map(len, found.values())) >= _RECORDS_AT_ONCE:
+                _land_newer(successor, found)
+    _land_newer(successor, found)
 
 
 def _records_since(folder: Path, collection_id: int, since: float) -> Iterator[tuple[_RecordKind, int, Record]]:
@@ -294,18 +293,22 @@ def _records_since(folder: Path, collection_id: int, since: float) -> Iterator[t
                 yield "collection", collection_id, sidecars.read(path, collection_id)
 
 
-def _add_newer(successor: Successor, batch: Batch, kind: _RecordKind, found: dict[int, Record]) -> None:
-    """Add the records that are of a later day than those that the snapshot had."""
-    now = datetime.now(UTC)
-    for id_, former in lookup.records_of(successor, kind, found).items():
-        date, former_date = records.modify_date_of(found[id_]), records.modify_date_of(former)
-        if date is None or (former_date is not None and date <= former_date):
-            continue
-        # Not as what is merely found in a folder: that would give way to what the server said before.
-        row = records.image_row(found[id_]) if kind == "image" else records.collection_row(found[id_])
-        raw = {"kind": kind, "id": id_, "raw": records.raw_text(found[id_]), "source": "sidecar"}
-        batch.add(f"{kind}s", row | {"fetched_at": now})
-        batch.add("raw_records", raw | {"fetched_at": now})
+def _land_newer(successor: Successor, found: _Found) -> None:
+    """Land the records that are of a later day than those that the snapshot had, and empty what was found."""
+    batch, now = Batch(), datetime.now(UTC)
+    for kind, records_of_kind in found.items():
+        for id_, former in lookup.records_of(successor, kind, records_of_kind).items():
+            record = records_of_kind[id_]
+            date, former_date = records.modify_date_of(record), records.modify_date_of(former)
+            if date is None or (former_date is not None and date <= former_date):
+                continue
+            # Not as what is merely found in a folder: that would give way to what the server said before.
+            row = records.image_row(record) if kind == "image" else records.collection_row(record)
+            raw = {"kind": kind, "id": id_, "raw": records.raw_text(record), "source": "sidecar"}
+            batch.add(f"{kind}s", row | {"fetched_at": now})
+            batch.add("raw_records", raw | {"fetched_at": now})
+        records_of_kind.clear()
+    successor.land_one_of_many(batch)
 
 
 def _drop_rows_without_file(successor: Successor, rebuilt: Rebuilt) -> None:
@@ -326,7 +329,8 @@ def _drop_rows_without_file(successor: Successor, rebuilt: Rebuilt) -> None:
 def _take_over_strays(successor: Successor, *, verbose: int) -> None:
     """Give rows to what has no metadata file of its own, such as label files."""
     strays = [finding.path for finding in verify(successor, verbose=0).problems if finding.kind == "stray"]
-    take_over(successor, strays, verbose=verbose)
+    checked = check(successor.folder, strays, verbose=verbose)
+    take_over(successor, (path for path, trouble in checked.items() if trouble is None))
 
 
 def _note_losses(successor: Successor, rebuilt: Rebuilt) -> None:

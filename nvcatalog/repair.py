@@ -13,13 +13,19 @@ from nvcatalog import client, lookup, neurosynth, sidecars, snapshot, storage
 from nvcatalog._batch import Batch
 from nvcatalog._progress import summarise
 from nvcatalog._store import Store
-from nvcatalog.errors import CatalogWarning, DataDirError, IncompleteWarning, SnapshotWarning
+from nvcatalog.errors import (
+    CatalogWarning,
+    DataDirError,
+    IncompleteWarning,
+    NVCatalogError,
+    SnapshotWarning,
+)
 from nvcatalog.layout import Place, place_of
 from nvcatalog.options import Options, parse_options
 from nvcatalog.quarantine import Quarantine
 from nvcatalog.restore import LostFile, Restored, restore
 from nvcatalog.servers import check_server
-from nvcatalog.strays import take_over
+from nvcatalog.strays import check, take_over
 from nvcatalog.verify import FileRow, Finding, file_rows, verify
 
 if TYPE_CHECKING:
@@ -172,6 +178,9 @@ def _left_text(left: tuple[Step, ...]) -> str:
     return f"{len(left)} files could not be put right: {named}{more}; .left has them all"
 
 
+# A row's file is not there, or not to be believed.
+_LOST = ("missing", "corrupt", "unreadable")
+
 # Records are some kilobytes each, and terms some hundred.
 _RECORDS_AT_ONCE = 500
 
@@ -194,20 +203,14 @@ class _Mender:
 
     def mend(self, problems: Iterable[Finding]) -> None:
         """Put all of these right."""
-        lost: list[Finding] = []
-        strays: dict[str, Finding] = {}
-        unreadable: list[Finding] = []
+        found: dict[str, list[Finding]] = {}
         for finding in problems:
-            if finding.kind == "stray":
-                strays[finding.path] = finding
-            elif finding.kind == "sidecar":
-                unreadable.append(finding)
-            elif finding.kind == "leftover":
-                self._set_aside(finding)
-            else:
-                lost.append(finding)
-        self._rewrite(unreadable)
-        lost = list(self._without_odd_rows(lost))
+            found.setdefault(finding.kind, []).append(finding)
+        for finding in found.get("leftover", []):
+            self._set_aside(finding)
+        self._rewrite(found.get("sidecar", []))
+        lost = list(self._without_odd_rows([each for kind in _LOST for each in found.get(kind, [])]))
+        strays = {finding.path: finding for finding in found.get("stray", [])}
         unknown = self._take_over(strays, strays)
         # First the bad bytes go: nobody can take them for the file then, and its row says that it is missing.
         gone = [(finding, kept) for finding in lost for kept in self._vacate(finding)]
@@ -219,6 +222,20 @@ class _Mender:
             unknown = [path for path in unknown if not self._set_aside_if_refused(strays[path], refused)]
         for path in unknown:
             self._step("left", strays[path], "nobody here knows whose it is")
+        self._write_snapshot(found.get("snapshot", []))
+
+    def _write_snapshot(self, findings: list[Finding]) -> None:
+        """Write a snapshot that shares no file with the damaged one."""
+        if not findings:
+            return
+        action: Action = "rewritten"
+        more = "another one takes its place"
+        try:
+            snapshot.take(self._store, whole=True)
+        except NVCatalogError as error:
+            action, more = "left", str(error)
+        for finding in findings:
+            self._step(action, finding, more)
 
     # One file at a time
 
@@ -263,7 +280,11 @@ class _Mender:
 
     def _take_over(self, strays: Mapping[str, Finding], paths: Iterable[str]) -> list[str]:
         """Give rows to what is whole, set aside what cannot be right, and return what nobody knows."""
-        found = take_over(self._store, paths, verbose=self._options.verbose)
+        checked = check(self._folder, paths, verbose=self._options.verbose)
+        for path, why in checked.items():
+            if why is not None:
+                self._set_aside(strays[path], why)
+        found = take_over(self._store, (path for path, why in checked.items() if why is None))
         self.warnings += [(trouble, CatalogWarning) for trouble in found.troubles]
         for path in found.adopted:
             self._step("adopted", strays[path])

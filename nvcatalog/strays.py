@@ -27,16 +27,16 @@ _Unlike = dict[tuple[int, str], str]
 
 @dataclass
 class Strays:
-    """What became of files without a row, by path.
+    """What became of whole files without a row, by path.
 
     Attributes
     ----------
     adopted : list of str
-        They are whole and what a record says: they have a row now.
+        They are what a record says: they have a row now.
     bad : dict of str to str
         They are not, and why.
     unknown : list of str
-        They are whole, and of images that nobody here knows.
+        They are of images that nobody here knows.
     troubles : list of str
         What could not land, and why.
     """
@@ -47,32 +47,45 @@ class Strays:
     troubles: list[str] = field(default_factory=list)
 
 
-def take_over(store: Store, paths: Iterable[str], *, verbose: int) -> Strays:
-    """Give rows to the files that are whole and belong to what the catalog, or a sidecar beside them, knows.
+def check(folder: Path, paths: Iterable[str], *, verbose: int) -> dict[str, str | None]:
+    """Read files to their last byte and return, by path, why each is no whole file of its kind.
+
+    For a whole one that is None; what is not there any more is left out.
+
+    Parameters
+    ----------
+    folder : Path
+        The data folder.
+    paths : iterable of str
+        The files, relative to it.
+    verbose : int
+        The call's verbosity.
+    """
+    paths = list(paths)
+    found: dict[str, str | None] = {}
+    lane = Lane(partial(_prove, folder), paths, min(_PROVERS, len(paths)))
+    with Progress("Checking", total=len(paths), verbose=verbose) as progress:
+        for path, trouble in in_parallel([lane]):
+            found[path] = trouble
+            progress.step()
+    return found
+
+
+def take_over(store: Store, whole: Iterable[str]) -> Strays:
+    """Give rows to whole files that belong to what the catalog, or a sidecar beside them, knows.
+
+    What is not whole must not be there any more: else it would be registered for its size.
 
     Parameters
     ----------
     store : Store
         The catalog.
-    paths : iterable of str
+    whole : iterable of str
         The files, relative to the data folder.
-    verbose : int
-        The call's verbosity.
     """
-    strays, paths = Strays(), list(paths)
-    if not paths:
-        return strays
-    whole = []
-    lane = Lane(partial(_prove, store.folder), paths, min(_PROVERS, len(paths)))
-    with Progress("Checking", total=len(paths), verbose=verbose) as progress:
-        for path, trouble in in_parallel([lane]):
-            progress.step()
-            if trouble is None:
-                whole.append(path)
-            else:
-                strays.bad[path] = trouble
-    if whole:
-        _Adoption(store, whole, strays).run()
+    strays, paths = Strays(), list(whole)
+    if paths:
+        _Adoption(store, paths, strays).run()
     return strays
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from nvcatalog import extras, layout, lookup, neurosynth, proving, sidecars, storage
+from nvcatalog import extras, kept, layout, lookup, neurosynth, parts, proving, sidecars, storage
 from nvcatalog._parallel import Lane, in_parallel
 from nvcatalog._progress import Progress, summarise
 from nvcatalog._store import Store
@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Kind = Literal[
-    "missing", "corrupt", "unreadable", "stray", "sidecar", "leftover", "duplicate", "replaced", "foreign"
+    "missing",
+    "corrupt",
+    "unreadable",
+    "stray",
+    "sidecar",
+    "snapshot",
+    "leftover",
+    "duplicate",
+    "replaced",
+    "foreign",
 ]
 
 # Unpacking and hashing leave Python's lock, so more than one core is of use.
@@ -41,7 +50,8 @@ class Finding(NamedTuple):
     kind : str
         ``missing``: it has a row and is not there. ``corrupt``: it is not what its row says, or no whole
         file. ``unreadable``: this user cannot read it. ``stray``: it has no row. ``sidecar``: metadata that
-        nilearn reads beside a map, missing or unreadable. ``leftover``: what a killed process left.
+        nilearn reads beside a map, missing or unreadable. ``snapshot``: a file of the newest snapshot that is not
+        what was written. ``leftover``: what a killed process left.
         No problems are ``duplicate`` (the same bytes as another image's file), ``replaced`` (kept aside by
         :func:`nvcatalog.fetch_frozen`) and ``foreign`` (no file of nvcatalog's or nilearn's).
     image_id : int or None
@@ -173,6 +183,7 @@ def verify(store: Store, *, deep: bool = False, verbose: int = 2) -> Verificatio
     findings = [*look.findings, *_strangers(store, look)]
     if deep:
         findings += _read(store.folder, look, verbose=verbose)
+        findings += _damages_of_newest(store.folder)
     findings = list(_confirmed(store, findings, {row.path: row for row in rows}, deep=deep))
     findings += _duplicates(rows, {finding.path for finding in findings})
     findings.sort(key=lambda finding: (not finding.is_problem, _order(finding.path)))
@@ -449,6 +460,26 @@ def why_no_sidecar(folder: Path, path: str) -> str | None:
     except ValueError as error:
         return str(error)
     return None
+
+
+def damages_of_snapshot(place: Path) -> Iterator[str]:
+    """Read a snapshot's files and yield which are not what was written; an older version did not note that."""
+    told = kept.manifest_with_files(place).get("files", {})
+    for path in told:
+        try:
+            is_as_written = parts.sha256_of(place / path) == told[path].get("sha256")
+        except OSError as error:
+            yield f"{place / path} cannot be read: {error.strerror or error}"
+        else:
+            if not is_as_written:
+                yield f"{place / path} has other bytes than were written"
+
+
+def _damages_of_newest(folder: Path) -> Iterator[Finding]:
+    """Yield what is wrong with the newest snapshot: what does not change is the next one's file too."""
+    place = kept.newest(folder / kept.FOLDER)
+    for damage in damages_of_snapshot(place) if place else ():
+        yield Finding("snapshot", None, (place or folder).relative_to(folder).as_posix(), damage)
 
 
 # Once more

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -160,52 +161,73 @@ def test_files_that_are_gone_since_have_no_row(
 
 
 def test_a_snapshot_that_is_not_intact_gives_way_to_the_one_before(
-    filled: Path, catalog: Path, fetch: Fetch, data_dir: Path, rebuild: Callable[..., Rebuilt]
+    filled: Path, catalog: Path, data_dir: Path, rebuild: Callable[..., Rebuilt]
 ) -> None:
     before = all_rows(catalog)
     good = Catalog(data_dir).snapshot()
-    truncated, lacking = (shutil.copytree(good, good.with_name(f"20990101T00000{n}Z-1")) for n in (2, 1))
-    images = truncated / "raw_records/part-0.parquet"
-    images.write_bytes(images.read_bytes()[:-2000])
-    table = parquet.read_table(lacking / "images/part-0.parquet")
-    parquet.write_table(table.slice(1), lacking / "images/part-0.parquet")
-    (good.parent / "CURRENT").write_text("20990101T000002Z-1\n")
+    flipped, lacking, older = (shutil.copytree(good, good.with_name(f"2099010{n}T000000Z-1")) for n in (3, 2, 1))
+    [records] = (flipped / "raw_records").iterdir()
+    records.write_bytes(records.read_bytes()[:-3] + b"\0\0\0")
+    [images] = (lacking / "images").iterdir()
+    images.unlink()
+    # One that an earlier version took knows its rows alone.
+    [images] = (older / "images").iterdir()
+    parquet.write_table(parquet.read_table(images).slice(1), images)
+    for n, place in ((3, flipped), (2, lacking), (1, older)):
+        manifest = json.loads((place / "manifest.json").read_text())
+        manifest["created_at"] = f"2099-01-0{n}T00:00:00+00:00"
+        if place == older:
+            del manifest["files"]
+        (place / "manifest.json").write_text(json.dumps(manifest))
+    (good.parent / "CURRENT").write_text(f"{older.name}\n")
     catalog.unlink()
 
     done = rebuild()
     assert done.snapshot == good.name
     assert all_rows(catalog) == before
-    assert [each.split(",")[0] for each in done.lost[:2]] == [
-        "snapshot 20990101T000002Z-1",
-        "snapshot 20990101T000001Z-1",
-    ]
-    assert "has 5 rows, and its manifest counts 6" in done.lost[1]
+    said = dict(each.split(", which is not intact: ") for each in done.lost[:3])
+    assert list(said) == [f"snapshot {place.name}" for place in (older, flipped, lacking)]
+    assert "has 5 rows, and its manifest counts 6" in said[f"snapshot {older.name}"]
+    assert "has other bytes than were written" in said[f"snapshot {flipped.name}"]
+    assert "No such file" in said[f"snapshot {lacking.name}"]
 
 
-def test_a_table_may_consist_of_several_files(
-    filled: Path, catalog: Path, data_dir: Path, rebuild: Callable[..., Rebuilt]
+def test_a_snapshot_that_was_given_a_name_is_as_new_as_it_is(
+    filled: Path, catalog: Path, data_dir: Path, fetch: Fetch, rebuild: Callable[..., Rebuilt]
 ) -> None:
-    before = all_rows(catalog)
-    folder = Catalog(data_dir).snapshot() / "words"
-    table = parquet.read_table(folder / "part-0.parquet")
-    (folder / "part-0.parquet").unlink()
-    for number in range(3):
-        parquet.write_table(table.slice(number * 5, 5 if number < 2 else None), folder / f"{number}.parquet")
+    Catalog(data_dir).snapshot("zzz-a-name")
+    manifest = filled / "snapshots/zzz-a-name/manifest.json"
+    told = json.loads(manifest.read_text()) | {"created_at": "2001-01-01T00:00:00+00:00"}
+    manifest.unlink()
+    manifest.write_text(json.dumps(told))
+    fetch(collection_ids=[1058])
+    newer = Catalog(data_dir).snapshot()
+    (filled / "snapshots/CURRENT").unlink()
     catalog.unlink()
-    rebuild()
-    assert all_rows(catalog) == before
+    assert rebuild().snapshot == newer.name
+    shutil.rmtree(newer)
+    for other in (filled / "snapshots").glob("2*"):
+        shutil.rmtree(other)
+    catalog.unlink()
+    done = rebuild()
+    assert done.snapshot == "zzz-a-name"
+    assert sorted(outcome.id or 0 for outcome in done.adopted) == [14250, 14251, 14252]
 
 
 def test_a_snapshot_of_a_later_version_is_none_of_ours(
     filled: Path, catalog: Path, data_dir: Path, rebuild: Callable[..., Rebuilt]
 ) -> None:
-    place = Catalog(data_dir).snapshot() / "schema_migrations/part-0.parquet"
-    table = parquet.read_table(place)
-    later = table.set_column(0, "version", [[n + 1000 for n in table["version"].to_pylist()]])
-    parquet.write_table(later, place)
-    for other in (filled / "snapshots").glob("*-*"):
-        if other != place.parent.parent:
+    place = Catalog(data_dir).snapshot()
+    for other in (filled / "snapshots").glob("2*"):
+        if other != place:
             shutil.rmtree(other)
+    [versions] = (place / "schema_migrations").iterdir()
+    table = parquet.read_table(versions)
+    later = table.set_column(0, "version", [[n + 1000 for n in table["version"].to_pylist()]])
+    parquet.write_table(later, versions)
+    manifest = json.loads((place / "manifest.json").read_text())
+    del manifest["files"]
+    (place / "manifest.json").write_text(json.dumps(manifest))
     catalog.unlink()
     done = rebuild()
     assert done.snapshot is None

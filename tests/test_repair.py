@@ -319,6 +319,22 @@ def test_files_that_lost_their_rows_are_taken_over_without_a_request(
     assert rows == [(id_, "present", True) for id_ in FOUR]
 
 
+def test_without_a_catalog_one_is_made_of_what_is_whole(
+    filled: Path, data_dir: Path, mend: Callable[..., Repaired], server: DemoServer
+) -> None:
+    (filled / "catalog.duckdb").unlink()
+    (filled / "collection_3/image_4.nii.gz").write_bytes(PAGE)
+    server.reset_log()
+    assert mend().counts == {"adopted": 8, "quarantined": 1}
+    assert server.requests == 0
+    assert is_well(data_dir)
+    assert Catalog(data_dir).sql("SELECT image_id FROM local_images ORDER BY 1").fetchall() == [
+        (3,),
+        (8718,),
+        (8719,),
+    ]
+
+
 def test_all_kinds_of_files_are_taken_over(
     fetch: Fetch, world: World, data_dir: Path, mend: Callable[..., Repaired], server: DemoServer
 ) -> None:
@@ -406,6 +422,25 @@ def test_leftovers_are_set_aside(filled: Path, mend: Callable[..., Repaired]) ->
     [step] = mend().steps
     assert (step.action, step.kind) == ("quarantined", "leftover")
     assert (filled / (step.kept or "")).read_bytes() == b"half"
+
+
+def test_a_damaged_snapshot_is_written_anew_with_no_file_of_the_damaged_one(
+    filled: Path, data_dir: Path, mend: Callable[..., Repaired]
+) -> None:
+    place = Catalog(data_dir).snapshot()
+    for path in place.glob("images/*"):
+        data = path.read_bytes()
+        path.write_bytes(data[:-9] + bytes(9))
+    [problem] = Catalog(data_dir).verify(deep=True, verbose=0).problems
+    assert (problem.kind, problem.path) == ("snapshot", f"snapshots/{place.name}")
+    [step] = mend().steps
+    assert step.action == "rewritten"
+    assert is_well(data_dir)
+    (place.parent / "CURRENT").write_text(f"{place.name}\n")
+    (place / "terms").rename(place.parent / "lost")
+    assert Catalog(data_dir).verify(deep=True, verbose=0).counts == {"snapshot": 2}
+    assert mend().counts == {"rewritten": 2}
+    assert is_well(data_dir)
 
 
 # What must not happen

@@ -218,7 +218,7 @@ def test_temporary_files_are_leftovers_once_nobody_can_be_writing_to_them(
 
 def test_the_folder_keeps_its_own_house(filled: Path, look: Callable[..., Verification], data_dir: Path) -> None:
     Catalog(data_dir).snapshot()
-    (filled / ".locks").mkdir()
+    (filled / ".locks").mkdir(exist_ok=True)
     (filled / "quarantine").mkdir()
     (filled / "quarantine/image_3.nii.gz").write_bytes(b"")
     assert look().findings == ()
