@@ -80,6 +80,7 @@ class Batch:
     healed: set[tuple[str, int]] = field(default_factory=set)
     dropped: set[tuple[int, str]] = field(default_factory=set)
     packless: set[int] = field(default_factory=set)  # collections whose NIDM packs are listed anew
+    made_public: set[int] = field(default_factory=set)  # collections that are opened by no token any more
     follows_misfits: bool = False  # an earlier landing had to leave rows out, maybe of a list that this one ends
 
     def add(self, table: str, row: Row) -> None:
@@ -139,6 +140,13 @@ class Batch:
             rows = self.tables["nidm_packs"]
             self.tables["nidm_packs"] = [row for row in rows if row["collection_id"] != collection_id]
 
+    def forget_token(self, collection_id: int) -> None:
+        """Forget the token of a collection that has become public."""
+        self.made_public.add(collection_id)
+        if "access" in self.tables:
+            rows = self.tables["access"]
+            self.tables["access"] = [row for row in rows if row["collection_id"] != collection_id]
+
     def drop_file(self, image_id: int, kind: str) -> None:
         """Forget a file that has been removed."""
         self.dropped.add((image_id, kind))
@@ -179,8 +187,11 @@ class Batch:
         merged.packless = set(self.packless)
         for kind, id_ in later.healed:
             merged.heal(kind, id_)
+        merged.made_public = set(self.made_public)
         for id_ in later.packless:
             merged.forget_packs(id_)
+        for id_ in later.made_public:
+            merged.forget_token(id_)
         for table, rows in later.tables.items():
             merged.tables.setdefault(table, []).extend(rows)
         for table, rows in (*self.found.items(), *later.found.items()):
@@ -189,7 +200,7 @@ class Batch:
 
     def __len__(self) -> int:
         rows = sum(map(len, (*self.tables.values(), *self.found.values())))
-        rest = (self.words, self.listings, self.gone, self.healed, self.dropped, self.packless)
+        rest = (self.words, self.listings, self.gone, self.healed, self.dropped, self.packless, self.made_public)
         return rows + sum(map(len, rest))
 
 
@@ -251,7 +262,9 @@ def _land_whole(connection: duckdb.DuckDBPyConnection, batch: Batch) -> None:
 def _land_what_fits(connection: duckdb.DuckDBPyConnection, batch: Batch) -> list[str]:
     """Land table by table, and return a line for each row that does not fit."""
     # Refusals are healed first, as in a whole batch: the same batch may hold the ones that follow them.
-    _land_whole(connection, Batch(healed=batch.healed, dropped=batch.dropped, packless=batch.packless))
+    forgotten = Batch(healed=batch.healed, dropped=batch.dropped)
+    forgotten.packless, forgotten.made_public = batch.packless, batch.made_public
+    _land_whole(connection, forgotten)
     culprits: list[str] = []
     for table, rows in batch.found.items():
         culprits += _land_rows(connection, table, rows, found=True)
@@ -297,6 +310,23 @@ def upsert(connection: duckdb.DuckDBPyConnection, table: str, rows: list[Row]) -
     marks.leave()
 
 
+def replace_words(connection: duckdb.DuckDBPyConnection, words: pa.Table, status: list[Row]) -> None:
+    """Replace the words of images, within a transaction of the caller's.
+
+    Parameters
+    ----------
+    connection : duckdb.DuckDBPyConnection
+        To the catalog, writable.
+    words : pyarrow.Table
+        ``image_id``, ``term`` and ``weight``, one row an (image, term).
+    status : list of dict
+        The row of ``words_status`` of each of these images.
+    """
+    marks = Marks(connection)
+    _replace_words(marks, words, status)
+    marks.leave()
+
+
 def _upsert(marks: Marks, table: str, rows: list[Row]) -> None:
     """Replace rows by key: delete, then insert (an upsert clause would rewrite wide columns whole)."""
     if not rows:
@@ -307,7 +337,7 @@ def _upsert(marks: Marks, table: str, rows: list[Row]) -> None:
     # Never unregistered: after a failed statement that fails too, and hides why. The next one takes its place.
     connection.register("incoming", _incoming(table, rows))
     if table == "raw_records":
-        _keep_history(marks)
+        keep_history(marks, "incoming")
     if table == "collections":
         _keep_listings(connection)
     if key:
@@ -346,24 +376,24 @@ def _incoming(table: str, rows: list[Row]) -> pa.Table:
     return records.to_arrow(rows, {name: kind for name, kind in records.TABLES[table].items() if name in given})
 
 
-def _keep_history(marks: Marks) -> None:
-    """Keep the former text of each record that the server changed.
+def keep_history(marks: Marks, newer: str) -> None:
+    """Keep the former text of each record that the server has changed, before the rows of `newer` replace it.
 
     A sidecar's is the server's word of an earlier day, its placeholders nulled: it counts when its date differs.
     """
     marks.change(
         "record_history",
-        """
+        f"""
         INSERT INTO record_history BY NAME
         SELECT old.kind, old.id, old.raw, old.fetched_at, incoming.fetched_at AS replaced_at
         FROM raw_records AS old
-        JOIN incoming ON old.kind = incoming.kind AND old.id = incoming.id
+        JOIN {newer} AS incoming ON old.kind = incoming.kind AND old.id = incoming.id
         WHERE incoming.source = 'api'
           AND CASE old.source
                 WHEN 'api' THEN old.raw::VARCHAR <> incoming.raw::VARCHAR
                 ELSE old.raw->>'modify_date' <> incoming.raw->>'modify_date'
               END
-    """,
+    """,  # noqa: S608 - our own names
     )
 
 
@@ -482,7 +512,12 @@ def _heal(marks: Marks, healed: set[tuple[str, int]]) -> None:
 
 
 def _drop(marks: Marks, batch: Batch) -> None:
-    """Forget files that have been removed, and packs that are listed anew."""
+    """Forget files that have been removed, packs that are listed anew, and tokens of what has become public."""
+    if batch.made_public:
+        marks.connection.execute(
+            "DELETE FROM access WHERE collection_id IN (SELECT unnest($ids::INTEGER[]))",
+            {"ids": list(batch.made_public)},
+        )
     if batch.packless:
         where = "collection_id IN (SELECT unnest($ids::INTEGER[]))"
         marks.delete("nidm_packs", where, {"ids": list(batch.packless)})
@@ -491,11 +526,20 @@ def _drop(marks: Marks, batch: Batch) -> None:
 
 
 def _land_words(marks: Marks, words: dict[int, Words]) -> None:
-    """Replace the words of these images; each image's rows stay together, which keeps the file small."""
     if not words:
         return
-    connection = marks.connection
-    connection.register("incoming", long_table(words))
+    now = datetime.now(UTC)
+    status = [
+        {"image_id": image_id, "status": "present", "reference": answer.reference, "fetched_at": now}
+        for image_id, answer in words.items()
+    ]
+    _replace_words(marks, long_table(words), status)
+
+
+def _replace_words(marks: Marks, words: pa.Table, status: list[Row]) -> None:
+    """Replace the words of these images; each image's rows stay together, which keeps the file small."""
+    connection, image_ids = marks.connection, [row["image_id"] for row in status]
+    connection.register("incoming", words)
     marks.change(
         "terms",
         """
@@ -504,10 +548,8 @@ def _land_words(marks: Marks, words: dict[int, Words]) -> None:
         FROM (SELECT DISTINCT term FROM incoming WHERE term NOT IN (SELECT term FROM terms))
     """,
     )
-    marks.note_words(words)
-    connection.execute(
-        "DELETE FROM words WHERE image_id IN (SELECT unnest($ids::INTEGER[]))", {"ids": list(words)}
-    )
+    marks.note_words(image_ids)
+    connection.execute("DELETE FROM words WHERE image_id IN (SELECT unnest($ids::INTEGER[]))", {"ids": image_ids})
     connection.execute("""
         INSERT INTO words BY NAME
         SELECT image_id, term_id, weight
@@ -515,9 +557,4 @@ def _land_words(marks: Marks, words: dict[int, Words]) -> None:
         JOIN terms USING (term)
         ORDER BY image_id, term_id
     """)
-    now = datetime.now(UTC)
-    status = [
-        {"image_id": image_id, "status": "present", "reference": answer.reference, "fetched_at": now}
-        for image_id, answer in words.items()
-    ]
     _upsert(marks, "words_status", status)

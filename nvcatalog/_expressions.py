@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import duckdb
 
@@ -40,6 +40,11 @@ _MODIFIERS = {"LIMIT_MODIFIER": "LIMIT", "LIMIT_PERCENT_MODIFIER": "LIMIT", "ORD
 _TABLE_FUNCTIONS = ("unnest", "range", "generate_series", "json_each", "json_tree")
 # Python's own recursion ends at 1,000 calls, and comparing trees takes up to three a level.
 _DEEPEST = 200
+#: How many AND-ed parts a condition may have: a program wrote it, and DuckDB plans each of them.
+MOST_PARTS = 2_000
+_MEANT = {"&&": "AND", "||": "OR", "!": "NOT", "===": "=", "=>": ">=", "=<": "<="}
+_SLIP = re.compile(r"&&|\|\||!(?!=)|===|=>|=<")
+_TYPOGRAPHIC = ("\u201c", "\u201d", "\u201e")  # double ones, to which SQL gives no meaning
 _TOO_DEEP = "is nested too deep; write it flatter, with IN in place of many ORs, or as a query"
 
 
@@ -87,6 +92,11 @@ def read(connection: duckdb.DuckDBPyConnection, clause: Clause, text: str) -> Ex
         raise QueryError(f"{clause} is {text!r}; give SQL as text, such as {_EXAMPLES[clause]!r}")
     statement = _parse(connection, clause, text, _ALONE[clause])
     trees = _trees(clause, statement["node"])
+    if len(trees) > MOST_PARTS:
+        raise QueryError(
+            f"{clause} has {len(trees):,} parts and may have {MOST_PARTS:,}; "
+            "write it with IN, as a query, or with a table of your own"
+        )
     _check_reach(clause, trees)
     _parse(connection, clause, text, _IN_PLACE[clause])
     names = frozenset(parameter["key"].lower() for parameter in statement["named_param_map"])
@@ -97,7 +107,44 @@ def read(connection: duckdb.DuckDBPyConnection, clause: Clause, text: str) -> Ex
 
 def split(connection: duckdb.DuckDBPyConnection, condition: Expressions) -> list[str]:
     """Return the AND-ed parts of a condition as texts, in its own words where it can be cut there."""
-    return _split(connection, condition.text.strip(), list(condition.trees))
+    if len(condition.trees) == 1:
+        return [condition.text.strip()]
+    parts = _Cutter(condition.text).parts()
+    # What is cut in a wrong place does not parse, or not to the same.
+    if len(parts) == len(condition.trees) and _same(_conjuncts_of(connection, all_of(parts)), condition.trees):
+        return parts
+    return [_written_out(connection, tree) for tree in condition.trees]
+
+
+def all_of(parts: Iterable[str]) -> str:
+    """Return the condition that holds where each of some conditions does."""
+    return " AND ".join(f"(\n{part}\n)" for part in parts)
+
+
+def slips(text: str) -> dict[str, str]:
+    """Return the signs of other languages in a text, each with what SQL has for it.
+
+    Examples
+    --------
+    >>> slips("stat = 't' && !not_mni")
+    {'&&': 'AND', '!': 'NOT'}
+    """
+    signs = [token.text for token in _tokens(text) if token.kind == duckdb.token_type.operator]
+    found = (sign for each in signs for sign in _SLIP.findall(each))
+    return {sign: _MEANT[sign] for sign in found}
+
+
+def quoted_names(text: str) -> dict[str, str]:
+    """Return what a text has in quotes that make a name of it, to SQL, each with what is between them.
+
+    Examples
+    --------
+    >>> quoted_names('task = "stop signal task"')
+    {'stop signal task': 'stop signal task'}
+    """
+    names = (token.text for token in _tokens(text) if token.kind == duckdb.token_type.identifier)
+    quoted = (name for name in names if name.startswith(('"', "`", *_TYPOGRAPHIC)))
+    return {name.strip('"`'): name.strip("".join(('"', "`", *_TYPOGRAPHIC))) for name in quoted}
 
 
 def caret_under(text: str, offset: int) -> str:
@@ -216,22 +263,98 @@ def _walk(tree: Any, *, into_subqueries: bool = True) -> Iterator[Tree]:
             waiting += one
 
 
+# Reading a text token by token, as DuckDB does
+
+
+class _Token(NamedTuple):
+    start: int  # in bytes, as DuckDB counts
+    kind: Any
+    text: str
+
+
+def _tokens(text: str) -> list[_Token]:
+    data, found = text.encode(), duckdb.tokenize(text)
+    ends = [*(start for start, _ in found), len(data)][1:]
+    return [
+        _Token(start, kind, data[start:end].decode().strip())
+        for (start, kind), end in zip(found, ends, strict=False)
+    ]
+
+
 # Cutting a condition where its ANDs are
 
+_OPENING, _CLOSING = ("(", "[", "{", "CASE"), (")", "]", "}", "END")
 
-def _split(connection: duckdb.DuckDBPyConnection, text: str, trees: list[Tree]) -> list[str]:
-    if len(trees) == 1:
-        return [text]
-    for found in re.finditer(r"\bAND\b", text, re.IGNORECASE):
-        # An AND in a comment, a text or a BETWEEN leaves halves that do not parse, or not to the same.
-        left, right = text[: found.start()].strip(), text[found.end() :].strip()
-        halves = _conjuncts_of(connection, left), _conjuncts_of(connection, right)
-        if halves[0] and halves[1] and _same(halves[0] + halves[1], trees):
-            return _split(connection, left, halves[0]) + _split(connection, right, halves[1])
-    inner = text[1:-1].strip()
-    if text.startswith("(") and _same(_conjuncts_of(connection, inner), trees):
-        return _split(connection, inner, trees)
-    return [_written_out(connection, tree) for tree in trees]
+
+class _Span(NamedTuple):
+    """A stretch of a condition: its tokens, and its bytes with the comments around them."""
+
+    first: int
+    last: int
+    begin: int
+    end: int
+
+
+class _Cutter:
+    """Cuts a text at the ANDs of its outermost level, in one walk over its tokens however many there are."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text.encode()
+        tokens = [token for token in _tokens(text) if token.kind != duckdb.token_type.comment]
+        of_sql = (duckdb.token_type.keyword, duckdb.token_type.operator)
+        self._starts = [token.start for token in tokens]
+        self._words = [token.text.upper() if token.kind in of_sql else "" for token in tokens]
+        self._closing = self._brackets()
+
+    def _brackets(self) -> dict[int, int]:
+        """Return, for each token that opens something, the one that closes it."""
+        closing, open_ones = {}, []
+        for number, word in enumerate(self._words):
+            if word in _OPENING:
+                open_ones.append(number)
+            elif word in _CLOSING and open_ones:
+                closing[open_ones.pop()] = number
+        return closing
+
+    def parts(self) -> list[str]:
+        parts = []
+        waiting = [_Span(0, len(self._words), 0, len(self._text))]
+        while waiting:
+            span = waiting.pop()
+            inner = span
+            while not (ands := self._ands(inner)) and (inside := self._inside(inner)):
+                inner = inside
+            if ands:
+                waiting += reversed(self._between(inner, ands))
+            else:
+                parts.append(self._text[span.begin : span.end].decode().strip())
+        return parts
+
+    def _ands(self, span: _Span) -> list[int]:
+        """Return the ANDs of a stretch that stand in no brackets and belong to no BETWEEN; none beside an OR."""
+        ands, betweens, number = [], 0, span.first
+        while number < span.last:
+            word = self._words[number]
+            if word == "OR":
+                return []
+            if word == "AND" and not betweens:
+                ands.append(number)
+            betweens += (word == "BETWEEN") - (word == "AND" and betweens > 0)
+            number = self._closing.get(number, number) + 1
+        return ands
+
+    def _inside(self, span: _Span) -> _Span | None:
+        """Return what is in the parentheses around a whole stretch; None where there are none."""
+        last = span.last - 1
+        if last <= span.first or self._words[span.first] != "(" or self._closing.get(span.first) != last:
+            return None
+        return _Span(span.first + 1, last, self._starts[span.first] + 1, self._starts[last])
+
+    def _between(self, span: _Span, ands: list[int]) -> list[_Span]:
+        places = [(number, self._starts[number]) for number in ands]
+        begins = [(span.first, span.begin), *((number + 1, start + len("AND")) for number, start in places)]
+        ends = [*places, (span.last, span.end)]
+        return [_Span(a[0], b[0], a[1], b[1]) for a, b in zip(begins, ends, strict=True)]
 
 
 def _conjuncts_of(connection: duckdb.DuckDBPyConnection, text: str) -> list[Tree]:
@@ -244,7 +367,7 @@ def _conjuncts_of(connection: duckdb.DuckDBPyConnection, text: str) -> list[Tree
     return _conjuncts(tree) if tree else []
 
 
-def _same(trees: list[Tree], others: list[Tree]) -> bool:
+def _same(trees: Iterable[Tree], others: Iterable[Tree]) -> bool:
     return [_without_places(tree) for tree in trees] == [_without_places(tree) for tree in others]
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import http.client
-import io
 import logging
 import os
 import random
-import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,16 +13,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
-from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, NewConnectionError
 
-from nvcatalog import __version__
+from nvcatalog._connections import Lines
+from nvcatalog._locks import Pause, Slots
 from nvcatalog._progress import logger
 from nvcatalog.errors import (
     HostGivenUpError,
@@ -99,6 +93,8 @@ class Service:
         Shared by the services that lead to one server.
     log_requests : bool
         Whether each request is logged.
+    slots : Slots, optional
+        The places for connections that all processes on a folder share; by default this one is alone.
     """
 
     def __init__(
@@ -110,6 +106,7 @@ class Service:
         timeout_s: float,
         health: Health | None = None,
         log_requests: bool = False,
+        slots: Slots | None = None,
     ) -> None:
         self.name = name
         self.root = root
@@ -119,17 +116,12 @@ class Service:
         self._log_requests = log_requests
         # Held from the check of the server's health to the end of its answer: whoever waits for a connection
         # then learns first that there will be none.
-        self._slots = threading.BoundedSemaphore(connections)
-        self._session = _Session()
-        self._session.headers["User-Agent"] = _user_agent()
-        _settle_environment(self._session, root)
-        adapter = _Adapter(pool_maxsize=connections, pool_block=True)
-        self._session.mount("http://", adapter)
-        self._session.mount("https://", adapter)
+        self._limit = threading.BoundedSemaphore(connections)
+        self._lines = Lines(root, slots)
 
     def close(self) -> None:
         """Close the connections."""
-        self._session.close()
+        self._lines.close()
 
     def keep_secret(self, token: str) -> None:
         """Let a token be part of requests, and of no message and no log."""
@@ -178,12 +170,12 @@ class Service:
         self, url: str, params: Mapping[str, str | int] | None, headers: Mapping[str, str] | None
     ) -> Iterator[requests.Response]:
         """Ask, and follow redirects on the same host."""
-        with self._slots:
+        with self._limit, self._lines.one(self.health.pause) as line:
             for _ in range(_REDIRECTS + 1):
                 self.health.check()
                 self.health.count_request()
                 started = time.monotonic()
-                with self._once(url, params, headers) as response:
+                with self._once(line.session, url, params, headers) as response:
                     if self._log_requests:
                         waited_s = time.monotonic() - started
                         shown = hide(response.url, self._secrets)
@@ -214,6 +206,7 @@ class Service:
                 return
             if self.health.interrupted:
                 raise HostGivenUpError(f"{self.name}: interrupted")
+            self._lines.sign()
             arrived += len(chunk)
             if arrived >= _LEAST_BYTES:
                 arrived, waited_s = 0, 0.0
@@ -245,10 +238,14 @@ class Service:
 
     @contextmanager
     def _once(
-        self, url: str, params: Mapping[str, str | int] | None, headers: Mapping[str, str] | None
+        self,
+        session: requests.Session,
+        url: str,
+        params: Mapping[str, str | int] | None,
+        headers: Mapping[str, str] | None,
     ) -> Iterator[requests.Response]:
         try:
-            with self._session.get(
+            with session.get(
                 url,
                 params=params,
                 headers=headers,
@@ -307,80 +304,6 @@ _hidden = _Hidden()
 _URLLIB3_LOG = logging.getLogger("urllib3.connectionpool")
 
 
-class _Session(requests.Session):
-    """A session that knows no redirects: even told not to follow one, requests reads its body and its link."""
-
-    def get_redirect_target(self, resp: requests.Response) -> str | None:
-        return None
-
-
-class _Arriving(io.RawIOBase):
-    """The bytes of an answer, until a deadline: a socket's own timeout starts again with each byte."""
-
-    def __init__(self, raw: io.RawIOBase, timeout_s: float | None) -> None:
-        self.deadline = time.monotonic() + timeout_s if timeout_s else float("inf")
-        self._raw = raw
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        if time.monotonic() > self.deadline:
-            raise TimeoutError("the head of the answer only drips")
-        return self._raw.readinto(buffer)
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-class _Answer(http.client.HTTPResponse):
-    """An answer whose head must be there in twice the time one would wait for its first byte."""
-
-    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        timeout_s = sock.gettimeout()
-        self._arriving = _Arriving(self.fp.detach(), 2 * timeout_s if timeout_s else None)
-        self.fp = io.BufferedReader(self._arriving)
-
-    def begin(self) -> None:
-        super().begin()
-        self._arriving.deadline = float("inf")  # bodies have a measure of their own
-
-
-class _Connection(HTTPConnection):
-    response_class = _Answer
-
-
-class _TlsConnection(HTTPSConnection):
-    response_class = _Answer
-
-
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _TlsPool(HTTPSConnectionPool):
-    ConnectionCls = _TlsConnection
-
-
-class _Adapter(HTTPAdapter):
-    """An adapter whose connections, through a proxy or not, wait for no head without end."""
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        _use_our_pools(self.poolmanager)
-
-    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> PoolManager:
-        manager: PoolManager = super().proxy_manager_for(*args, **kwargs)
-        _use_our_pools(manager)
-        return manager
-
-
-def _use_our_pools(manager: PoolManager) -> None:
-    manager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
-
-
 class Attempt:
     """One try of a request: transient trouble inside its block is remembered, everything else passes through."""
 
@@ -405,15 +328,19 @@ class Attempt:
 
 
 class Health:
-    """Whether a server still answers, shared by all workers of a call; once given up it stays so."""
+    """Whether a server still answers, shared by all workers of a call; once given up it stays so.
 
-    def __init__(self, name: str, limits: Limits | None = None) -> None:
+    A pause that it asked for is shared by all processes on a folder, where there is a ``pause``.
+    """
+
+    def __init__(self, name: str, limits: Limits | None = None, *, pause: Pause | None = None) -> None:
         self.given_up: str | None = None
         self.blocked = False
         self.interrupted = False
         self.any_success = False
         self.requests = 0
         self._name = name
+        self._pause = pause
         self._limits = limits or Limits()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -422,7 +349,8 @@ class Health:
 
     def check(self) -> None:
         """Wait out a pause the server asked for; raise when it has been given up."""
-        self.pause(self._resume_at - time.monotonic())
+        shared_s = self._pause.left_s if self._pause else 0.0
+        self.pause(max(shared_s, self._resume_at - time.monotonic()))
 
     def pause(self, seconds: float) -> None:
         """Sleep, but wake at once when the server is given up."""
@@ -476,6 +404,8 @@ class Health:
             transient, not_the_api = self._transient, self._not_the_api
             if error.retry_after_s:
                 self._resume_at = max(self._resume_at, time.monotonic() + error.retry_after_s)
+        if error.retry_after_s and self._pause:
+            self._pause.ask(error.retry_after_s)
         if (error.retry_after_s or 0) > LONGEST_RETRY_AFTER_S:
             self._stop(f"it asked for a pause of {error.retry_after_s:.0f} s ({error})")
         elif isinstance(error, _ChallengeError) or not_the_api >= self._limits.not_the_api_in_a_row:
@@ -501,14 +431,6 @@ def pause_s(number: int, error: TransientError) -> float:
     """Return how long to wait after the try with this number, jittered lest many clients come back at once."""
     backoff: float = min(BACKOFF_S * 2 ** (number - 1), _LONGEST_BACKOFF_S) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter, no secret
     return max(error.retry_after_s or 0.0, backoff)
-
-
-def _settle_environment(session: requests.Session, root: str) -> None:
-    """Read proxies, certificates and netrc once: all requests go to one host, and requests reads them for each."""
-    settings = session.merge_environment_settings(root, {}, None, None, None)
-    session.proxies, session.verify, session.cert = settings["proxies"], settings["verify"], settings["cert"]
-    session.auth = requests.utils.get_netrc_auth(root)
-    session.trust_env = False
 
 
 def raise_if_transient(response: requests.Response, name: str) -> None:
@@ -564,13 +486,6 @@ def _read_rest(response: requests.Response) -> None:
         for _ in range(4):
             if not response.raw.read1(1 << 14, decode_content=True):
                 return
-
-
-def _user_agent() -> str:
-    contact = " ".join(os.environ.get("NVCATALOG_CONTACT", "").split())
-    return f"nvcatalog/{__version__} (NeuroVault client; {contact or 'no contact given'})".encode(
-        "ascii", "replace"
-    ).decode()
 
 
 def _never_connected(error: requests.ConnectionError) -> bool:

@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 import duckdb
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from nvcatalog import _batch, _marks, records
 from nvcatalog._batch import Batch
 from nvcatalog._gate import ForkedOpenError, gate_of
+from nvcatalog._locks import file_lock, lock_timeout_s
 from nvcatalog.errors import (
     CatalogCorruptError,
     CatalogLockedError,
     CatalogTooNewError,
     DataDirError,
-    InvalidOptionError,
     MigrationError,
     NoSpaceError,
     NVCatalogError,
@@ -64,18 +64,6 @@ _Config = dict[str, str | bool | int | float | list[str]]
 _CONFIG: _Config = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 # Readers spill nothing: a folder to spill into would be one that a query can write to.
 _FENCED: _Config = _CONFIG | {"enable_external_access": "false", "temp_directory": ""}
-
-
-def lock_timeout_s() -> float:
-    """Return how long to wait for whoever holds the catalog: ``NVCATALOG_LOCK_TIMEOUT``, else 60 s."""
-    text = os.environ.get("NVCATALOG_LOCK_TIMEOUT", "").strip() or "60"
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < 1e6:
-        raise InvalidOptionError(f"NVCATALOG_LOCK_TIMEOUT is {text!r}; give seconds, such as 60")
-    return seconds
 
 
 class Store:
@@ -174,9 +162,16 @@ class Store:
                 _marks.mark_everything(connection)
             yield connection
 
-    def heed_others(self) -> None:
-        """Mark everything as changed where something else than a landing may have written."""
-        if self.exists and not self.is_as_noted:
+    def heed_others(self, *, begins: bool = False) -> None:
+        """Mark everything as changed where something else than a landing may have written.
+
+        Where marks begin to count with what is read next, it is enough to note the present state.
+        """
+        if not self.exists or self.is_as_noted:
+            return
+        if begins:
+            _marks.note_state(self.path)
+        else:
             with self.writing(marked=True):
                 pass
 
@@ -194,9 +189,9 @@ class Store:
     @contextmanager
     def _file_lock(self, deadline: float) -> Iterator[None]:
         """Keep every other nvcatalog from writing, whatever DuckDB's own lock is worth on this file system."""
-        lock = FileLock(self.folder / LOCK_NAME, mode=0o666, poll_interval=0.01)
+        lock = file_lock(self.folder / LOCK_NAME)
         try:
-            lock.acquire(timeout=_left_s(deadline))
+            lock.acquire(timeout=_left_s(deadline), poll_interval=0.01)
         except Timeout as error:
             raise CatalogLockedError(_locked_message(self.path, self._holder())) from error
         except OSError as error:
@@ -266,7 +261,7 @@ class Store:
     def _create(self) -> None:
         """Make a new catalog beside its place and move it there whole."""
         # Always of one name: whoever creates holds the lock, so what is there was left by a call that was killed.
-        new = self.folder / f".{FILE_NAME}.new"
+        new = self.path.with_name(f".{self.path.name}.new")
         for leftover in (new, _log_of(new)):
             leftover.unlink(missing_ok=True)
         # DuckDB would replay the log of a catalog that has been moved away or deleted into the new one.
@@ -444,9 +439,9 @@ def _unreadable(path: Path, error: Exception) -> NVCatalogError:
 
 def _corrupt(path: Path, found: str) -> CatalogCorruptError:
     return CatalogCorruptError(
-        f"{path} cannot be read as a catalog ({found}). The maps beside it are fine. Move it aside "
-        f"(mv '{path}' '{path}.broken') and register what is in the folder again: "
-        f"nvcatalog adopt --data-dir '{path.parent.parent}'"
+        f"{path} cannot be read as a catalog ({found}). The maps beside it are fine. Rebuild it from the newest "
+        f"snapshot and what is in the folder: nvcatalog rebuild --data-dir '{path.parent.parent}', or "
+        "Catalog.rebuild() in Python. It is kept under another name"
     )
 
 

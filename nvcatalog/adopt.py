@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import get_args
 from urllib.parse import urlsplit
 
-from nvcatalog import neurosynth, proving, sidecars, storage
+from nvcatalog import neurosynth, proving, records, sidecars, storage
 from nvcatalog._batch import Words
 from nvcatalog._parallel import Lane, in_parallel
 from nvcatalog._progress import Progress, logger, summarise
@@ -238,8 +238,33 @@ def prove_files(
             came_at = _time_of(stat) if stat else None
             lander.batch.add_file(image_id, path, proof, origin=origin, kind=kind, came_at=came_at)
             lander.land_if_due()
-    _mend_sidecars(folder, known, image_ids, lander)
     return found, bad
+
+
+def mend_sidecars(folder: Path, known: Known, image_ids: Iterable[int], lander: Lander) -> None:
+    """Write anew what lies beside these images' files and is not what the server said of them last in this call.
+
+    It may be missing or unreadable, or the record has come again since.
+    """
+    images = [image for id_ in image_ids if (image := known.images.get(id_))]
+    try:
+        for image in images:
+            path = folder / storage.sidecar_path(image.collection_id, image.image_id)
+            lies_here = image.is_here or storage.is_file(path)
+            if (
+                image.fresh
+                and lies_here
+                and image.written is not image.record
+                and not sidecars.holds(path, image.record)
+            ):
+                sidecars.write_image(folder, image.collection_id, image.image_id, image.record)
+        for id_ in {image.collection_id for image in images if image.is_here} & known.collections.keys():
+            record = known.collections[id_].record if known.collections[id_].fresh else None
+            if record and not sidecars.holds(folder / storage.collection_sidecar_path(id_), record):
+                sidecars.write_collection(folder, id_, record)
+    except sidecars.IN_THE_WAY as error:
+        # The answer does not depend on them.
+        lander.troubles.append(f"nilearn will not find a record in this folder that could not be written: {error}")
 
 
 def _needs_proof(folder: Path, image: KnownImage, kind: MapKind) -> bool:
@@ -265,32 +290,14 @@ def _why_not_the_servers(image: KnownImage, proof: proving.Proof) -> str | None:
     file = image.file
     if file is not None and file.state != "present":
         return None  # nilearn left it, and it may be older than its record
-    announced = image.record.get("file_size")
-    if isinstance(announced, int) and announced:
+    announced = records.file_size_of(image.record)
+    if announced is not None:
         expected, whose = announced, "its record says"
     elif file is not None:
         expected, whose = file.size, "it had"
     else:
         return None
     return None if proof.size == expected else f"has {proof.size:,} bytes, {whose} {expected:,}"
-
-
-def _mend_sidecars(folder: Path, known: Known, image_ids: Iterable[int], lander: Lander) -> None:
-    """Write anew what is missing or unreadable beside the files here, where the server just gave the record."""
-    here = [image for id_ in image_ids if (image := known.images.get(id_)) and image.file]
-    try:
-        for image in here:
-            path = folder / storage.sidecar_path(image.collection_id, image.image_id)
-            if image.fresh and not sidecars.is_good(path, image.image_id):
-                sidecars.write_image(folder, image.collection_id, image.image_id, image.record)
-        for id_ in {image.collection_id for image in here} & known.collections.keys():
-            collection = known.collections[id_]
-            path = folder / storage.collection_sidecar_path(id_)
-            if collection.record and collection.fresh and not sidecars.is_good(path, id_):
-                sidecars.write_collection(folder, id_, collection.record)
-    except sidecars.IN_THE_WAY as error:
-        # The answer does not depend on them.
-        lander.troubles.append(f"nilearn will not find a record in this folder that could not be written: {error}")
 
 
 def root_of(record: Record) -> str | None:

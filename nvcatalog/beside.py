@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,8 @@ from nvcatalog.plan import Request, refusal_holds
 from nvcatalog.report import Outcome, Status, outcome_of
 from nvcatalog.servers import Servers
 
+# The kind of extra file that an image lacks whose pack is unknown.
+_PACK: extras.Kind = "nidm_zip"
 _TROUBLES = (RefusedError, TransientError, HostGivenUpError, *sidecars.IN_THE_WAY)
 
 
@@ -37,6 +39,8 @@ class Besides:
         Where rows go.
     servers : Servers
         Whom to ask.
+    listed : mapping
+        What went wrong with lists in this call, by kind and id.
 
     Attributes
     ----------
@@ -44,13 +48,23 @@ class Besides:
         How many came.
     """
 
-    def __init__(self, request: Request, store: Store, known: Known, lander: Lander, servers: Servers) -> None:
+    def __init__(
+        self,
+        request: Request,
+        store: Store,
+        known: Known,
+        lander: Lander,
+        servers: Servers,
+        listed: Mapping[tuple[str, int], Outcome],
+    ) -> None:
         self.bytes = 0
         self._request = request
         self._store = store
         self._known = known
         self._lander = lander
         self._servers = servers
+        self._listed = listed
+        self._packless: list[Outcome] = []
         self._asked: list[tuple[int, Extra]] = []
         self._here: dict[tuple[int, str], LocalFile] = {}
         self._modified: dict[int, datetime | None] = {}
@@ -60,9 +74,19 @@ class Besides:
     def _folder(self) -> Path:
         return self._store.folder
 
+    def packs_to_list(self, image_ids: Iterable[int]) -> tuple[int, ...]:
+        """Return the collections of images that came in NIDM packs which nobody has listed here."""
+        if self._request.mode == "offline":
+            return ()
+        unknown = (id_ for id_, refusal in self._without_pack(image_ids) if refusal is None)
+        ids = {self._known.images[id_].collection_id for id_ in unknown}
+        return tuple(sorted(id_ for id_ in ids if ("collection", id_) not in self._listed))
+
     def plan(self, image_ids: Iterable[int]) -> list[tuple[int, Extra]]:
         """Return which files are to be fetched, with their collections; of the others, note what they are."""
-        self._asked = list(self._wanted(list(image_ids)))
+        ids = list(image_ids)
+        self._asked = list(self._wanted(ids))
+        self._packless = [self._judge_packless(*each) for each in self._without_pack(ids)]
         self._here = lookup.files_of(self._store, {extra.item_id for _, extra in self._asked})
         refused = lookup.refused_extras(self._store, {extra.item_id for _, extra in self._asked})
         return [each for each in self._asked if not self._settled(*each, refused)]
@@ -76,7 +100,42 @@ class Besides:
                 put()
                 progress.step()
                 self._lander.land_if_due()
-        return [self._outcomes[extra.kind, extra.item_id] for _, extra in self._asked]
+        return [self._outcomes[extra.kind, extra.item_id] for _, extra in self._asked] + self._packless
+
+    def _without_pack(self, image_ids: Iterable[int]) -> list[tuple[int, Refusal | None]]:
+        """Return the images that came in a NIDM pack which is unknown here, with what is remembered of that."""
+        records_of = {id_: self._known.images[id_].record for id_ in image_ids}
+        ids = [id_ for id_, record in records_of.items() if extras.is_of_pack(record)]
+        packs = lookup.packs(self._store, ids, ()) | self._known.packs if ids else {}
+        packed = {row["image_id"] for id_, pack in packs.values() for row in records.pack_rows(pack, id_)}
+        lacking = [id_ for id_ in ids if id_ not in packed]
+        refused = lookup.refused_extras(self._store, lacking) if lacking else {}
+        found = {id_: refused.get((_PACK, id_)) for id_ in lacking}
+        now, mode = datetime.now(UTC), self._request.mode
+        return [
+            (
+                id_,
+                each if refusal_holds(each, records.modify_date_of(records_of[id_]), mode=mode, now=now) else None,
+            )
+            for id_, each in found.items()
+        ]
+
+    def _judge_packless(self, image_id: int, refusal: Refusal | None) -> Outcome:
+        """Say why an image's NIDM pack does not come; that its collection lists none is remembered."""
+        image = self._known.images[image_id]
+        trouble = self._listed.get(("collection", image.collection_id))
+        status: Status = "failed"
+        if refusal is not None:
+            status, reason = refusal.status, refusal.reason
+        elif self._request.mode == "offline":
+            status, reason = "missing_offline", "its NIDM pack was never listed"
+        elif trouble is not None:
+            reason = trouble.reason or trouble.status
+        else:
+            status, reason = "not_found", f"collection {image.collection_id} lists no NIDM pack with this image"
+            modified = records.modify_date_of(image.record)
+            self._lander.batch.add_refusal(Refusal(_PACK, image_id, status, reason, modified, datetime.now(UTC)))
+        return Outcome("extra", image_id, status, f"{_PACK}: {reason}")
 
     def _wanted(self, image_ids: list[int]) -> Iterator[tuple[int, Extra]]:
         """Yield the extra files with their collections."""

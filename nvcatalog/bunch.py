@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nvcatalog import neurosynth, records, storage
-from nvcatalog._batch import Batch, Words, long_table
-from nvcatalog._store import Store
-from nvcatalog.errors import CatalogLockedError, WordsWarning
+from nvcatalog._batch import Batch, Words
+from nvcatalog._store import AbsentStore, Store
+from nvcatalog.errors import CatalogLockedError, MixedSetsError, WordsWarning
 from nvcatalog.known import Known, KnownImage, MapKind
+from nvcatalog.matrix import find_words
 from nvcatalog.report import Report
-from nvcatalog.words import words_to_matrix
+from nvcatalog.wish import Wish
+from nvcatalog.words import WordMatrix
 
 if TYPE_CHECKING:
     from sklearn.utils import Bunch
@@ -88,25 +91,36 @@ def add_words(bunch: Bunch, store: Store, unlanded: Batch, image_ids: Sequence[i
     sparse : bool
         Whether to leave the matrix sparse.
     """
-    import pyarrow as pa
-
-    # Terms that wait to be landed go before those they will replace.
-    new = {id_: unlanded.words[id_] for id_ in image_ids if id_ in unlanded.words}
-    landed = [id_ for id_ in image_ids if id_ not in new]
+    waiting = {id_: unlanded.words[id_] for id_ in image_ids if id_ in unlanded.words}
     try:
-        tables = [store.long_words(landed)] if landed else []
-    except CatalogLockedError:
+        words = _words_of_one_set(store, image_ids, waiting)
+    except CatalogLockedError as error:
         # Somebody has taken the catalog meanwhile: the answer is in the files too, as it came.
-        new |= _words_in_files(bunch, set(landed))
-        tables = []
-    words = pa.concat_tables([*tables, long_table(new)], promote_options="permissive")
-    if not words.num_rows:
+        waiting |= _words_in_files(bunch, set(image_ids) - waiting.keys())
+        words = _words_of_one_set(AbsentStore(store.folder, error), image_ids, waiting)
+    if not words.frequencies.nnz:
         warnings.warn("No term is known for any of these images", WordsWarning, stacklevel=4)
         bunch["word_frequencies"] = bunch["vocabulary"] = None
         return
-    frequencies, vocabulary = words_to_matrix(image_ids, words)
-    bunch["word_frequencies"] = frequencies if sparse else frequencies.toarray()
-    bunch["vocabulary"] = vocabulary
+    bunch["word_frequencies"] = words.frequencies if sparse else words.frequencies.toarray()
+    bunch["vocabulary"] = words.vocabulary
+
+
+def _words_of_one_set(store: Store, image_ids: Sequence[int], waiting: Mapping[int, Words]) -> WordMatrix:
+    """Return the terms of images; where they are of several reference sets, of that which most are of.
+
+    An error would cost the whole answer, and what nilearn does, weights of one set beside those of another in a
+    column, would not be seen.
+    """
+    wish = Wish(tuple(image_ids))
+    try:
+        return find_words(store, wish, waiting).words
+    except MixedSetsError as error:
+        text = f"word_frequencies has rows of zeros for images whose terms are not of the largest set: {error}"
+        offer = "Catalog().words has the others; mode='overwrite' asks Neurosynth for all anew"
+        warnings.warn(f"{text}. {offer}", WordsWarning, stacklevel=5)
+        largest = error.largest or ""
+        return find_words(store, replace(wish, reference=largest), waiting).words
 
 
 def _words_in_files(bunch: Bunch, image_ids: set[int]) -> dict[int, Words]:

@@ -20,7 +20,7 @@ from nvcatalog import __version__, lookup, records, resample, snapshot, storage
 from nvcatalog._progress import summarise
 from nvcatalog._store import AbsentStore, Store
 from nvcatalog.accounts import Notes, settle
-from nvcatalog.adopt import Adopter, prove_files, root_of_folder, sidecar_ids
+from nvcatalog.adopt import Adopter, mend_sidecars, prove_files, root_of_folder, sidecar_ids
 from nvcatalog.beside import Besides
 from nvcatalog.bunch import add_words, build_bunch
 from nvcatalog.choosing import Chooser, Wanted
@@ -34,13 +34,14 @@ from nvcatalog.errors import (
     NoSpaceError,
     SnapshotWarning,
     WordsWarning,
+    shown,
 )
 from nvcatalog.known import Known, MapKind, Refusal
 from nvcatalog.landing import Lander
 from nvcatalog.listing import Lister
 from nvcatalog.moving import Mover
 from nvcatalog.options import Options
-from nvcatalog.plan import Cost, Plan, Request, cost_of, make_plan, wanted_images, what_to_list
+from nvcatalog.plan import Cost, Plan, Request, ToList, cost_of, make_plan, wanted_images, what_to_list
 from nvcatalog.private import Opener
 from nvcatalog.report import Outcome, Report, counts_text, missing_text
 from nvcatalog.servers import Servers, check_server
@@ -117,7 +118,8 @@ class Call:
         if request.kind == "resampled":
             resample.require()
         self.request = request
-        self.lander = Lander(self.store, writable=obstacle is None)
+        self._can_write = obstacle is None
+        self.lander = Lander(self.store, writable=self._can_write)
         self._opener = opener
         self.known = self._look(request)
         self._chooser: Chooser | None = None
@@ -135,7 +137,10 @@ class Call:
         """Go all the way, and return what the user gets: the answer, or the plan where only that was wanted."""
         options = self.options
         with Servers(
-            timeout_s=options.timeout_s, max_workers=options.max_workers, log_requests=options.logs_requests
+            timeout_s=options.timeout_s,
+            max_workers=options.max_workers,
+            log_requests=options.logs_requests,
+            folder=self.folder if self._can_write else None,
         ) as servers:
             self.run(servers)
         if options.dry_run:
@@ -153,12 +158,18 @@ class Call:
             if online:
                 root = check_server(servers.neurovault_root, self.known.server_root, self.folder)
                 self.lander.server_root = None if self.known.server_root else root
+                if servers.is_mirror_of(root):
+                    servers.neurovault.stand_for(lookup.root_in_links(self.store, root))
                 storage.make_folder(self.folder)
             self._open(servers)
             for request in self._rounds(servers):
                 self._one_round(request, servers)
             self._finish_plan()
+            if online and not self.options.dry_run:
+                mend_sidecars(self.folder, self.known, self.plan.images, self.lander)
             self._fetch_extras(servers)
+            for id_ in servers.neurovault.made_public:
+                self.lander.batch.forget_token(id_)
             self._settle(asked=servers.asked)
             if servers.asked:
                 self._record_call(servers)
@@ -318,8 +329,17 @@ class Call:
             here = set() if self.request.mode == "overwrite" else {*self.plan.here, *self._had}
             place = {id_: (id_ not in here, self.known.images[id_].collection_id, id_) for id_ in self.plan.images}
             self.plan = replace(self.plan, images=tuple(sorted(self.plan.images, key=place.__getitem__)))
+        self._note_absurd_sizes()
         if self.options.dry_run:
             self.plan = replace(self.plan, cost=self._cost(self.plan, lookup.bytes_per_s(self.store)))
+
+    def _note_absurd_sizes(self) -> None:
+        absurd = [id_ for id_ in self.plan.to_fetch if records.has_absurd_size(self.known.images[id_].record)]
+        if absurd:
+            named = ", ".join(map(str, absurd[:5])) + (", …" if len(absurd) > 5 else "")
+            self.notes.append(
+                f"A size of more than a terabyte in a record is taken for an unknown one: images {named}"
+            )
 
     def _check_space(self, plan: Plan) -> None:
         if plan.to_fetch and not (cost := self._cost(plan, None)).fits:
@@ -370,8 +390,12 @@ class Call:
         """Fetch what lies beside the maps; a failure of these is their own."""
         if not self.request.extras:
             return
-        besides = Besides(self.request, self.store, self.known, self.lander, servers)
+        outcomes = self._notes.outcomes
+        besides = Besides(self.request, self.store, self.known, self.lander, servers, outcomes)
         known = [id_ for id_ in self.plan.images if id_ in self.known.images]
+        if packs := besides.packs_to_list(known):
+            lister = Lister(servers.neurovault, self.known, self.lander, verbose=self.options.verbose)
+            outcomes |= lister.run(ToList(pack_ids=packs))
         if self.options.dry_run:
             self.plan = replace(self.plan, extras_to_fetch=len(besides.plan(known)))
             return
@@ -435,7 +459,7 @@ class Call:
                 "started_at": self._started_at,
                 "finished_at": datetime.now(UTC),
                 "function": self._function,
-                "parameters": json.dumps(self._parameters | how, default=repr),
+                "parameters": json.dumps(self._parameters | how, default=shown),
                 "mode": self.request.mode,
                 "server": servers.neurovault_root,
                 "version": __version__,

@@ -8,29 +8,27 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nvcatalog import adopt, comparing, connecting, lookup, outdated, queries, snapshot, storage
+from nvcatalog import adopt, lookup, matrix, outdated, queries, shelf, snapshot, storage
 from nvcatalog._store import Store
-from nvcatalog.errors import CatalogWarning, LabelsError, SnapshotWarning
+from nvcatalog.errors import LabelsError, SnapshotWarning
 from nvcatalog.ids import parse_ids
 from nvcatalog.labels import read_labels
-from nvcatalog.meant import images_meant
 from nvcatalog.options import parse_timeout
+from nvcatalog.outward import Outward
 from nvcatalog.queries import Answer, Params
-from nvcatalog.words import words_to_matrix
+from nvcatalog.upkeep import Upkeep
+from nvcatalog.wish import parse_wish
+from nvcatalog.words import WordMatrix
 
 if TYPE_CHECKING:
-    import duckdb
-    import numpy as np
-    from scipy.sparse import csr_matrix
-    from sklearn.utils import Bunch
+    from numpy.typing import DTypeLike
 
-    from nvcatalog.cite import Citations
-    from nvcatalog.known import MapKind
     from nvcatalog.report import Report
     from nvcatalog.sync import SyncReport
+    from nvcatalog.wish import Missing
 
 
-class Catalog:
+class Catalog(Outward, Upkeep):
     """Every collection, image and term that was ever fetched into a folder, as a database.
 
     Opens nothing until it is asked, and holds nothing open afterwards.
@@ -49,8 +47,7 @@ class Catalog:
     """
 
     def __init__(self, data_dir: str | os.PathLike[str] | None = None) -> None:
-        self._folder = storage.data_folder(data_dir)
-        self._store = Store(self._folder)
+        super().__init__(Store(storage.data_folder(data_dir)))
 
     def __repr__(self) -> str:
         """Name the folder."""
@@ -93,14 +90,23 @@ class Catalog:
         return self._ask(query, queries.all_params(params, kwargs), tables)
 
     def query(self, name: str, /, params: Mapping[str, Any] | None = None, **kwargs: Any) -> Answer:
-        """Run one of the queries that ship with the package, such as ``images_by_term``.
+        """Run a query by its name: one of those that ship with the package, or one of your own.
+
+        Your own are SELECTs in files ``<name>.sql``, in the folder that ``NVCATALOG_QUERIES`` names or, where it
+        is not set, in ``<data_dir>/neurovault/queries``. Comments at their head, as in the package's, give
+        parameters kinds and defaults: ``-- $limit: how many rows (count, default 100)``. A name that ships cannot
+        be used again.
+
+        What is gone from the server and what is private is left out, unless ``gone=True`` or ``private=True`` asks
+        for it, or a parameter names the collection or the image.
 
         Parameters
         ----------
         name : str
-            The name of a file in ``queries/``, without ``.sql``.
+            One of :meth:`queries`, such as ``images_by_term``.
         params : mapping, optional
-            The parameters' values.
+            The parameters' values; those not given have the defaults that :meth:`queries` shows. None, the default
+            of most, restricts nothing.
         **kwargs
             Parameters by name.
 
@@ -112,30 +118,168 @@ class Catalog:
         Raises
         ------
         QueryError
-            When there is no such query, or a parameter is missing (a ValueError).
+            When there is no such query or parameter, or a value is missing or of a wrong type (a ValueError).
+
+        Examples
+        --------
+        >>> from nvcatalog import Catalog, fetch_neurovault_ids
+        >>> maps = fetch_neurovault_ids(image_ids=[10426], fetch_neurosynth_words=True, verbose=0)
+        >>> Catalog().query("images_by_term", term="motor", min_weight=-1).df()["image_id"].to_list()
+        [10426]
         """
+        found = shelf.find(name, shelf.own_folder(self._folder))
+        given = shelf.arguments(found, queries.all_params(params, kwargs))
         self._warn_if_absent()
-        return self._ask(queries.named_query(name), queries.all_params(params, kwargs))
+        return self._ask(found.text, given)
 
-    def words(self, image_ids: Iterable[int | str] | int | str) -> tuple[csr_matrix, np.ndarray]:
-        """Return the terms of images as a matrix.
-
-        Parameters
-        ----------
-        image_ids : iterable of int or str
-            One a row, in this order, as often as it is given; one without terms here gives a row of zeros.
+    def queries(self) -> Answer:
+        """Return the queries that :meth:`query` runs.
 
         Returns
         -------
-        frequencies : scipy.sparse.csr_matrix of float64, shape (images, terms)
-            Pearson correlations of each map with each term's map: signed, a similarity and not a
-            probability.
-        vocabulary : numpy.ndarray of str, shape (terms,)
-            Sorted.
+        Answer
+            A row a query: ``name``, ``summary``, ``parameters`` (a line each: what it means, its kind and its
+            default) and ``file`` (where it is, for one of your own; NULL for one that ships).
+
+        Examples
+        --------
+        >>> from nvcatalog import Catalog
+        >>> next(row for row in Catalog().queries().fetchall() if row[0] == "images_by_term")[1]
+        "The images most similar to a term's map, strongest first; weight is a correlation, not a probability."
         """
-        ids = parse_ids(image_ids, kind="image", distinct=False)
+        return Answer(shelf.listing(shelf.own_folder(self._folder)))
+
+    def words(
+        self,
+        image_ids: Iterable[int | str] | int | str | None = None,
+        *,
+        where: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        terms: Iterable[str] | str | None = None,
+        min_abs_weight: float | None = None,
+        missing: Missing = "zero",
+        dtype: DTypeLike = float,
+        reference: str | None = None,
+        private: bool = False,
+    ) -> WordMatrix:
+        """Return the terms of images as a sparse matrix and its vocabulary, or as a table.
+
+        The matrix is made in memory little larger than its own, of 12 bytes a weight. For more than 2,000 images a
+        snapshot is read, after publishing what landed since: nobody waits who wants to write.
+
+        Parameters
+        ----------
+        image_ids : iterable of int or str, int, str or None
+            One a row, in this order, as often as it is given.
+        where : str or None
+            A condition over ``stat_maps`` chooses the images, as in :func:`nvcatalog.fetch_where`. Where neither
+            does, all are meant whose terms are here, but for those that are gone and have no file here.
+        params : mapping, optional
+            Values for each ``$name`` of the condition.
+        terms : iterable of str, str or None
+            The columns, in this order; None means all terms that any of the images has, sorted.
+        min_abs_weight : float or None
+            Leave out weights nearer to zero than this; no column is left out for it.
+        missing : {'zero', 'nan', 'drop'}
+            What becomes of images whose terms are not here, as Neurosynth was never asked or has none: rows of
+            zeros, of which nothing is stored; of not-a-number, all stored like weights; or none.
+        dtype : numpy.dtype
+            Of the weights: ``float64`` or ``float32``.
+        reference : str or None
+            The reference set: terms of others count as not here. The empty text stands for older answers of
+            Neurosynth, which name none; None takes the one there is.
+        private : bool
+            Whether images of private collections are meant, where ``image_ids`` does not name them.
+
+        Returns
+        -------
+        WordMatrix
+            Two values, ``frequencies`` (a ``scipy.sparse.csr_matrix``) and ``vocabulary`` (an array of str); with
+            ``.df()``, ``.arrow()``, ``.pl()``, ``.pivot()``, ``.image_ids`` and ``.missing``. A weight is
+            Neurosynth's Pearson correlation of the map with the term's meta-analytic map, signed: a similarity, no
+            probability, no reverse inference.
+
+        Raises
+        ------
+        MixedSetsError
+            When the images were compared with several reference sets; it names them (a ValueError). Answers that
+            name none go with a set of the same terms.
+        InvalidOptionError, QueryError, InvalidIdError, InvalidIdTypeError
+            For options, a condition and ids that cannot be, and for terms and reference sets that are not here.
+
+        Warns
+        -----
+        WordsWarning
+            When rows or columns are zeros because nothing is here, and when images are unknown to the catalog.
+        SelectionWarning
+            When no image matches, or private ones are left out.
+
+        Examples
+        --------
+        >>> from nvcatalog import Catalog, fetch_neurovault_ids
+        >>> maps = fetch_neurovault_ids(image_ids=[10426], fetch_neurosynth_words=True, verbose=0)
+        >>> frequencies, vocabulary = Catalog().words([10426])
+        >>> Catalog().words([10426], terms=["motor", "reward"]).pivot().round(2).values.tolist()
+        [[0.4, 0.07]]
+        """
+        wish = parse_wish(
+            image_ids,
+            where=where,
+            params=params,
+            terms=terms,
+            min_abs_weight=min_abs_weight,
+            missing=missing,
+            dtype=dtype,
+            reference=reference,
+            private=private,
+        )
         self._warn_if_absent()
-        return words_to_matrix(ids, self._store.long_words(ids))
+        return matrix.chosen_words(self._store, wish)
+
+    def add_words(self, df: Any, *, reference: str, replace: bool = False) -> int:
+        """Add terms that a decoder of your own gave for images; they are then served wherever terms are.
+
+        All of the table lands, or nothing. All terms of its images are replaced: an image has those of one set.
+
+        Parameters
+        ----------
+        df : dataframe of pandas, polars or Arrow
+            The long table: ``image_id``, ``term`` and ``weight``, one row an (image, term). A weight is any finite
+            number; what the decoder did not compute has no row.
+        reference : str
+            The name of the set of terms, say of the decoder and what it was trained on. No matrix mixes two.
+        replace : bool
+            Whether images may lose terms of another reference set, such as Neurosynth's.
+
+        Returns
+        -------
+        int
+            How many images it was.
+
+        Raises
+        ------
+        WordsError
+            When it is no such table, when the catalog knows nothing of an image, and when one has terms of another
+            set (a ValueError); the message names them.
+        InvalidOptionError
+            When `reference` is no name.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> from nvcatalog import Catalog, fetch_neurovault_ids
+        >>> maps = fetch_neurovault_ids(image_ids=[9034], verbose=0)
+        >>> df = pd.DataFrame({"image_id": [9034, 9034], "term": ["pain", "reward"], "weight": [0.1, -0.2]})
+        >>> Catalog().add_words(df, reference="mine")
+        1
+        """
+        from nvcatalog import decoders
+
+        count = decoders.add_words(self._store, df, reference=reference, replace=replace)
+        trouble = snapshot.publish(self._store) if count else None
+        if trouble:
+            warnings.warn(trouble, SnapshotWarning, stacklevel=2)
+        return count
 
     def labels(self, image_id: int | str) -> list[tuple[int, str]]:
         """Return index and name of each region of an atlas, from the label file that came with it.
@@ -294,245 +438,6 @@ class Catalog:
             timeout_s=parse_timeout(timeout),
         )
 
-    def freeze(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        where: str | None = None,
-        bunch: Bunch | None = None,
-        image_ids: Iterable[int | str] | int | str | None = None,
-        params: Mapping[str, Any] | None = None,
-        resample: bool = False,
-        private: bool = False,
-        verbose: int = 2,
-    ) -> Path:
-        """Write a lock file from which :func:`nvcatalog.fetch_frozen` brings back exactly these maps.
-
-        It is JSON, with each image on a line of its own: its id, the sha256 and size of its file, and when its
-        record had last changed. Every file is read for it. Terms are not frozen.
-
-        Parameters
-        ----------
-        path : path-like
-            Where it is to be, such as ``maps.lock.json``; it appears whole or not at all.
-        where : str or None
-            A condition over ``stat_maps`` chooses the images, as in :func:`nvcatalog.fetch_where`.
-        bunch : Bunch or None
-            What a fetcher returned chooses them.
-        image_ids : iterable of int or str, int, str or None
-            Their ids do. Where nothing chooses, all that are here are meant.
-        params : mapping, optional
-            Values for each ``$name`` of the condition.
-        resample : bool
-            Whether their maps on the 3 mm grid are meant; those of an answer are told by their paths.
-        private : bool
-            Whether images of private collections are frozen too; their tokens never are.
-        verbose : int
-            0 says nothing, 1 gives a summary, 2 shows a progress bar too.
-
-        Returns
-        -------
-        Path
-            Where it is.
-
-        Raises
-        ------
-        FreezeError
-            When there is no image, and when the file of one is not here, not proven, or no longer what was
-            proven; the message names them all.
-        InvalidOptionError, QueryError
-            For options that cannot be, and a condition that cannot be asked (ValueErrors).
-
-        Warns
-        -----
-        SelectionWarning
-            When images of private collections are left out.
-
-        Examples
-        --------
-        >>> from nvcatalog import Catalog, fetch_neurovault_ids
-        >>> maps = fetch_neurovault_ids(image_ids=[10426], verbose=0)
-        >>> path = Catalog().freeze(Catalog().folder / "maps.lock.json", where="image_id = 10426", verbose=0)
-        >>> path.name
-        'maps.lock.json'
-        """
-        from nvcatalog import freeze
-
-        self._warn_if_absent()
-        kind: MapKind = "resampled" if resample else "original"
-        meant = images_meant(self._store, where=where, bunch=bunch, image_ids=image_ids, params=params, kind=kind)
-        return freeze.freeze(self._store, path, meant, resampled=resample, private=private, verbose=verbose)
-
-    def cite(
-        self,
-        *,
-        where: str | None = None,
-        bunch: Bunch | None = None,
-        image_ids: Iterable[int | str] | int | str | None = None,
-        params: Mapping[str, Any] | None = None,
-        private: bool = False,
-    ) -> Citations:
-        """Return how to cite the collections behind images, NeuroVault, and Neurosynth where terms were used.
-
-        Parameters
-        ----------
-        where : str or None
-            A condition over ``stat_maps`` chooses the images, as in :func:`nvcatalog.fetch_where`.
-        bunch : Bunch or None
-            What a fetcher returned chooses them, and says whether terms were used. Without it, Neurosynth is cited
-            where terms of any of the images are here.
-        image_ids : iterable of int or str, int, str or None
-            Their ids do. Where nothing chooses, all that are here are meant.
-        params : mapping, optional
-            Values for each ``$name`` of the condition.
-        private : bool
-            Whether private collections are cited too.
-
-        Returns
-        -------
-        Citations
-            With ``.bibtex()`` and ``.text()``.
-
-        Raises
-        ------
-        InvalidOptionError, QueryError
-            For options that cannot be, and a condition that cannot be asked (ValueErrors).
-
-        Warns
-        -----
-        SelectionWarning
-            When there is nothing to cite, and when something is left out: private collections, and images that
-            the catalog does not know.
-
-        Examples
-        --------
-        >>> from nvcatalog import Catalog, fetch_neurovault_ids
-        >>> maps = fetch_neurovault_ids(image_ids=[9034, 9035], verbose=0)
-        >>> Catalog().cite(bunch=maps)
-        <Citations: 1 collection; .bibtex() and .text() write them>
-        """
-        from nvcatalog.cite import cite
-
-        self._warn_if_absent()
-        meant = images_meant(self._store, where=where, bunch=bunch, image_ids=image_ids, params=params)
-        return cite(self._store, meant, private=private)
-
-    def snapshot(self, name: str | None = None, *, whole: bool = False) -> Path:
-        """Write the catalog as Parquet now, and return the folder of the snapshot.
-
-        Each table is a folder of Parquet files that pandas, polars, pyarrow and DuckDB read. Rows of private
-        collections are left out. Files in which nothing changed are the former snapshot's (hard links), so that
-        little is written where little has changed.
-
-        Parameters
-        ----------
-        name : str or None
-            A name to keep it by for good, such as ``paper-v1``; others go when three newer ones are there.
-        whole : bool
-            Whether files in which nothing changed are written anew too.
-
-        Returns
-        -------
-        Path
-            The folder of the snapshot; in its ``manifest.json`` is what it holds.
-
-        Raises
-        ------
-        InvalidOptionError
-            When it cannot have this name (a ValueError).
-        SnapshotError
-            When it cannot be written, or there is no catalog yet.
-        CatalogLockedError
-            When another process keeps the catalog open.
-        """
-        return snapshot.take(self._store, name, whole=whole)
-
-    def connect(self, snapshot: str | os.PathLike[str] | None = None) -> duckdb.DuckDBPyConnection:
-        """Open a snapshot as a DuckDB database of your own, for as long as you like: it is in nobody's way.
-
-        It has the catalog's tables and views, such as ``stat_maps``, without rows of private collections, and you
-        may do with it as you like: read and write files, make tables, load extensions.
-
-        Parameters
-        ----------
-        snapshot : str, path-like or None
-            The name of a folder in ``snapshots/``, or that folder. None means the newest, after publishing what
-            landed since.
-
-        Returns
-        -------
-        duckdb.DuckDBPyConnection
-            To a database in memory. The snapshot stays on disk until the connection is closed or forgotten.
-
-        Raises
-        ------
-        InvalidOptionError
-            When there is no snapshot of that name (a ValueError).
-        SnapshotError
-            When there is none at all and none can be published, or it cannot be read.
-
-        Warns
-        -----
-        SnapshotWarning
-            When what landed since cannot be published; it says how old the snapshot is.
-        CatalogWarning
-            When there is no catalog: all tables are empty then.
-
-        Examples
-        --------
-        >>> from nvcatalog import Catalog, fetch_neurovault_ids
-        >>> maps = fetch_neurovault_ids(image_ids=[10426], verbose=0)
-        >>> with Catalog().connect() as connection:
-        ...     connection.execute("SELECT image_id FROM stat_maps WHERE image_id = 10426").fetchall()
-        [(10426,)]
-        """
-        return connecting.connect(self._store, snapshot)
-
-    def diff(self, a: str | os.PathLike[str], b: str | os.PathLike[str] | None = None) -> Answer:
-        """Return what came, went and changed from one snapshot to another.
-
-        Files that both have are not read, so that this is quick where little has changed. A row that is the same
-        but for when it was asked for has not changed.
-
-        Parameters
-        ----------
-        a : str or path-like
-            The former snapshot: its name, such as ``paper-v1``, or its folder, which may be another catalog's.
-        b : str, path-like or None
-            The later one. None means the newest, after publishing what landed since.
-
-        Returns
-        -------
-        Answer
-            A row for each id: ``table_name`` (collections, images, files, words, nidm_packs or refusals),
-            ``change`` (came, went or changed), ``kind`` and ``id``.
-
-        Raises
-        ------
-        InvalidOptionError
-            When there is no such snapshot (a ValueError).
-        SnapshotError
-            When one cannot be read.
-
-        Examples
-        --------
-        >>> from nvcatalog import Catalog, fetch_neurovault_ids
-        >>> maps = fetch_neurovault_ids(image_ids=[10426], verbose=0)
-        >>> before = Catalog().snapshot()
-        >>> maps = fetch_neurovault_ids(image_ids=[32980], verbose=0)
-        >>> Catalog().diff(before).df().query("table_name == 'files'")[["change", "id"]].values.tolist()
-        [['came', 32980]]
-        """
-        return Answer(comparing.compare(self._store, a, b))
-
     def _ask(self, query: str, params: Params, tables: Mapping[str, Any] | None = None) -> Answer:
         with self._store.reading() as connection:
             return queries.run(connection, query, params, tables)
-
-    def _warn_if_absent(self) -> None:
-        if not self._store.exists:
-            warnings.warn(
-                f"There is no catalog in {self._folder}: fetch something, or adopt() what is there",
-                CatalogWarning,
-                stacklevel=3,
-            )

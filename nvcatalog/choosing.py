@@ -15,7 +15,7 @@ from nvcatalog import lookup, records, storage
 from nvcatalog._progress import Progress
 from nvcatalog._store import Store
 from nvcatalog.client import FILTERS, CollectionList, NeuroVault
-from nvcatalog.errors import HostGivenUpError, RefusedError, TransientError
+from nvcatalog.errors import HostGivenUpError, RefusedError, TransientError, shown, storable
 from nvcatalog.filter_sql import TermsInSQL, to_sql
 from nvcatalog.filters import Filter, ResultFilter, keep_all, keeps
 from nvcatalog.known import Known, KnownCollection, KnownImage, MapKind
@@ -68,16 +68,23 @@ class Wanted:
     def server_filters(self) -> dict[str, str | int]:
         """What the server can be asked to look for: plain values, under names that it may know."""
         terms: dict[str, Any] = {name: self.collection_terms.get(name) for name in FILTERS}
-        return {name: value for name, value in terms.items() if type(value) in (str, int) and value != ""}
+        return {name: value for name, value in terms.items() if _can_be_sent(value)}
 
     def described(self) -> dict[str, Any]:
         """Return it in words, for the catalog's own record."""
         terms = {"collection_terms": self.collection_terms, "image_terms": self.image_terms}
         texts: dict[str, Any] = {
-            name: {str(key): repr(value) for key, value in given.items()} for name, given in terms.items()
+            name: {storable(key): shown(value) for key, value in given.items()} for name, given in terms.items()
         }
         functions = {"collection_filter": self.collection_filter, "image_filter": self.image_filter}
-        return texts | {name: repr(each) for name, each in functions.items() if each is not keep_all}
+        return texts | {name: shown(each) for name, each in functions.items() if each is not keep_all}
+
+
+def _can_be_sent(value: object) -> bool:
+    """Whether a term's value fits into a request: text that is any, and whole numbers that a server may know."""
+    if type(value) is str:
+        return value != "" and value == storable(value)
+    return type(value) is int and abs(value) < 2**63
 
 
 class Chooser:
@@ -326,6 +333,8 @@ class Chooser:
         for id_ in known.images.keys() & self._known.images.keys():
             if known.images[id_].fresh:
                 self._known.images[id_].source, self._known.images[id_].fresh = known.images[id_].source, True
+        for id_ in known.collections.keys() & self._known.collections.keys() & set(collection_ids):
+            self._known.collections[id_] = known.collections[id_]
         # What the catalog still had of it before, this call need not ask for.
         self._tried.update(id_ for id_, image in known.images.items() if image.gone and not image.is_here)
         for id_ in collection_ids:
@@ -374,7 +383,7 @@ class Chooser:
         try:
             return keeps(wanted, record)
         except Exception as error:  # noqa: BLE001 - a function of the caller's may raise anything; the rest goes on
-            self._lose(Outcome(kind, id_, "failed", f"the filter raised {error!r} for its record"))
+            self._lose(Outcome(kind, id_, "failed", f"the filter raised {shown(error)} for its record"))
             return False
 
     def _lose(self, outcome: Outcome) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -109,19 +111,34 @@ class NeuroVault:
     """NeuroVault's API over one :class:`~nvcatalog._http.Service`.
 
     A private collection whose token is known is asked for by it; in what is returned ``{token}`` stands in its
-    place.
+    place. Once it turns out to be public the token is forgotten.
+
+    Attributes
+    ----------
+    made_public : set of int
+        Collections whose tokens were forgotten.
     """
 
     def __init__(self, service: _http.Service, files: _http.Service | None = None) -> None:
         self._service = service
         self._files = files
+        self.made_public: set[int] = set()
         self._tokens: dict[int, str] = {}
         self._well_at: dict[_Kind, float] = {}
+        self._original: str | None = None
+
+    def stand_for(self, root: str) -> None:
+        """Return records as the server at another root does: this one is its mirror, whatever its links say."""
+        self._original = root
 
     def open_with(self, collection_id: int, token: str) -> None:
         """Use a token for all that is asked about its collection from now on."""
         self._tokens[collection_id] = token
         self._keep_secret(token)
+
+    def needs_token(self, collection_id: int) -> bool:
+        """Whether a collection is asked for by a token."""
+        return collection_id in self._tokens
 
     def collection_of_token(self, token: str) -> Record:
         """Return the record of the private collection that a token opens; raises as :meth:`collection` does."""
@@ -130,8 +147,7 @@ class NeuroVault:
         if not isinstance(record, dict) or (id_ := _id_or_none(record)) is None:
             raise TransientError("a token was answered with something that is no collection")
         self._tokens[id_] = token
-        hidden: Record = _without(token, record)
-        return hidden
+        return self._public_or(_without(token, record), id_, partial(self._record, "collections", id_, str(id_)))
 
     def _keep_secret(self, token: str) -> None:
         for service in (self._service, self._files):
@@ -152,8 +168,13 @@ class NeuroVault:
         TransientError, HostGivenUpError
             When no answer could be had, for now or for this call.
         """
+        by_id = partial(self._record, "collections", collection_id, str(collection_id))
         token = self._tokens.get(collection_id)
-        return self._record("collections", collection_id, token or str(collection_id), token)
+        if token is None:
+            return by_id()
+        return self._by_token(
+            partial(self._record, "collections", collection_id, token, token), collection_id, by_id
+        )
 
     def image(self, image_id: int, collection_id: int | None = None) -> Record:
         """Return an image's record; raises as :meth:`collection` does.
@@ -165,8 +186,13 @@ class NeuroVault:
         collection_id : int or None
             The collection it is in, where that is known: a private one's image is found only by its token.
         """
+        by_id = partial(self._record, "images", image_id, str(image_id))
         token = self._tokens.get(collection_id or 0)
-        record = self._record("images", image_id, f"{token}-{image_id}" if token else str(image_id), token)
+        if collection_id is None or token is None:
+            record = by_id()
+        else:
+            by_token = partial(self._record, "images", image_id, f"{token}-{image_id}", token)
+            record = self._by_token(by_token, collection_id, by_id)
         try:
             records.collection_id_of(record)
         except ValueError as error:
@@ -208,6 +234,8 @@ class NeuroVault:
                 new = {records.record_id(record): record for record in page}
                 fresh = [record for id_, record in new.items() if id_ not in whole.ids]
                 whole.ids.update(new)
+                for id_ in new.keys() & self._tokens.keys():
+                    self._forget_token(id_)  # what is in this list is public
                 whole.broken = listing.broken
                 whole.counted(listing.count)
                 yield fresh, whole
@@ -230,14 +258,48 @@ class NeuroVault:
         """
         if isinstance(link, str) and _http.TOKEN in link:
             token = self._tokens.get(collection_id or 0)
+            if collection_id in self.made_public:
+                token = str(collection_id)
             if token is None:
                 raise RefusedError("its collection is private, and no token of it is here", status="private")
             link = link.replace(_http.TOKEN, token)
+        if isinstance(link, str) and self._original is not None:
+            link = _moved(link, self._original, self._service.root)
         return below_root(link, self._service.root)
 
     # Records
 
-    def _record(self, kind: _Kind, id_: int, key: str, token: str | None) -> Record:
+    def _by_token(self, ask: Callable[[], Record], collection_id: int, ask_by_id: Callable[[], Record]) -> Record:
+        """Ask for a record by its collection's token, and without one where that leads nowhere any more."""
+        try:
+            record = ask()
+        except RefusedError as error:
+            if error.status != "not_found":
+                raise
+            try:
+                record = ask_by_id()
+            except RefusedError:
+                raise error from None
+            self._forget_token(collection_id)
+            return record
+        return self._public_or(record, collection_id, ask_by_id)
+
+    def _public_or(self, record: Record, collection_id: int, ask_by_id: Callable[[], Record]) -> Record:
+        """Return what a token brought, or the public record where there is one: links of private ones hold it."""
+        if _http.TOKEN in str(record.get("url")):
+            return record
+        try:
+            record = ask_by_id()
+        except RefusedError:
+            return record
+        self._forget_token(collection_id)
+        return record
+
+    def _forget_token(self, collection_id: int) -> None:
+        self._tokens.pop(collection_id, None)
+        self.made_public.add(collection_id)
+
+    def _record(self, kind: _Kind, id_: int, key: str, token: str | None = None) -> Record:
         path = f"api/{kind}/{key}/"
         try:
             record = self._json(path)
@@ -273,6 +335,24 @@ class NeuroVault:
 
     def _parts(self, collection_id: int, kind: str) -> Iterator[tuple[list[Record], ImageList]]:
         token = self._tokens.get(collection_id)
+        begun = False
+        try:
+            for part in self._parts_by(token, collection_id, kind):
+                begun = True
+                yield part
+        except RefusedError as error:
+            if token is None or begun or error.status != "not_found":
+                raise
+            try:
+                for part in self._parts_by(None, collection_id, kind):
+                    self._forget_token(collection_id)
+                    yield part
+            except RefusedError:
+                raise error from None
+
+    def _parts_by(
+        self, token: str | None, collection_id: int, kind: str
+    ) -> Iterator[tuple[list[Record], ImageList]]:
         path = f"api/collections/{token or collection_id}/{kind}/"
         for _ in range(_PASSES):
             listing = ImageList()
@@ -340,8 +420,12 @@ class NeuroVault:
         """Return an answer's JSON, asked for again while the trouble looks passing."""
         for attempt in self._service.attempts(tries):
             with attempt, self._service.get(path, params=params) as response:
-                return _believable_json(self._service, response)
+                answer = _believable_json(self._service, response)
+                return answer if self._original is None else self._as_the_original(self._original, answer)
         raise AssertionError("the last attempt returns or raises")
+
+    def _as_the_original(self, root: str, answer: Any) -> Any:
+        return _with_texts(answer, lambda text: _moved(text, self._service.root, root))
 
 
 @dataclass
@@ -416,15 +500,32 @@ def _read_page(page: dict[str, Any], offset: int, listing: ImageList) -> list[Re
 
 def _without(token: str | None, value: Any) -> Any:
     """Return what the server gave with ``{token}`` in the place of a token, however deep it is."""
-    if token is None:
-        return value
+    return value if token is None else _with_texts(value, lambda text: text.replace(token, _http.TOKEN))
+
+
+def _with_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """Return what the server gave with every text in it changed."""
     if isinstance(value, str):
-        return value.replace(token, _http.TOKEN)
+        return change(value)
     if isinstance(value, list):
-        return [_without(token, item) for item in value]
+        return [_with_texts(item, change) for item in value]
     if isinstance(value, dict):
-        return {_without(token, key): _without(token, item) for key, item in value.items()}
+        return {change(key): _with_texts(item, change) for key, item in value.items()}
     return value
+
+
+def _moved(link: str, old: str, new: str) -> str:
+    """Return a link below one root as it is below another; any other text as it is."""
+    found = _start_of_links(old).match(link)
+    return link if found is None else new + link[found.end() :]
+
+
+@cache
+def _start_of_links(root: str) -> re.Pattern[str]:
+    parts = urlsplit(root)
+    # A link may say http:// on an https site, and need not know of a path that a proxy has put before it.
+    start = rf"https?://{re.escape(parts.netloc)}(?:{re.escape(parts.path)})?(?=/|$)"
+    return re.compile(start, re.IGNORECASE)
 
 
 def _collection_id_or_none(record: Record) -> int | None:

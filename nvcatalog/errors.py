@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 #: How a server can refuse an id; the outcomes of a report have the same names.
@@ -15,10 +16,23 @@ class NVCatalogError(Exception):
 def shown(value: object) -> str:
     """Return what the caller gave as messages show it: its repr, unless that is endless or cannot be made."""
     try:
-        text = repr(value)
+        text = storable(repr(value))
     except ValueError:  # Python writes out no integer of more than some thousand digits
         return f"a {type(value).__name__} too large to show"
+    except Exception:  # noqa: BLE001 - a class of the caller's own, whose repr may raise anything
+        return f"a {type(value).__name__} that cannot be shown"
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+
+
+def storable(text: str) -> str:
+    r"""Return a text as it can be stored and printed, half a character as its escape: ``\ud800``."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def listed(values: Iterable[object], most: int = 5) -> str:
+    """Return the first few of many things as messages name them."""
+    texts = list(map(str, values))
+    return ", ".join(texts[:most]) + (", …" if len(texts) > most else "")
 
 
 _LONGEST_SHOWN = 300
@@ -53,6 +67,25 @@ class QueryError(NVCatalogError, ValueError):
 
 class LockFileError(NVCatalogError, ValueError):
     """Raised when a lock file cannot be read: damaged, or of a newer version; names the line and the reason."""
+
+
+class WordsError(NVCatalogError, ValueError):
+    """Raised when terms are of several reference sets where one is wanted, or when they cannot land."""
+
+
+class MixedSetsError(WordsError):
+    """Raised when one matrix would have terms of several reference sets.
+
+    ``sets`` has how many images are of each, None being older answers that name none; ``largest`` is one of them.
+    """
+
+    def __init__(self, sets: Mapping[str | None, int]) -> None:
+        figures = [f"{repr(name) if name else 'one without a name'} ({n:,} images)" for name, n in sets.items()]
+        self.sets, self.largest = sets, max(sets, key=lambda name: sets[name])
+        super().__init__(
+            f"the terms of these images are of {len(sets)} reference sets, which do not go into one matrix: "
+            f"{', '.join(figures)}. Choose one, as in reference={self.largest or ''!r}"
+        )
 
 
 class MissingExtraError(NVCatalogError, ImportError):
@@ -115,6 +148,10 @@ class CatalogTooNewError(MigrationError):
 
 class SnapshotError(NVCatalogError):
     """Raised when a Parquet snapshot was asked for and could not be written."""
+
+
+class ExportError(NVCatalogError):
+    """Raised when an export was asked for and could not be written."""
 
 
 # The servers. These end one request; a fetch turns them into outcomes and never lets them out.

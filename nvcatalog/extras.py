@@ -81,6 +81,12 @@ def of_pack(record: Record, collection_id: int) -> list[Extra]:
     return _named(record, collection_id, _PACK_FIELDS)
 
 
+def is_of_pack(record: Record) -> bool:
+    """Whether an image came in a NIDM pack, as its record says."""
+    link = records.null_placeholders({"page": record.get("nidm_results")})["page"]
+    return isinstance(link, str)
+
+
 def _named(record: Record, collection_id: int, fields: Mapping[str, Kind]) -> list[Extra]:
     id_ = records.record_id(record)
     links = records.null_placeholders({name: record.get(name) for name in fields})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import warnings
 from collections.abc import Iterable, Mapping
@@ -9,7 +10,7 @@ from datetime import timedelta
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
-from nvcatalog import storage
+from nvcatalog import lookup, records, storage
 from nvcatalog._progress import logger
 from nvcatalog._store import Store
 from nvcatalog.call import Call
@@ -17,7 +18,7 @@ from nvcatalog.choosing import Wanted
 from nvcatalog.errors import FilterWarning, InvalidOptionError, shown
 from nvcatalog.filters import Filter, basic_collection_terms, basic_image_terms, keep_all
 from nvcatalog.ids import parse_ids_and_tokens
-from nvcatalog.options import parse_options
+from nvcatalog.options import option_meant, parse_options
 from nvcatalog.private import Opener
 from nvcatalog.where import parse_max_images
 
@@ -274,11 +275,13 @@ def fetch_neurovault(
     collection_terms = _terms(collection_terms, basic_collection_terms(), collection_filter, "collection")
     image_terms = _terms(image_terms, basic_image_terms(), image_filter, "image") | kwarg_image_filters
     _move_collection_id(image_terms, collection_terms)
+    folder = storage.data_folder(data_dir)
+    _warn_of_options(kwarg_image_filters, Store(folder))
     wanted = Wanted(collection_terms, collection_filter, image_terms, image_filter)
     call = Call(
         options.request(),
         options,
-        storage.data_folder(data_dir),
+        folder,
         function="fetch_neurovault",
         parameters={"max_images": limit, **wanted.described()},
         wanted=wanted,
@@ -312,17 +315,35 @@ def _terms(
     return given
 
 
+def _warn_of_options(keywords: Mapping[str, Any], store: Store) -> None:
+    """Warn of fields that look like options and that no image here has, before all images are looked through."""
+    known = {*records.IMAGE_FIELDS, "id", "gender"}
+    options = inspect.signature(fetch_neurovault).parameters
+    for name in keywords.keys() - known:
+        option = option_meant(name, options)
+        if option is not None and not lookup.has_extra_field(store, name, "images"):
+            text = f"{name} is no option of fetch_neurovault, and so a field that images are to have"
+            warnings.warn(f"{text}; did you mean the option {option}?", FilterWarning, stacklevel=3)
+
+
 def _move_collection_id(image_terms: dict[str, Any], collection_terms: dict[str, Any]) -> None:
     """Make an image's ``collection_id`` the ``id`` of the collections looked through, as nilearn does."""
     if "collection_id" in image_terms:
         wanted = image_terms["collection_id"]
-        if "id" in collection_terms and not collection_terms["id"] == wanted:  # noqa: SIM201 - a special value
-            text = (
-                f"The images' collection_id={wanted!r} contradicts the collections' id={collection_terms['id']!r}"
-            )
+        if "id" in collection_terms and not _means(collection_terms["id"], wanted):
+            ids = f"collection_id={shown(wanted)} contradicts the collections' id={shown(collection_terms['id'])}"
+            text = f"The images' {ids}"
             warnings.warn(f"{text}: no image may have both", FilterWarning, stacklevel=3)
             return
         collection_terms["id"] = image_terms.pop("collection_id")
     id_ = collection_terms.get("id")
     if isinstance(id_, Integral) or (isinstance(id_, str) and id_.isascii() and id_.isdigit()):
         collection_terms["id"] = int(id_)  # numpy's numbers too
+
+
+def _means(term: Any, value: Any) -> bool:
+    """Whether a term, a special value maybe, is equal to a value; one that cannot be compared is not."""
+    try:
+        return bool(term == value)
+    except Exception:  # noqa: BLE001 - a class of the caller's own; its records will say so each
+        return False

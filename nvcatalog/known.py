@@ -48,6 +48,7 @@ class KnownImage:
     gone: bool = False
     file: LocalFile | None = None
     fresh: bool = False  # the record was read from the server in this call
+    written: Record | None = None  # what this call wrote down beside its file
     resampled: LocalFile | None = None
     fetched_at: datetime | None = None
 

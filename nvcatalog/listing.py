@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Literal
 
@@ -22,6 +22,25 @@ from nvcatalog.report import Kind, Outcome, outcome_of
 
 _What = Literal["collection", "images", "image", "packs"]
 _Step = tuple[_What, int]
+# By how much the server's clock and ours may differ: who has the hour wrong has no connection to a site by https.
+_CLOCKS_AGREE = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """What was known of a collection when its list was begun: when that was, and the record's date."""
+
+    at: datetime
+    modify_date: datetime | None
+
+    def state_of(self, collection: KnownCollection) -> datetime | None:
+        """Return which state of a collection its list shows, by the ``modify_date`` of that state.
+
+        The record that came with the list may be newer than the list's first page, unless nothing has changed
+        since long before.
+        """
+        came = records.modify_date_of(collection.record or {}) if collection.fresh else None
+        return came if came is not None and came < self.at - _CLOCKS_AGREE else self.modify_date
 
 
 class Lister:
@@ -45,8 +64,10 @@ class Lister:
         self._known = known
         self._lander = lander
         self._verbose = verbose
-        # Lists that wait for their collection's record, and what its modify_date was known to be before.
-        self._read: dict[int, tuple[ImageList, datetime | None]] = {}
+        # Lists that wait for their collection's record.
+        self._read: dict[int, tuple[ImageList, _Begun]] = {}
+        # Lists that wait for the NIDM packs beside them: whoever is killed in between reads both again.
+        self._without_packs: dict[int, tuple[ImageList, _Begun]] = {}
         # Collections whose own record is broken, and those whose list was not read to the end, with the reason.
         self._broken: dict[int, Refusal] = {}
         self._unlisted: dict[int, str] = {}
@@ -66,22 +87,12 @@ class Lister:
         for id_ in to_list.collection_ids:
             steps += [("collection", id_), ("images", id_)]
         self._take([*steps, *(("image", id_) for id_ in to_list.image_ids)])
-        self._take(
-            [("packs", id_) for id_ in (*to_list.collection_ids, *to_list.list_ids) if self._holds_packs(id_)]
-        )
+        self._take([("packs", id_) for id_ in dict.fromkeys((*self._without_packs, *to_list.pack_ids))])
         parents = {self._known.images[id_].collection_id for id_ in to_list.image_ids if id_ in self._known.images}
         unknown = [id_ for id_ in sorted(parents) if refresh_parents or self._lacks_record(id_)]
         self._take([("collection", id_) for id_ in unknown])
         self._settle_recordless()
         return self.outcomes
-
-    def _holds_packs(self, collection_id: int) -> bool:
-        """Whether a collection counts more than the images that were listed: it counts NIDM packs too."""
-        collection = self._known.collections.get(collection_id)
-        if collection is None or not collection.complete or collection.record is None:
-            return False
-        number = collection.record.get("number_of_images")
-        return isinstance(number, int) and number > (collection.listed_count or 0)
 
     def _lacks_record(self, collection_id: int) -> bool:
         """Whether a collection's record is not here, and the server has not refused it lately."""
@@ -97,7 +108,7 @@ class Lister:
             for put in in_parallel([lane], stop=self._vault.stop):
                 put()
                 self._lander.land_if_due()
-                progress.step(put.func != self._put_page)
+                progress.step(put.func not in (self._put_page, self._forget_packs, self._put_packs))
 
     # In the workers: ask, and yield what the main thread shall do with the answer.
 
@@ -110,6 +121,7 @@ class Lister:
                 yield partial(self._forget_packs, id_)
                 for page, _ in self._vault.packs_of(id_):
                     yield partial(self._put_packs, id_, page)
+                yield partial(self._put_list_with_packs, id_)
             elif what == "collection":
                 yield partial(self._put_collection, self._vault.collection(id_))
             else:
@@ -120,12 +132,12 @@ class Lister:
             yield partial(self._put_trouble, what, id_, error)
 
     def _ask_for_list(self, collection_id: int) -> Iterator[partial[None]]:
-        modified = self._modify_date("collection", collection_id)  # as known now: what comes later may be newer
+        begun = _Begun(datetime.now(UTC), self._modify_date("collection", collection_id))
         last = ImageList()
         for page, listing in self._vault.images_of(collection_id):
             yield partial(self._put_page, collection_id, page)
             last = listing
-        yield partial(self._put_list, collection_id, last, modified)
+        yield partial(self._put_list, collection_id, last, begun)
 
     # In the main thread
 
@@ -156,12 +168,14 @@ class Lister:
         self._lander.batch.forget_packs(collection_id)
 
     def _put_no_packs(self, id_: int, error: ServerError) -> None:
-        """Have a list read again whose packs could not be had."""
-        collection = self._known.collections[id_]
-        collection.complete = False
-        count = collection.listed_count or 0
-        unread = Listing(id_, datetime.now(UTC), count, complete=False, image_ids=frozenset(), names_all=False)
-        self._lander.batch.listings.append(unread)
+        """Have a list read again whose packs could not be had; what it says of images holds."""
+        if id_ in self._without_packs:
+            self._put_list_with_packs(id_)
+            collection = self._known.collections[id_]
+            collection.complete = False
+            count = collection.listed_count or 0
+            unread = Listing(id_, datetime.now(UTC), count, complete=False, image_ids=frozenset(), names_all=False)
+            self._lander.batch.listings.append(unread)
         self.outcomes["collection", id_] = Outcome("collection", id_, "failed", f"its NIDM packs: {error}")
 
     def _put_packs(self, collection_id: int, page: Iterable[Record]) -> None:
@@ -169,12 +183,22 @@ class Lister:
             self._known.packs[records.record_id(record)] = collection_id, record
             self._lander.batch.add_pack(record, collection_id)
 
-    def _put_list(self, collection_id: int, listing: ImageList, modified: datetime | None) -> None:
+    def _put_list_with_packs(self, collection_id: int) -> None:
+        if collection_id in self._without_packs:
+            self._put_whole_list(self._known.collections[collection_id], *self._without_packs.pop(collection_id))
+
+    def _put_list(self, collection_id: int, listing: ImageList, begun: _Begun) -> None:
         """Note that a list was read to the end, once the collection's own record is there to note it in."""
         collection = self._known.collections.get(collection_id)
         if collection is None or collection.record is None:
-            self._read[collection_id] = listing, modified
-            return
+            self._read[collection_id] = listing, begun
+        elif _holds_packs(collection.record, listing):
+            self._without_packs[collection_id] = listing, begun
+        else:
+            self._put_whole_list(collection, listing, begun)
+
+    def _put_whole_list(self, collection: KnownCollection, listing: ImageList, begun: _Begun) -> None:
+        collection_id, modified = collection.collection_id, begun.state_of(collection)
         now = datetime.now(UTC)
         collection.complete, collection.listed_count = listing.complete, listing.count
         collection.listed_at, collection.listed_modify_date = now, modified
@@ -270,6 +294,12 @@ class Lister:
     def _modify_date(self, kind: str, id_: int) -> datetime | None:
         known = self._known.images.get(id_) if kind == "image" else self._known.collections.get(id_)
         return records.modify_date_of(known.record) if known and known.record else None
+
+
+def _holds_packs(collection: Record, listing: ImageList) -> bool:
+    """Whether a collection counts more than its images: it counts NIDM packs too."""
+    number = collection.get("number_of_images")
+    return listing.complete and isinstance(number, int) and number > listing.count
 
 
 def as_listed(record: Record, collection_id: int) -> Record:

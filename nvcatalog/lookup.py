@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
+from urllib.parse import urlsplit
 
 from nvcatalog import records
+from nvcatalog._http import same_host
 from nvcatalog._store import Store, moment
+from nvcatalog.errors import storable
 from nvcatalog.filter_sql import TermsInSQL
 from nvcatalog.known import LocalFile, MapKind, Refusal
 from nvcatalog.records import Record
@@ -39,6 +42,18 @@ def fact(store: Store, key: str) -> str | None:
     with store.reading() as connection:
         rows = connection.execute("SELECT value FROM catalog_info WHERE key = $key", {"key": key}).fetchall()
     return rows[0][0] if rows else None
+
+
+def root_in_links(store: Store, root: str) -> str:
+    """Return a server's root as the links of its records here write it: they say http:// on an https site."""
+    if not store.exists:
+        return root
+    with store.reading() as connection:
+        rows = connection.execute(
+            "SELECT DISTINCT regexp_extract(url, '^https?://[^/]+') FROM collections"
+        ).fetchall()
+    named = (start + urlsplit(root).path for (start,) in rows if start and same_host(start, root))
+    return next(named, root)
 
 
 def excluded_owners(store: Store) -> list[int]:
@@ -144,6 +159,52 @@ def images_with_record(store: Store, image_ids: Iterable[int]) -> set[int]:
         return {id_ for (id_,) in connection.execute(query, {"ids": list(image_ids)}).fetchall()}
 
 
+def collection_of_images(store: Store, image_ids: Iterable[int]) -> dict[int, int]:
+    """Return, for those of these images that the catalog knows, the collection they are in."""
+    return dict(_of_ids(store, "SELECT image_id, collection_id FROM images WHERE image_id IN", image_ids))
+
+
+def images_with_words(store: Store, image_ids: Iterable[int]) -> set[int]:
+    """Return which of these images the catalog has terms of."""
+    query = "SELECT image_id FROM words_status WHERE status = 'present' AND image_id IN"
+    return {id_ for (id_,) in _of_ids(store, query, image_ids)}
+
+
+def words_of(store: Store, image_ids: Iterable[int]) -> dict[int, tuple[dict[str, float], str | None]]:
+    """Return the terms of these images with their weights, and the set they were compared with."""
+    query = "SELECT image_id, reference FROM words_status WHERE status = 'present' AND image_id IN"
+    found: dict[int, tuple[dict[str, float], str | None]]
+    found = {id_: ({}, reference) for id_, reference in _of_ids(store, query, image_ids)}
+    words = store.long_words(found).to_pydict() if found else {}
+    for id_, term, weight in zip(*words.values(), strict=True):
+        found[id_][0][term] = weight
+    return found
+
+
+def records_of(
+    store: Store, kind: Literal["collection", "image", "pack"], ids: Iterable[int]
+) -> dict[int, Record]:
+    """Return the records of these collections, images or packs."""
+    query = "SELECT id, raw FROM raw_records WHERE kind = $kind AND id IN"
+    return {id_: records.parse_json(raw) for id_, raw in _of_ids(store, query, ids, kind=kind)}
+
+
+def recorded(store: Store, kind: Literal["collection", "image"], ids: Iterable[int]) -> set[int]:
+    """Return which of these collections or images the catalog has a record of."""
+    query = "SELECT id FROM raw_records WHERE kind = $kind AND id IN"
+    return {id_ for (id_,) in _of_ids(store, query, ids, kind=kind)}
+
+
+def _of_ids(store: Store, query: str, ids: Iterable[int], **params: str) -> list[tuple[Any, ...]]:
+    wanted = list(ids)
+    if not wanted or not store.exists:
+        return []
+    with store.reading() as connection:
+        return connection.execute(
+            f"{query} (SELECT unnest($ids::INTEGER[]))", {"ids": wanted, **params}
+        ).fetchall()
+
+
 def collections_of_doi(store: Store, doi: str) -> dict[int, str]:
     """Return the collections whose paper or preprint has this DOI, with their titles."""
     if not store.exists:
@@ -227,7 +288,7 @@ def refused_extras(store: Store, ids: Iterable[int]) -> dict[tuple[str, int], Re
 
 def has_extra_field(store: Store, name: str, table: Literal["images", "collections"]) -> bool:
     """Whether any record here has a free-form field of that name."""
-    if not store.exists:
+    if not store.exists or name != storable(name):
         return False
     with store.reading() as connection:
         query = f"SELECT count(*) FROM {table} WHERE list_contains(json_keys(extra), $name)"  # noqa: S608 - one of two

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from nvcatalog import neurosynth, proving, records, resample, sidecars, storage
 from nvcatalog._batch import Words
+from nvcatalog._locks import Turns
 from nvcatalog._parallel import Lane, in_parallel
 from nvcatalog._progress import Progress, logger
 from nvcatalog.errors import HostGivenUpError, RefusedError, ResampleError, TransientError
@@ -69,11 +70,14 @@ class Mover:
         self._lander = lander
         self._servers = servers
         self._verbose = verbose
+        self._turns = Turns(folder)
+        self._before: dict[int, tuple[int, int, int] | None] = {}
 
     def run(self, plan: Plan) -> dict[tuple[str, int], Outcome]:
         """Fetch the files and terms that a plan says are missing, and return an outcome for each."""
         images, here = plan.to_fetch, plan.to_resample
         words = [id_ for id_ in plan.images if id_ in plan.words_to_fetch]
+        self._before = {id_: self._doubted(self._known.images[id_]) for id_ in images}
         self._write_collections({self._known.images[id_].collection_id for id_ in (*images, *words)})
         lanes = [
             Lane(self._move_file, images, workers=min(self._servers.max_workers + _SPARE, len(images))),
@@ -103,6 +107,40 @@ class Mover:
 
     def _move_file(self, image_id: int) -> Iterator[partial[None]]:
         image = self._known.images[image_id]
+        with self._turns.of(image_id, self._servers.neurovault_health.pause):
+            proof = self._put_here_meanwhile(image)
+            if proof is None:
+                yield from self._fetch_file(image)
+            else:
+                yield partial(self._put_taken, image, proof)
+
+    def _target(self, image: KnownImage) -> Path:
+        return self._folder / storage.map_path(image.collection_id, image.image_id, self._request.kind)
+
+    def _doubted(self, image: KnownImage) -> tuple[int, int, int] | None:
+        """Return what stands for the file that will not do, where one may be in this image's place."""
+        will_do = (
+            self._request.mode != "overwrite"
+            and image.map(self._request.kind) is None
+            and records.file_size_of(image.record)
+        )
+        return None if will_do else storage.identity(self._target(image))
+
+    def _put_here_meanwhile(self, image: KnownImage) -> proving.Proof | None:
+        """Prove the file that another process has put in its place since this call looked."""
+        path = self._target(image)
+        if storage.identity(path) in (None, self._before[image.image_id]):
+            return None
+        try:
+            proof = proving.prove(path)
+        except (proving.NotWholeError, OSError) as error:
+            logger.info("%s is downloaded all the same: %s", path, error)
+            return None
+        announced = records.file_size_of(image.record)
+        is_another = self._request.kind == "original" and announced not in (None, proof.size)
+        return None if is_another else proof
+
+    def _fetch_file(self, image: KnownImage) -> Iterator[partial[None]]:
         try:
             try:
                 arrival = self._arrive(image, image.record)
@@ -110,7 +148,7 @@ class Mover:
                 if image.fresh:
                     raise
                 # The record is of an earlier day: a replaced file has a new link, and the old one is gone.
-                record = self._servers.neurovault.image(image_id, image.collection_id)
+                record = self._servers.neurovault.image(image.image_id, image.collection_id)
                 is_another = _names_another_file(record, image.record)
                 there = replace(image, source=record, collection_id=records.collection_id_of(record))
                 yield from self._ask_for_parent(there.collection_id)
@@ -118,6 +156,7 @@ class Mover:
                 if not is_another:
                     raise
                 arrival = self._arrive(there, record)
+                image.written = record
         except _TROUBLES as error:
             yield partial(self._put_trouble, "image", image, error)
         else:
@@ -172,10 +211,8 @@ class Mover:
         url = self._servers.neurovault.file_url(record)
         # The sidecar goes first: nilearn may then find a record without its file, never a file without its record.
         sidecars.write_image(self._folder, image.collection_id, image.image_id, record)
-        size = record.get("file_size")
-        return storage.download(
-            self._servers.files, url, target, announced_size=size if isinstance(size, int) else None
-        )
+        image.written = record
+        return storage.download(self._servers.files, url, target, announced_size=records.file_size_of(record))
 
     def _move_words(self, image_id: int) -> Iterator[partial[None]]:
         image = self._known.images[image_id]
@@ -234,6 +271,12 @@ class Mover:
         self.outcomes["image", image.image_id] = Outcome("image", image.image_id, "downloaded")
         if arrival.trouble:
             self._put_trouble("image", image, arrival.trouble)
+
+    def _put_taken(self, image: KnownImage, proof: proving.Proof) -> None:
+        self._put_map(image, self._request.kind, proof)
+        self._heal("image", image.image_id)
+        reason = "fetched by another process meanwhile"
+        self.outcomes["image", image.image_id] = Outcome("image", image.image_id, "cached", reason)
 
     def _put_resampled(self, image: KnownImage, proof: proving.Proof) -> None:
         self._put_map(image, "resampled", proof)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,8 +50,8 @@ def why_not_asked(record: Record) -> str | None:
         return "Neurosynth decodes no atlases"
     if record.get("data_origin") == "surface":
         return "Neurosynth decodes no surface maps"
-    size = record.get("file_size")
-    if isinstance(size, int) and size > LARGEST_FILE:
+    size = records.file_size_of(record)
+    if size is not None and size > LARGEST_FILE:
         return f"Neurosynth {_REFUSALS[413]}; this one has {size:,}"
     return None
 
@@ -93,6 +94,18 @@ def read_answer(text: bytes) -> Decoded:
     reference = data.get("reference")
     weights = {term: _weight(term, value) for term, value in values.items()}
     return Decoded(weights, reference if isinstance(reference, str) else None, text)
+
+
+def write_answer(weights: dict[str, float], reference: str | None) -> bytes:
+    """Return terms as :func:`read_answer`, and nilearn, read them.
+
+    Examples
+    --------
+    >>> read_answer(write_answer({"pain": 0.25}, "terms_20k")).weights
+    {'pain': 0.25}
+    """
+    answer = {"data": {"reference": reference, "values": weights}}
+    return json.dumps(answer, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def _decoded(service: _http.Service, response: requests.Response) -> Decoded:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from numbers import Integral
@@ -18,6 +20,9 @@ from nvcatalog.where import real_number
 LONGEST_TIMEOUT_S = 24 * 3600
 #: A browser opens six connections; a server of one's own may bear more, and none is helped by hundreds.
 MOST_WORKERS = 32
+
+# How like an option's name a keyword is that was meant for it: more than "modality" is like "mode".
+_LIKE = 0.7
 
 _YES, _NO = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
@@ -117,8 +122,8 @@ def parse_options(
     )
 
 
-def parse_max_age(max_age: object) -> timedelta | None:
-    """Return how old what is known of a collection may be: a ``timedelta``, or a number of days.
+def parse_max_age(max_age: object, *, name: str = "max_age") -> timedelta | None:
+    """Return how old something may be, such as what is known of a collection: a ``timedelta``, or days.
 
     Raises
     ------
@@ -133,8 +138,20 @@ def parse_max_age(max_age: object) -> timedelta | None:
     if 0 <= days < timedelta.max.days:
         return timedelta(days=days)
     raise InvalidOptionError(
-        f"max_age is {shown(max_age)}; give a timedelta, or a number of days from 0 on, or None"
+        f"{name} is {shown(max_age)}; give a timedelta, or a number of days from 0 on, or None"
     )
+
+
+def option_meant(keyword: str, options: Iterable[str]) -> str | None:
+    """Return the option that an unknown keyword was most likely to be, None where it is like none of them.
+
+    Examples
+    --------
+    >>> option_meant("oder_by", ["order_by", "mode"]), option_meant("modality", ["order_by", "mode"])
+    ('order_by', None)
+    """
+    near = difflib.get_close_matches(keyword.lower(), list(options), n=1, cutoff=_LIKE)
+    return near[0] if near else None
 
 
 def is_offline_here() -> bool:

@@ -11,12 +11,18 @@ from nvcatalog.records import Record
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# The first former text after a file came is what the record said when it came.
+# The first former text after a file came is what the record said when it came. A map that was resampled here is as
+# old as the one that it was made of, unless that one came again later.
 _CANDIDATES = """
-    WITH maps AS (
+    WITH here AS (
         SELECT image_id, kind, path, downloaded_at
         FROM files
         WHERE kind IN ('original', 'resampled') AND state IN ('present', 'unverified')
+    ),
+    maps AS (
+        SELECT h.image_id, h.kind, h.path, least(h.downloaded_at, o.downloaded_at) AS downloaded_at
+        FROM here AS h
+        LEFT JOIN here AS o ON o.image_id = h.image_id AND o.kind = 'original'
     ),
     former AS (
         SELECT m.image_id, m.kind, arg_min(h.raw, h.replaced_at) AS raw
@@ -50,8 +56,9 @@ def outdated(store: Store) -> pa.Table:
     Returns
     -------
     pyarrow.Table
-        ``image_id``, ``collection_id``, ``path``, ``downloaded_at``, ``modify_date``, ``gone`` (the server has it
-        no more), ``file_changed`` (the record names another file), ``changed`` (the fields that differ).
+        ``image_id``, ``collection_id``, ``path``, ``downloaded_at`` (of a resampled map, when what it was made of
+        came), ``modify_date``, ``gone`` (the server has it no more), ``file_changed`` (the record names another
+        file), ``changed`` (the fields that differ).
     """
     import pyarrow as pa
 

@@ -72,14 +72,17 @@ class ToList:
         Images whose own record is needed.
     list_ids : tuple of int
         Collections of which only the list is: their record has just been read.
+    pack_ids : tuple of int
+        Collections of which only the NIDM packs are: they hold images asked for by their own ids.
     """
 
     collection_ids: tuple[int, ...] = ()
     image_ids: tuple[int, ...] = ()
     list_ids: tuple[int, ...] = ()
+    pack_ids: tuple[int, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.collection_ids or self.image_ids or self.list_ids)
+        return bool(self.collection_ids or self.image_ids or self.list_ids or self.pack_ids)
 
 
 @dataclass(frozen=True)
@@ -287,7 +290,8 @@ def make_plan(request: Request, known: Known, folder: Path, *, now: datetime | N
     for image_id in wanted_images(request, known):
         image = known.images.get(image_id)
         file, trouble = _look(folder, image, request.kind)
-        if file is not None and _is_as_wanted(file, request):
+        otherwise = _made_otherwise(file, request)
+        if file is not None and otherwise is None:
             here[image_id] = file
         elif request.mode != "overwrite" and request.kind != "original" and _look(folder, image, "original")[0]:
             to_resample.append(image_id)
@@ -295,7 +299,7 @@ def make_plan(request: Request, known: Known, folder: Path, *, now: datetime | N
             continue  # its collection no longer holds it, and nor do we
         images.append(image_id)
         is_here = image_id in here or image_id in to_resample[-1:]
-        outcome = _settle(request, known, image_id, trouble, now)
+        outcome = _settle(request, known, image_id, otherwise or trouble, now)
         if outcome is not None and (not is_here or image is None):
             settled["image", image_id] = outcome
         elif image is not None and (not is_here or request.mode == "overwrite"):
@@ -314,10 +318,16 @@ def _look(folder: Path, image: KnownImage | None, kind: MapKind) -> tuple[LocalF
     return (file, None) if trouble is None else (None, trouble)
 
 
-def _is_as_wanted(file: LocalFile, request: Request) -> bool:
-    """Whether a file that is here was resampled as the caller chose; of nilearn's nobody knows how."""
-    made = (file.origin or "").partition(RESAMPLED)[2]
-    return not (request.kind == "resampled" and request.interpolation and made) or made == request.interpolation
+def _made_otherwise(file: LocalFile | None, request: Request) -> str | None:
+    """Say how a file here was resampled, where the caller chose otherwise; of nilearn's nobody knows how."""
+    made = ((file.origin if file else None) or "").partition(RESAMPLED)[2]
+    chosen = request.interpolation
+    if request.kind != "resampled" or not chosen or not made or made == chosen:
+        return None
+    return (
+        f"it is here resampled with interpolation={made!r}, and the map to make it anew of is not: "
+        f"fetch it online, or leave out interpolation={chosen!r}"
+    )
 
 
 def cost_of(plan: Plan, known: Known, *, kind: MapKind, free_bytes: int, bytes_per_s: float | None = None) -> Cost:
@@ -349,8 +359,7 @@ def cost_of(plan: Plan, known: Known, *, kind: MapKind, free_bytes: int, bytes_p
 
 
 def _size(image: KnownImage) -> int:
-    size = image.record.get("file_size")
-    return size if isinstance(size, int) and size > 0 else 0
+    return records.file_size_of(image.record) or 0
 
 
 def _duration(seconds: float) -> str:

@@ -74,7 +74,8 @@ class Opener:
             else:
                 self._opened[token] = records.record_id(record)
                 lander.batch.add_record("collection", record)
-                lander.batch.add("access", {"collection_id": self._opened[token], "token": token})
+                if vault.needs_token(self._opened[token]):
+                    lander.batch.add("access", {"collection_id": self._opened[token], "token": token})
         return {self._opened[token] for token in new if token in self._opened}
 
     def _tokens(self) -> list[str]:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from nvcatalog._resources import sql_folder
 from nvcatalog.errors import MissingExtraError, QueryError
 
 if TYPE_CHECKING:
@@ -75,24 +74,6 @@ class Answer:
         """Return the rows as tuples of Python values."""
         columns = [column.to_pylist() for column in self._table.columns]
         return list(zip(*columns, strict=True))
-
-
-def named_query(name: str) -> str:
-    """Return the text of a query that ships with the package.
-
-    Raises
-    ------
-    QueryError
-        When there is none of that name; the message lists those that exist.
-    """
-    files = {
-        file.name.removesuffix(".sql"): file
-        for file in sql_folder("queries").iterdir()
-        if file.name.endswith(".sql")
-    }
-    if name not in files:
-        raise QueryError(f"there is no query {name!r}; there are {', '.join(sorted(files))}")
-    return files[name].read_text(encoding="utf-8")
 
 
 def run(

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+#: A terabyte, in bytes: larger than any image's file, whatever its record says.
+LARGEST_FILE = 10**12
+
 Record = dict[str, Any]
 Row = dict[str, Any]
 
@@ -235,6 +238,24 @@ def pack_rows(pack: Mapping[str, Any], collection_id: int) -> list[Row]:
 def modify_date_of(record: Mapping[str, Any]) -> datetime | None:
     """Return when the record last changed on the server, in UTC; ``None`` where it does not tell."""
     return _time(record.get("modify_date"))
+
+
+def file_size_of(record: Mapping[str, Any]) -> int | None:
+    """Return the size of an image's file in bytes; ``None`` where the record does not tell, or nothing to believe.
+
+    Examples
+    --------
+    >>> file_size_of({"file_size": 1024}), file_size_of({"file_size": 0}), file_size_of({"file_size": 10**15})
+    (1024, None, None)
+    """
+    size = _int64(record.get("file_size"))
+    return size if size is not None and 0 < size <= LARGEST_FILE else None
+
+
+def has_absurd_size(record: Mapping[str, Any]) -> bool:
+    """Whether the record gives a size that no image's file has."""
+    size = record.get("file_size")
+    return isinstance(size, int | float) and size > LARGEST_FILE
 
 
 def raw_text(record: Mapping[str, Any]) -> str:

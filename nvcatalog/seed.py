@@ -11,6 +11,7 @@ import duckdb
 
 from nvcatalog import _batch, kept, records
 from nvcatalog._http import same_host
+from nvcatalog._marks import Marks
 from nvcatalog._progress import Progress
 from nvcatalog._store import Store
 from nvcatalog.errors import CatalogTooNewError, InvalidOptionError, SnapshotError, WrongServerError
@@ -89,12 +90,15 @@ class Seed:
         total = sum(self._rows.get(table, 0) for table in _KEYS)
         with Progress("Seeding", total=total, verbose=verbose, unit="row") as progress:
             for table in _KEYS:
-                named = self._named() if table == "collections" else None
+                named = {"named": self._named(), "packs": self._packs()} if table == "collections" else {}
                 for batch in self._batches(table):
                     self._land(store, table, batch, root, named)
                     progress.step(batch.num_rows)
 
-    def _land(self, store: Store, table: str, batch: pa.RecordBatch, root: str, named: pa.Table | None) -> None:
+    def _land(
+        self, store: Store, table: str, batch: pa.RecordBatch, root: str, named: dict[str, pa.Table]
+    ) -> None:
+        """Land rows of a table; those of collections with what their lists name, and the packs read with these."""
         import pyarrow as pa
 
         with store.writing(one_of_many=True) as connection:
@@ -103,8 +107,9 @@ class Seed:
                 _batch.upsert(connection, "catalog_info", [{"key": "server_root", "value": root}])
                 connection.register("incoming", pa.Table.from_batches([batch]))
                 _take_rows(connection, table, batch.schema.names)
-                if named is not None and set(_LISTING) <= set(batch.schema.names):
-                    connection.register("named", named)
+                if named and set(_LISTING) <= set(batch.schema.names):
+                    for name, rows in named.items():
+                        connection.register(name, rows)
                     _take_listings(connection, self._with_broken())
             except _MISFITS as error:
                 text = str(error).splitlines()[0]
@@ -113,13 +118,21 @@ class Seed:
 
     def _named(self) -> pa.Table:
         """Return which images the snapshot's lists name: those not gone, with their collections."""
-        import pyarrow as pa
         from pyarrow import compute
 
-        columns = ["image_id", "collection_id", "gone_at"]
-        batches = list(self._batches("images", columns))
-        whole = pa.Table.from_batches(batches or [pa.record_batch([pa.array([], pa.int32())] * 3, columns)])
-        return whole.filter(compute.is_null(whole["gone_at"])).select(columns[:2])
+        whole = self._numbers("images", ["image_id", "collection_id", "gone_at"])
+        return whole.filter(compute.is_null(whole["gone_at"])).drop_columns(["gone_at"])
+
+    def _packs(self) -> pa.Table:
+        """Return which images are in which NIDM packs."""
+        return self._numbers("nidm_packs", list(records.TABLES["nidm_packs"]))
+
+    def _numbers(self, table: str, columns: list[str]) -> pa.Table:
+        import pyarrow as pa
+
+        batches = list(self._batches(table, columns))
+        none = pa.record_batch([pa.array([], pa.int32())] * len(columns), columns)
+        return pa.Table.from_batches(batches or [none])
 
     def _with_broken(self) -> list[int]:
         """Return the collections that have records without an id: nobody here would know when to look again."""
@@ -141,15 +154,39 @@ class Seed:
                 )
 
     def _batches(self, table: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-        import pyarrow as pa
-        from pyarrow import parquet
+        return read_table(self.folder, table, columns)
 
-        try:
-            for file in sorted((self.folder / table).glob("*.parquet")):
-                with parquet.ParquetFile(file) as reader:
-                    yield from reader.iter_batches(_ROWS_AT_ONCE, columns=columns)
-        except (OSError, pa.ArrowException, ValueError) as error:
-            raise SnapshotError(f"{self.folder / table} cannot be read: {str(error).splitlines()[0]}") from error
+
+def read_table(
+    folder: Path, table: str, columns: list[str] | None = None, *, rows_at_once: int = _ROWS_AT_ONCE
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a snapshot's table, whatever files it consists of; one that is not there has none.
+
+    Parameters
+    ----------
+    folder : Path
+        The snapshot.
+    table : str
+        The table.
+    columns : list of str or None
+        Which columns; None for all.
+    rows_at_once : int
+        How many rows come together at most.
+
+    Raises
+    ------
+    SnapshotError
+        When a file is damaged.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        for file in sorted((folder / table).glob("*.parquet")):
+            with parquet.ParquetFile(file) as reader:
+                yield from reader.iter_batches(rows_at_once, columns=columns)
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise SnapshotError(f"{folder / table} cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def _find(place: Path) -> Path:
@@ -195,6 +232,8 @@ def _take_rows(connection: duckdb.DuckDBPyConnection, table: str, given: list[st
         LEFT JOIN {table} AS here ON {same}
         WHERE {condition}
     """)  # noqa: S608 - our own names
+    if table == "raw_records":
+        _batch.keep_history(Marks(connection), "taken")
     same = " AND ".join(f"{table}.{name} = taken.{name}" for name in _KEYS[table])
     connection.execute(f"DELETE FROM {table} USING taken WHERE {same}")  # noqa: S608 - our own names
     connection.execute(f"INSERT INTO {table} BY NAME FROM taken")
@@ -204,12 +243,11 @@ def _take_listings(connection: duckdb.DuckDBPyConnection, with_broken: list[int]
     """Believe the snapshot's lists that were read later than ours, but for those that lack an image we have."""
     connection.execute(
         """
-        UPDATE collections
-        SET listed_at = incoming.listed_at, listed_count = incoming.listed_count, complete = true,
-            listed_modify_date = incoming.listed_modify_date
+        CREATE OR REPLACE TEMP TABLE believed AS
+        SELECT incoming.collection_id, incoming.listed_at, incoming.listed_count, incoming.listed_modify_date
         FROM incoming
-        WHERE collections.collection_id = incoming.collection_id
-          AND incoming.complete
+        JOIN collections USING (collection_id)
+        WHERE incoming.complete
           AND collections.gone_at IS NULL
           AND (collections.listed_at IS NULL OR incoming.listed_at > collections.listed_at)
           AND incoming.collection_id NOT IN (SELECT unnest($with_broken::INTEGER[]))
@@ -221,4 +259,18 @@ def _take_listings(connection: duckdb.DuckDBPyConnection, with_broken: list[int]
           )
     """,
         {"with_broken": with_broken},
+    )
+    connection.execute("""
+        UPDATE collections
+        SET listed_at = believed.listed_at, listed_count = believed.listed_count, complete = true,
+            listed_modify_date = believed.listed_modify_date
+        FROM believed
+        WHERE collections.collection_id = believed.collection_id
+    """)
+    # A list that is complete counts as read with its packs, which are not asked for again.
+    connection.execute(
+        "DELETE FROM nidm_packs USING believed WHERE nidm_packs.collection_id = believed.collection_id"
+    )
+    connection.execute(
+        "INSERT INTO nidm_packs BY NAME SELECT packs.* FROM packs SEMI JOIN believed USING (collection_id)"
     )

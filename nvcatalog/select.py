@@ -15,7 +15,7 @@ from nvcatalog.call import Call
 from nvcatalog.client import NeuroVault
 from nvcatalog.errors import InvalidOptionError, QueryError, SelectionWarning, ServerError
 from nvcatalog.fetch import DEFAULT_MAX_IMAGES
-from nvcatalog.options import Options, parse_max_age, parse_options
+from nvcatalog.options import Options, option_meant, parse_max_age, parse_options
 from nvcatalog.queries import all_params
 from nvcatalog.report import Outcome
 from nvcatalog.servers import Servers
@@ -60,6 +60,7 @@ def fetch_where(
     where : str or None
         One expression of DuckDB's SQL over the columns of ``stat_maps``, such as ``"stat = 't' AND n_subjects >
         20"``. ``collections.name`` and the like reach the collection; a name that both have is the image's.
+        At most 2,000 parts joined by AND.
     params : mapping, optional
         Values for each ``$name``.
     query : str or None
@@ -114,7 +115,7 @@ def fetch_where(
     store = Store(storage.data_folder(data_dir))
     values = all_params(params, kwargs)
     condition = Condition(where, query, cast("Mapping[str, Any]", values), tables, order_by, max_images)
-    _check_names(store, condition, params)
+    _check_names(store, condition, params, kwargs)
     options = parse_options(
         mode=mode,
         fetch_neurosynth_words=fetch_neurosynth_words,
@@ -230,10 +231,19 @@ def fetch_collection(
 _OPTIONS = frozenset(name for name in fetch_where.__kwdefaults__ or ())
 
 
-def _check_names(store: Store, condition: Condition, params: Mapping[str, Any] | None) -> None:
-    """Refuse a ``$name`` that is an option's name too: nobody could tell which of the two a keyword means."""
+def _check_names(
+    store: Store, condition: Condition, params: Mapping[str, Any] | None, keywords: Mapping[str, Any]
+) -> None:
+    """Refuse a keyword that may mean an option: as a ``$name`` of the same name, or misspelt and no ``$name``."""
     given = {str(name).lower() for name in params or ()}
-    both = sorted((conditions.parameter_names(store, condition) & _OPTIONS) - given)
+    names = conditions.parameter_names(store, condition)
+    for keyword in keywords:
+        if keyword.lower() not in names and (option := option_meant(keyword, {*_OPTIONS, "params"})):
+            raise QueryError(
+                f"the condition has no parameter ${keyword}, and fetch_where no option {keyword}; "
+                f"did you mean {option}?"
+            )
+    both = sorted((names & _OPTIONS) - given)
     if both:
         raise QueryError(
             f"${both[0]} is a parameter of the condition and {both[0]} an option of fetch_where; name the "

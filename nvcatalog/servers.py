@@ -9,7 +9,8 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from nvcatalog import client, neurosynth
-from nvcatalog._http import Health, Service, root_from_environment, same_host
+from nvcatalog._http import LONGEST_RETRY_AFTER_S, Health, Service, root_from_environment, same_host
+from nvcatalog._locks import Pause, Slots
 from nvcatalog.errors import WrongServerError
 
 
@@ -63,19 +64,30 @@ class Servers:
         Connections for NeuroVault's files; None means the polite default.
     log_requests : bool
         Whether each request is logged.
+    folder : Path or None
+        The data folder, whose other processes share the connections with this call; None where nothing can be
+        written.
     """
 
-    def __init__(self, *, timeout_s: float, max_workers: int | None = None, log_requests: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        timeout_s: float,
+        max_workers: int | None = None,
+        log_requests: bool = False,
+        folder: Path | None = None,
+    ) -> None:
         self.max_workers = max_workers or client.FILE_CONNECTIONS
         self.neurovault_root = client.root()
         self.neurosynth_root = neurosynth.root()
-        self.neurovault_health = Health("NeuroVault")
-        self.neurosynth_health = Health("Neurosynth", neurosynth.LIMITS)
+        self.neurovault_health = Health("NeuroVault", pause=_pause(folder, "neurovault"))
+        self.neurosynth_health = Health("Neurosynth", neurosynth.LIMITS, pause=_pause(folder, "neurosynth"))
         # Not made when first needed: that is in several threads at once, and each would make its own.
         self.files = Service(
             "NeuroVault",
             self.neurovault_root,
             connections=self.max_workers,
+            slots=_slots(folder, "files", self.max_workers),
             timeout_s=timeout_s,
             health=self.neurovault_health,
             log_requests=log_requests,
@@ -84,6 +96,7 @@ class Servers:
             "NeuroVault",
             self.neurovault_root,
             connections=client.LIST_CONNECTIONS,
+            slots=_slots(folder, "lists", client.LIST_CONNECTIONS),
             timeout_s=timeout_s,
             health=self.neurovault_health,
             log_requests=log_requests,
@@ -92,6 +105,7 @@ class Servers:
             "Neurosynth",
             self.neurosynth_root,
             connections=neurosynth.CONNECTIONS,
+            slots=_slots(folder, "neurosynth", neurosynth.CONNECTIONS),
             timeout_s=max(timeout_s, neurosynth.SHORTEST_TIMEOUT_S),
             health=self.neurosynth_health,
             log_requests=log_requests,
@@ -108,6 +122,10 @@ class Servers:
         for service in (self.files, self._lists, self._decoder):
             service.close()
 
+    def is_mirror_of(self, root: str) -> bool:
+        """Whether records that belong to a root, as :func:`check_server` gives it, are asked of another server."""
+        return not _is_same(self.neurovault_root, root)
+
     @property
     def asked(self) -> bool:
         """Whether any request went out."""
@@ -117,3 +135,11 @@ class Servers:
         """Let no further request through; those under way end with their next bytes."""
         self.neurovault_health.interrupt()
         self.neurosynth_health.interrupt()
+
+
+def _pause(folder: Path | None, server: str) -> Pause | None:
+    return None if folder is None else Pause(folder, server, LONGEST_RETRY_AFTER_S)
+
+
+def _slots(folder: Path | None, name: str, count: int) -> Slots | None:
+    return None if folder is None else Slots(folder, name, count)

@@ -59,10 +59,10 @@ def read(path: Path, id_: int) -> Record:
     return {key: value for key, value in record.items() if key not in _PATH_KEYS}
 
 
-def is_good(path: Path, id_: int) -> bool:
-    """Whether a sidecar is there and can be read."""
+def holds(path: Path, record: Record) -> bool:
+    """Whether a sidecar is there and is this record."""
     try:
-        read(path, id_)
+        written = records.null_placeholders(read(path, records.record_id(record)))
+        return written == records.null_placeholders(record)
     except (OSError, ValueError):
         return False
-    return True

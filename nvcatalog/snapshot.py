@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-from filelock import FileLock
 
 from nvcatalog import __version__, kept, parts
-from nvcatalog._store import Store, lock_timeout_s
+from nvcatalog._locks import file_lock, lock_timeout_s
+from nvcatalog._store import Store
 from nvcatalog.errors import NVCatalogError, SnapshotError, SnapshotWarning
 from nvcatalog.storage import link_or_copy, write_whole
 
@@ -132,7 +132,7 @@ def take(store: Store, name: str | None = None, *, whole: bool = False) -> Path:
     home = store.folder / kept.FOLDER
     try:
         home.mkdir(parents=True, exist_ok=True)
-        with FileLock(home / ".lock", timeout=lock_timeout_s(), mode=0o666):
+        with file_lock(home / ".lock").acquire(timeout=lock_timeout_s()):
             _sweep(home)
             snapshot = _write(store, home, kept.newest(home), whole=whole)
             _make_current(home, snapshot)
@@ -162,6 +162,8 @@ def _write(store: Store, home: Path, former: Path | None, *, whole: bool) -> Pat
     """Write into a hidden folder, and rename it when it is complete."""
     hidden = home / f".{os.getpid()}.part"
     try:
+        if former is None:
+            store.heed_others(begins=True)
         files = _Files(hidden, None if whole else former)
         files.fill(store)
         kept.write_manifest(hidden, files.manifest())

@@ -32,7 +32,8 @@ from nvcatalog.proving import FileProver, NotWholeError, Proof, Prover
 SUBFOLDER = "neurovault"
 _CHUNK = 1 << 18
 _PART = re.compile(r"\..+\.[0-9]+-[0-9a-f]{8}\.part")
-_LEFTOVER_S = 24 * 3600.0
+#: Temporary files older than this were left by a process that was killed.
+LEFTOVER_S = 24 * 3600.0
 _CACHEDIR_TAG = (
     "Signature: 8a477f597d28d172789f06886806bc55\n# Downloaded data; see https://bford.info/cachedir/\n"
 )
@@ -185,6 +186,15 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def identity(path: Path) -> tuple[int, int, int] | None:
+    """Return what tells a file from one that has taken its place since, None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
 def why_not_here(path: Path, size: int) -> str | None:
     """Return None when a file is there with its recorded size, else what was found instead."""
     try:
@@ -257,7 +267,7 @@ def _remove_leftovers(path: Path) -> None:
 @cache  # reading a large folder again for each file in it would take long
 def _old_parts(folder: Path) -> tuple[Path, ...]:
     """Return the temporary files in a folder that are too old to be written to still."""
-    latest = time.time() - _LEFTOVER_S
+    latest = time.time() - LEFTOVER_S
     found = []
     with suppress(OSError):  # a folder that cannot be listed can be written all the same
         for entry in folder.iterdir():

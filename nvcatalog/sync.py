@@ -159,7 +159,7 @@ def sync_catalog(
         raise DataDirError(
             f"{obstacle} cannot be written, and a sync has nothing else to do. Give another data_dir"
         )
-    with Servers(timeout_s=timeout_s, log_requests=verbose >= REQUESTS) as servers:
+    with Servers(timeout_s=timeout_s, log_requests=verbose >= REQUESTS, folder=store.folder) as servers:
         sync = _Sync(store, servers, asked, owners, verbose=verbose)
         return sync.run(None if seed is None else Seed(seed))
 
@@ -250,6 +250,8 @@ class _Sync:
             self._synced = read_synced(self._store)
         if self._synced.server_root is None:
             self._lander.server_root = root
+        if self._servers.is_mirror_of(root):
+            self._vault.stand_for(lookup.root_in_links(self._store, root))
         for id_, token in lookup.tokens(self._store).items():
             self._vault.open_with(id_, token)
         if self._asked is None:
@@ -473,6 +475,8 @@ class _Sync:
 
     def _end(self) -> None:
         """Land the rest, and only then note that the catalog is as the server is."""
+        for id_ in self._vault.made_public:
+            self._lander.batch.forget_token(id_)
         self._lander.land()
         if self._is_complete() and self._asked is None:
             self._note("synced_at", self._started_at.isoformat(timespec="seconds"))

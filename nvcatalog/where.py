@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from numbers import Real
@@ -16,8 +17,9 @@ import duckdb
 from nvcatalog import _expressions, queries
 from nvcatalog._expressions import Expressions
 from nvcatalog._store import Store
-from nvcatalog.errors import InvalidIdError, InvalidIdTypeError, InvalidOptionError, QueryError, shown
+from nvcatalog.errors import InvalidIdError, InvalidIdTypeError, InvalidOptionError, QueryError, shown, storable
 from nvcatalog.ids import LARGEST, parse_ids
+from nvcatalog.records import LARGEST_FILE
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,10 @@ class Part(NamedTuple):
     Attributes
     ----------
     text : str
-        The part.
+        The part; beyond the first hundred, the last stands for all others together.
     keeps, nulls : int or None
         How many rows of ``stat_maps`` it is true for, and how many it can say nothing about because a value is
-        NULL; None where it cannot be asked alone.
+        NULL; None where it cannot be asked alone, or has not been.
     """
 
     text: str
@@ -120,10 +122,12 @@ def select(store: Store, condition: Condition) -> Selection:
     limit = parse_max_images(condition.max_images)
     with store.reading() as connection:
         queries.register(connection, condition.tables)
-        asked = _read(connection, condition)
+        with _hints(condition):
+            asked = _read(connection, condition)
         _check_params(asked.parameters, condition.params)
         if asked.where is not None:
-            return _by_where(connection, asked.where, asked.order, condition.params, limit)
+            with _hints(condition):
+                return _by_where(connection, asked.where, asked.order, condition.params, limit)
         found = _by_query(connection, condition.query or "", condition.params)
     if limit is None or len(found.image_ids) <= limit:
         return found
@@ -138,7 +142,7 @@ def parameter_names(store: Store, condition: Condition) -> frozenset[str]:
     QueryError
         When the condition is no SQL.
     """
-    with store.reading() as connection:
+    with store.reading() as connection, _hints(condition):
         return _read(connection, condition).parameters
 
 
@@ -280,14 +284,17 @@ def _by_where(
     _bind(connection, f"{ids} LIMIT 0", params)
     _check_types(connection, source, texts, own_params)
     image_ids = _ask(connection, ids if limit is None else f"{ids} LIMIT {limit}", params)
-    counts = _count(connection, source, texts, own_params)
+    counted, others = texts[:_MOST_COUNTED], texts[_MOST_COUNTED:]
+    counts = None if others else _count(connection, source, counted, own_params)
     if counts is None:
-        counts = _count_apart(connection, source, condition, texts, own_params)
+        counts = _count_apart(connection, source, condition, counted, own_params)
+    parts = [Part(text, *count) for text, count in zip(counted, counts.parts, strict=True)]
+    parts += [Part(f"the other {len(others):,} parts", None, None)] if others else []
     return Selection(
         tuple(id_ for (id_,) in image_ids),
         *counts.figures,
         rows=counts.rows,
-        parts=tuple(Part(text, *count) for text, count in zip(texts, counts.parts, strict=True)),
+        parts=tuple(parts),
         synced_at=_synced_at(connection),
     )
 
@@ -306,6 +313,11 @@ def _of(expressions: Expressions, params: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in params.items() if name.lower() in expressions.parameters}
 
 
+# What the view makes of a record, DuckDB makes anew for each part that asks for it: of many parts, once for all,
+# which takes memory for the columns that they name.
+_FEW_PARTS = 8
+
+
 def _source(connection: duckdb.DuckDBPyConnection, where: Expressions, order: Expressions | None) -> str:
     """Return the view to ask, where names are the image's first and ``collections.`` reaches its collection.
 
@@ -319,7 +331,10 @@ def _source(connection: duckdb.DuckDBPyConnection, where: Expressions, order: Ex
     both = ", ".join(f'"{name}"' for name in theirs if name.lower() in {each.lower() for each in mine})
     columns = f"s.*, {{{struct}}} AS collections, c.* EXCLUDE ({both})"
     joined = "stat_maps AS s LEFT JOIN collections AS c ON c.collection_id = s.collection_id"
-    return f"(SELECT {columns} FROM {joined} WHERE {_can_be_had('s')}) AS stat_maps"  # noqa: S608 - names of columns
+    rows = f"SELECT {columns} FROM {joined} WHERE {_can_be_had('s')}"  # noqa: S608 - names of columns
+    if len(where.trees) > _FEW_PARTS:
+        rows = f"WITH made AS MATERIALIZED ({rows}) FROM made"
+    return f"({rows}) AS stat_maps"
 
 
 def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> list[str]:
@@ -348,6 +363,10 @@ def _check_types(
             )
 
 
+# A hundred take half a second over 600,000 rows.
+_MOST_COUNTED = 100
+
+
 class _Counts(NamedTuple):
     rows: int
     figures: tuple[int, int, int]  # images that match, their bytes, and how many of unknown size
@@ -361,10 +380,12 @@ def _count(
 
     Not as windows beside the ids: those took DuckDB more than a minute over 600,000 rows.
     """
-    parts = "".join(f", (\n{text}\n) AS p{number}" for number, text in enumerate(texts))
-    each = "".join(f", count(*) FILTER (WHERE p{n}), count(*) - count(p{n})" for n in range(len(texts)))
+    parts = "".join(f", (\n{text}\n)::BOOLEAN AS p{number}" for number, text in enumerate(texts))
+    # With a FILTER each, DuckDB would copy every column for every part.
+    each = "".join(f", coalesce(count_if(p{n}), 0), count(*) - count(p{n})" for n in range(len(texts)))
     match = " AND ".join(f"p{n}" for n in range(len(texts)))
-    query = f"SELECT count(*), {_figures(match)}{each} FROM (SELECT file_size{parts} FROM {source})"  # noqa: S608
+    rows_with_parts = f"(SELECT file_size{parts} FROM {source})"  # noqa: S608 - read before
+    query = f"SELECT count(*), {_figures('match')}{each} FROM (SELECT *, {match} AS match FROM {rows_with_parts})"  # noqa: S608
     try:
         [(rows, total, size, unknown, *counts)] = _ask(connection, query, params)
     except QueryError:
@@ -375,23 +396,39 @@ def _count(
 def _count_apart(
     connection: duckdb.DuckDBPyConnection, source: str, condition: str, texts: list[str], params: Mapping[str, Any]
 ) -> _Counts:
-    """Count where a part fails on rows that another keeps from it: what matches, and what parts can tell alone."""
+    """Count where not all parts can be asked of all rows: what matches, and what these parts can tell alone.
+
+    There are too many of them, or one fails on rows that another keeps from it.
+    """
     [(rows,)] = _ask(connection, f"SELECT count(*) FROM {source}", {})  # noqa: S608
     query = f"SELECT {_figures('true')} FROM {source}\n{condition}"  # noqa: S608
     [(total, size, unknown)] = _ask(connection, query, params)
-    alone: list[tuple[int | None, int | None]] = []
-    for text in texts:
-        own_params = _of(_expressions.read(connection, "where", text), params)
-        counts = _count(connection, source, [text], own_params)
-        alone.append(counts.parts[0] if counts else (None, None))
-    return _Counts(rows, (total, size or 0, unknown), alone)
+    return _Counts(rows, (total, size or 0, unknown), _count_each(connection, source, texts, params))
+
+
+def _count_each(
+    connection: duckdb.DuckDBPyConnection, source: str, texts: list[str], params: Mapping[str, Any]
+) -> list[tuple[int | None, int | None]]:
+    """Count parts together, halved again and again until those that fail stand alone."""
+    own_params = _of(_expressions.read(connection, "where", _expressions.all_of(texts)), params)
+    if counts := _count(connection, source, texts, own_params):
+        return counts.parts
+    if len(texts) == 1:
+        return [(None, None)]
+    half = len(texts) // 2
+    halves = (texts[:half], texts[half:])
+    return [each for some in halves for each in _count_each(connection, source, some, params)]
+
+
+# That a record tells the size of its file, and one to be believed.
+_TOLD = f"coalesce(file_size BETWEEN 1 AND {LARGEST_FILE}, false)"
 
 
 def _figures(match: str) -> str:
     # A sum has 128 bits, and what makes a plain number of those takes 80 ms to import.
     return (
-        f"count(*) FILTER (WHERE {match}), (sum(file_size) FILTER (WHERE file_size > 0 AND {match}))::BIGINT, "
-        f"count(*) FILTER (WHERE coalesce(file_size, 0) <= 0 AND {match})"
+        f"count(*) FILTER (WHERE {match}), (sum(file_size) FILTER (WHERE {_TOLD} AND {match}))::BIGINT, "
+        f"count(*) FILTER (WHERE NOT {_TOLD} AND {match})"
     )
 
 
@@ -448,8 +485,8 @@ _JUDGED = f"""
     SELECT
         list(image_id ORDER BY place) FILTER (WHERE here),
         count(*) FILTER (WHERE here),
-        sum(file_size) FILTER (WHERE here AND file_size > 0),
-        count(*) FILTER (WHERE here AND coalesce(file_size, 0) <= 0),
+        sum(file_size) FILTER (WHERE here AND {_TOLD}),
+        count(*) FILTER (WHERE here AND NOT {_TOLD}),
         list(image_id ORDER BY place) FILTER (WHERE unknown),
         list(image_id ORDER BY place) FILTER (WHERE gone)
     FROM found
@@ -485,6 +522,30 @@ def _raise(connection: duckdb.DuckDBPyConnection, error: duckdb.Error) -> NoRetu
     else:
         said = "\n".join(queries.why_refused(error).replace(place[0] if place else "", "").splitlines()[:_LINES])
     raise QueryError(f"{said}{where}") from error
+
+
+@contextmanager
+def _hints(condition: Condition) -> Iterator[None]:
+    """Add to what is wrong with a condition what people mean who write it so."""
+    try:
+        yield
+    except QueryError as error:
+        if hints := _hints_about(str(error), condition):
+            raise QueryError("\n".join([str(error), *hints])) from error
+        raise
+
+
+def _hints_about(said: str, condition: Condition) -> list[str]:
+    texts = [text for text in (condition.where, condition.order_by) if isinstance(text, str)]
+    hints = []
+    for text in texts if all(text == storable(text) for text in texts) else ():
+        quoted = _expressions.quoted_names(text).items()
+        hints += [f"Text takes single quotes: '{meant}'" for name, meant in quoted if f" column {name} in" in said]
+        hints += [f"Write {meant} instead of {sign}" for sign, meant in _expressions.slips(text).items()]
+    if "[]" in said and isinstance(condition.params, Mapping):
+        lists = [name for name, value in condition.params.items() if isinstance(value, list | tuple)]
+        hints += [f"${name} is a list: write IN ${name}, without parentheses" for name in lists]
+    return list(dict.fromkeys(hints))
 
 
 # Of the functions that fit almost, DuckDB lists dozens.

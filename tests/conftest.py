@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
+from waiting import PATIENCE_S
 
 from nvcatalog.demo import DemoServer, World
 
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-# How long an example takes says more about the machine than about the code.
-settings.register_profile("nvcatalog", deadline=None)
+# How long an example takes, or the making of one, says more about the machine than about the code.
+settings.register_profile("nvcatalog", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("nvcatalog")
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost", "0.0.0.0", "", None}
@@ -90,7 +91,7 @@ def get(server: DemoServer, client: requests.Session) -> Callable[..., requests.
     """Return a function that gets a path of the local NeuroVault."""
 
     def get(path: str, **options: Any) -> requests.Response:
-        return client.get(server.neurovault_url + path, timeout=20, **options)
+        return client.get(server.neurovault_url + path, timeout=PATIENCE_S, **options)
 
     return get
 
@@ -100,6 +101,6 @@ def decode(server: DemoServer, client: requests.Session) -> Callable[[int], requ
     """Return a function that asks the local Neurosynth about an image."""
 
     def decode(image_id: int) -> requests.Response:
-        return client.get(f"{server.neurosynth_url}/api/decode/?neurovault={image_id}", timeout=20)
+        return client.get(f"{server.neurosynth_url}/api/decode/?neurovault={image_id}", timeout=PATIENCE_S)
 
     return decode

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,18 @@ def no_waiting(new_catalog: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
     monkeypatch.setattr(snapshot, "_age_s", lambda folder: 0.0)
     yield
     snapshot._waiting.clear()
+
+
+@pytest.fixture
+def open_dir() -> Iterator[Path]:
+    """Return a data folder outside of pytest's own, which nobody but its owner may enter."""
+    home = Path(tempfile.mkdtemp())
+    home.chmod(0o755)
+    yield home
+    for path in (home, *home.rglob("*")):
+        if path.is_dir():
+            path.chmod(0o755)
+    shutil.rmtree(home)
 
 
 @pytest.fixture

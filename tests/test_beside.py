@@ -142,6 +142,37 @@ def test_packs_that_could_not_be_had_are_reported_and_asked_for_again(
     assert len(rows(data_dir, "SELECT * FROM nidm_packs")) == 2
 
 
+def test_a_pack_comes_with_an_image_whose_collection_was_never_listed(
+    fetch: Fetch, world: World, server: DemoServer
+) -> None:
+    (pack,), held = world.pack_ids(), world.image_ids(3)[-1]
+    wanted = {(pack, "nidm_zip"), (pack, "nidm_ttl")}
+    plan = fetch(image_ids=[held], extras=True, dry_run=True)
+    assert plan.extras_to_fetch == 2
+    assert extras_of(fetch(image_ids=[held], extras=True)) == dict.fromkeys(wanted, "downloaded")
+    assert len(server.hits("*nidm_results*")) == 1
+    server.reset_log()
+    assert extras_of(fetch(image_ids=[held], extras=True)) == dict.fromkeys(wanted, "cached")
+    assert server.requests == 0
+
+
+def test_an_image_whose_pack_is_unknown_says_so(fetch: Fetch, world: World, server: DemoServer) -> None:
+    held, lone = world.image_ids(3)[-1], world.add_image(3, {"image_type": "NIDM results statistic map"})
+    world.edit_image(lone, nidm_results="/collections/3/lost.nidm")
+    fetch(image_ids=[held])
+    with pytest.warns(IncompleteWarning, match="nidm_zip: its NIDM pack was never listed"):
+        fetch(image_ids=[held], extras=True, mode="offline")
+    server.fail("/api/collections/3/nidm_results/", faults.status(503))
+    with pytest.warns(IncompleteWarning, match="nidm_zip: its NIDM packs: "):
+        assert extras_of(fetch(image_ids=[held], extras=True)) == {(held, "nidm_zip"): "failed"}
+    server.heal()
+    for asks in (1, 0):
+        server.reset_log()
+        with pytest.warns(IncompleteWarning, match="collection 3 lists no NIDM pack with this image"):
+            assert (lone, "nidm_zip") in extras_of(fetch(image_ids=[held, lone], extras=True))
+        assert len(server.hits("*nidm_results*")) == asks
+
+
 def test_what_cannot_be_renewed_is_kept(fetch: Fetch, server: DemoServer, data_dir: Path) -> None:
     fetch(collection_ids=[1197], extras=True)
     server.fail("*.xml", faults.status(404))

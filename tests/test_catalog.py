@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from waiting import PATIENCE_S
 
 from nvcatalog import Catalog, NVCatalogError, fetch_neurovault_ids, snapshot
 from nvcatalog._batch import Batch, Words
@@ -24,6 +25,7 @@ from nvcatalog.errors import (
     InvalidIdTypeError,
     SnapshotError,
     SnapshotWarning,
+    WordsWarning,
 )
 
 if TYPE_CHECKING:
@@ -125,7 +127,9 @@ def test_another_process_may_write_between_two_questions(catalog: Catalog) -> No
     catalog.sql("SELECT 1")
 
     script = "import sys, duckdb; duckdb.connect(sys.argv[1]).execute(\"UPDATE images SET name = 'theirs'\")"
-    subprocess.run([sys.executable, "-c", script, str(catalog.folder / "catalog.duckdb")], check=True, timeout=60)
+    subprocess.run(
+        [sys.executable, "-c", script, str(catalog.folder / "catalog.duckdb")], check=True, timeout=PATIENCE_S
+    )
 
     assert catalog.sql("SELECT DISTINCT name FROM images").fetchall() == [("theirs",)]
 
@@ -153,7 +157,12 @@ def test_words_of_an_image_asked_for_twice_are_two_rows(catalog: Catalog) -> Non
 
 
 def test_an_image_without_terms_is_a_row_of_zeros(catalog: Catalog) -> None:
-    frequencies, vocabulary = catalog.words([99, 31])
+    with pytest.warns(
+        WordsWarning, match=r"Of 1 images no terms are here, .* zeros: 99; 1 of them unknown"
+    ) as warned:
+        frequencies, vocabulary = catalog.words([99, 31])
+
+    assert warned[0].filename == __file__
 
     assert frequencies.shape == (2, len(vocabulary))
     assert frequencies[0].nnz == 0
@@ -213,11 +222,10 @@ def test_what_cannot_be_published_after_adopting_is_a_warning_at_the_line_that_a
 def test_a_broken_catalog_is_put_right_as_the_error_advises(catalog: Catalog) -> None:
     path = catalog.folder / "catalog.duckdb"
     path.write_bytes(os.urandom(100_000))
-    with pytest.raises(CatalogCorruptError, match=r"Move it aside .*nvcatalog adopt --data-dir"):
+    with pytest.raises(CatalogCorruptError, match=r"Rebuild it .*nvcatalog rebuild --data-dir"):
         catalog.sql("SELECT 1")
 
-    path.rename(f"{path}.broken")
-    catalog.adopt(verbose=0)
+    catalog.rebuild(verbose=0)
 
     assert catalog.sql("SELECT image_id FROM files ORDER BY 1").fetchall() == [(31,), (32,), (41,)]
 

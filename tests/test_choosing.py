@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -30,6 +31,7 @@ from hypothesis import strategies as st
 from oracle import nilearn_dir as nilearn_dir
 from oracle import nilearn_filtered as nilearn_filtered
 from test_store import as_nobody
+from waiting import PATIENCE_S, wait_until
 
 from nvcatalog import Catalog, Outcome, fetch_neurovault, fetch_neurovault_ids
 from nvcatalog._store import Store
@@ -40,6 +42,7 @@ from nvcatalog.errors import (
     FilterWarning,
     FolderWarning,
     IncompleteWarning,
+    shown,
 )
 from nvcatalog.filters import (
     Contains,
@@ -62,7 +65,7 @@ from nvcatalog.filters import (
 from nvcatalog.moving import Mover
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from fetching import Fetch
 
@@ -174,6 +177,23 @@ def test_a_field_that_no_image_has_is_warned_of_with_the_nearest_name(fetch: Fet
         maps = fetch(modalty="fMRI-BOLD", max_images=2, mode=mode)
     assert warned[0].filename == fetching.__file__
     assert maps.images == []
+
+
+def test_a_keyword_that_looks_like_an_option_is_warned_of_before_anything_is_looked_through(
+    fetch: Fetch, server: DemoServer, world: World
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(
+            FilterWarning, match=r"max_image is no option .* did you mean the option max_images"
+        ) as it:
+            fetch(max_image=2)
+    assert it.traceback[1].path == Path(fetching.__file__)
+    assert server.requests == 0
+    world.edit_image(4, max_image=2)
+    with pytest.warns(FilterWarning, match="did you mean the option max_images"):
+        assert ids(fetch(max_image=2)) == [4]
+    assert ids(fetch(max_image=2)) == [4]  # now that one is known to have such a field
 
 
 def test_a_free_form_field_is_known_once_an_image_has_it(fetch: Fetch, world: World) -> None:
@@ -421,7 +441,7 @@ def test_a_catalog_that_somebody_holds_costs_no_download(
 ) -> None:
     nilearn_filtered(data_dir=data_dir, max_images=2)
     monkeypatch.setenv("NVCATALOG_LOCK_TIMEOUT", "0.2")
-    held = Store(data_dir / "neurovault")._file_lock(time.monotonic() + 5)
+    held = Store(data_dir / "neurovault")._file_lock(time.monotonic() + PATIENCE_S)
     with held, pytest.warns(CatalogWarning, match="not in the catalog yet"):
         maps = fetch(max_images=5)
     assert ids(maps) == [3, 4, 8718, 8719, 9034]
@@ -460,14 +480,15 @@ def test_after_ctrl_c_the_next_call_completes_and_asks_for_no_file_twice(
 def test_after_a_kill_the_next_call_completes_and_asks_for_no_file_that_is_here(
     world: World, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with start(world, monkeypatch, latency_s=0.05) as server:
+    with start(world, monkeypatch) as server:
+        server.fail("/media/*", faults.slow(3600), after=8)
         options = f"None, {{}}, image_terms={{}}, data_dir={str(data_dir)!r}, verbose=0, max_workers=2"
         code = f"from nvcatalog import fetch_neurovault; fetch_neurovault({options})"
         with subprocess.Popen([sys.executable, "-c", code], env=dict(os.environ)) as process:
-            while process.poll() is None and len(list(data_dir.rglob("*.nii.gz"))) < 8:
-                time.sleep(0.005)
+            wait_until(lambda: process.poll() is not None or len(list(data_dir.rglob("image_*.nii.gz"))) == 8)
             process.send_signal(signal.SIGKILL)
         assert process.returncode == -signal.SIGKILL
+        server.heal()
         here = {int(path.name[6:].partition(".")[0]) for path in data_dir.rglob("image_*.nii.gz")}
         server.reset_log()
         maps = fetch_neurovault(None, {}, image_terms={}, data_dir=data_dir, verbose=0)
@@ -554,7 +575,7 @@ def functions_of(fields: list[str]) -> st.SearchStrategy[Any]:
 
 
 @pytest.mark.filterwarnings("ignore::nvcatalog.errors.FilterWarning")
-@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(
     image_terms=st.dictionaries(st.sampled_from(FIELDS), values | special_values, max_size=3),
     collection_terms=st.dictionaries(st.sampled_from(COLLECTION_FIELDS), values | special_values, max_size=2),
@@ -590,3 +611,100 @@ def test_an_image_whose_record_changed_in_the_course_of_a_call_is_judged_by_the_
     assert first not in ids(maps)
     assert not {first, second} & set(ids(later))
     assert all(meta["is_thresholded"] is False for meta in later.images_meta)
+
+
+def test_what_lies_beside_a_file_is_the_record_that_came_last(fetch: Fetch, world: World, data_dir: Path) -> None:
+    fetch(collection_id=3, image_terms={})
+    fetch(**EVERYTHING, dry_run=True)
+    for image_id in (3, 9034):  # one that is here, and one that is fetched before its list is read again
+        world.edit_image(image_id, name="edited")
+    world.edit_collection(3, name="edited")
+    names = {meta["id"]: meta["name"] for meta in fetch(**EVERYTHING).images_meta}
+    for collection_id, image_id in ((3, 3), (555, 9034)):
+        beside = file_of(data_dir, collection_id, image_id).with_name(f"image_{image_id}_metadata.json")
+        assert json.loads(beside.read_text())["name"] == names[image_id] == "edited"
+    collection = data_dir / "neurovault" / "collection_3" / "collection_metadata.json"
+    assert json.loads(collection.read_text())["name"] == "edited"
+
+
+class _UnshowableError(Exception):
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr either")
+
+    __str__ = __repr__
+
+
+class _HalfCharacterError(Exception):
+    def __repr__(self) -> str:
+        return "\ud800"
+
+
+class _Odd(SpecialValue):
+    """A value of somebody's own that cannot be compared and not even shown."""
+
+    def accepts(self, value: object) -> bool:
+        raise _UnshowableError
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+
+@pytest.mark.parametrize(
+    "error", [_UnshowableError(), _HalfCharacterError()], ids=["unshowable", "half a character"]
+)
+@pytest.mark.parametrize("kind", ["image", "collection"])
+def test_whatever_a_function_raises_is_named_with_the_record_and_lands(
+    fetch: Fetch, data_dir: Path, error: Exception, kind: str
+) -> None:
+    def refuse(record: Mapping[str, Any]) -> bool:
+        if record["id"] in (4, 658):
+            raise error
+        return True
+
+    with pytest.warns(IncompleteWarning, match=rf"{kind} \d+ failed .the filter raised"):
+        maps = fetch(**{**EVERYTHING, f"{kind}_filter": refuse})
+    assert sorted(ids(maps)) == sorted(set(ALL_IDS) - {4 if kind == "image" else 10426})
+    told = Catalog(data_dir).sql("SELECT reason FROM outcomes WHERE status = 'failed'").fetchall()
+    assert told == [(maps.report.missing[0].reason,)]
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"image_terms": {"modality": _Odd()}},
+        {"image_terms": {"modality": IsIn(_Odd())}},
+        {"collection_terms": {"name": _Odd()}},
+        {"image_terms": {}, "collection_id": _Odd(), "collection_terms": {"id": 3}},
+    ],
+)
+def test_a_value_that_raises_costs_the_records_it_is_compared_with(fetch: Fetch, terms: dict[str, Any]) -> None:
+    with pytest.warns((IncompleteWarning, FilterWarning), match="cannot be shown"):
+        assert fetch(**terms).images == []
+
+
+@pytest.mark.parametrize(
+    ("terms", "found"),
+    [
+        ({"image_terms": {"modality": "\ud800"}}, False),
+        ({"image_terms": {"name": Contains("\ud800")}}, False),
+        ({"image_terms": {"modality": NotEqual("\udc00")}}, True),
+        ({"image_terms": {"modality": b"fMRI-BOLD"}}, False),
+        ({"image_terms": {"number_of_subjects": 10**5000}}, False),
+        *(({"image_terms": {}, "collection_terms": {name: "\ud800"}}, False) for name in ("DOI", "name", "owner")),
+        ({"image_terms": {}, "collection_terms": {"owner": 10**5000}}, False),
+    ],
+    ids=shown,
+)
+def test_a_value_that_no_record_can_have_matches_none_of_them(
+    fetch: Fetch, terms: dict[str, Any], found: bool
+) -> None:
+    for _ in range(2):
+        assert bool(fetch(max_images=1, **terms).images) == found
+
+
+@pytest.mark.parametrize("terms", ["image_terms", "collection_terms"])
+def test_a_field_whose_name_is_no_text_that_can_be_stored_is_one_that_no_record_has(
+    fetch: Fetch, terms: str
+) -> None:
+    with pytest.warns(FilterWarning, match=r"here has a field '\\ud800'"):
+        assert fetch(**{"image_terms": {}, terms: {"\ud800": 1}}).images == []

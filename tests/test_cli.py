@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import duckdb
 import pytest
 from pyarrow import parquet
+from waiting import PATIENCE_S
 
 from nvcatalog.cli import main
 
@@ -95,7 +96,13 @@ def test_something_missing_ends_with_status_1_and_a_warning(
         (["sql", "SELECT 1", "--param", "n"], "NAME=VALUE"),
         (["sql", "SELECT $a, $b", "--param", "a=1"], "give --param b=…"),
         (["query", "no_such_query"], "images_by_term"),
-        (["query", "images_by_term", "--param", "term=motor"], "give --param limit=…"),
+        (["query", "image_by_term"], "did you mean images_by_term"),
+        (["query", "images_by_term", "--limit", "2"], "images_by_term needs a value for term: the term"),
+        (["query", "images_by_term", "--term", "motor", "--limt", "2"], "no parameter limt; did you mean limit?"),
+        (["query", "images_by_term", "-p", "term=motor", "--limit", "two"], "limit of images_by_term is 'two'"),
+        (["query", "images_by_term", "--term"], "--term has no value; write --term VALUE"),
+        (["query", "images_by_term", "motor"], "'motor' belongs to no parameter; write --name VALUE"),
+        (["query", "--term", "motor"], "write nvcatalog query NAME --term VALUE"),
     ],
 )
 def test_wrong_use_ends_with_status_2_and_says_what_is_wrong(
@@ -183,14 +190,34 @@ def test_sql_answers_in_every_format(nvcatalog: Run, filled: Path) -> None:
 def test_a_named_query_takes_its_parameters(nvcatalog: Run, filled: Path) -> None:
     done = nvcatalog("query", "top_terms", "-p", "image_id=10426", "-p", "limit=3", "--data-dir", filled)
     assert len(done.stdout.splitlines()) == 4
+    for options in (["--image-id", "10426", "--limit", "3"], ["--image_id=10426", "-p", "limit=3"]):
+        assert nvcatalog("query", "top_terms", *options, "--data-dir", filled).stdout == done.stdout
+
+
+def test_parameters_of_a_query_are_read_as_the_query_declares_them(nvcatalog: Run, filled: Path) -> None:
+    place = filled / "neurovault" / "queries"
+    place.mkdir()
+    (place / "kinds.sql").write_text("""\
+-- One row of what was given.
+-- $text: any (text, required)
+-- $number: any (number, required)
+-- $ids: any (image ids, required)
+-- $flag: any (boolean, default false)
+SELECT $text AS text, $number AS number, $ids AS ids, $flag AS flag, $other AS other
+""")
+    given = ["--text", "1.50", "--number", "-0.5", "--flag", "--ids", "3,https://neurovault.org/images/4/"]
+    done = nvcatalog("query", "kinds", *given, "-p", "other=2.5", "-d", filled, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)
+    assert row == {"text": "1.50", "number": -0.5, "ids": [3, 4], "flag": True, "other": 2.5}
 
 
 def test_query_without_a_name_lists_what_there_is(nvcatalog: Run) -> None:
     done = nvcatalog("query", "--format", "json")
-    listed = {row["query"]: row for row in json.loads(done.stdout)}
+    listed = {row["name"]: row for row in json.loads(done.stdout)}
     assert {"images_by_term", "images_per_collection", "top_terms"} <= set(listed)
-    assert listed["top_terms"]["about"].startswith("The terms whose maps are most similar")
-    assert listed["top_terms"]["parameters"] == "image_id: the image; limit: how many terms"
+    assert listed["top_terms"]["summary"].startswith("The terms whose maps are most similar")
+    assert listed["top_terms"]["parameters"].splitlines()[-1] == "limit: how many terms (count, default 20)"
 
 
 def test_parameters_are_text_so_that_no_term_becomes_a_number(nvcatalog: Run, filled: Path) -> None:
@@ -422,7 +449,7 @@ def test_demo_serve_prints_what_a_shell_can_evaluate_and_ends_with_ctrl_c(tmp_pa
         assert Path(exports["NILEARN_DATA"]).parent == tmp_path
         assert all(line.startswith("# ") for line in (lines[0], lines[4]))
         os.kill(process.pid, signal.SIGINT)
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=PATIENCE_S) == 0
 
 
 def test_freeze_writes_a_lock_file_and_cite_the_citations(nvcatalog: Run, filled: Path, tmp_path: Path) -> None:
@@ -447,3 +474,40 @@ def test_freeze_writes_a_lock_file_and_cite_the_citations(nvcatalog: Run, filled
     plain = nvcatalog("cite", "--images", "10426", "--format", "text", "-d", filled)
     assert plain.stdout.startswith(b"Maps of 1 NeuroVault collection.\n\n")
     assert nvcatalog("cite", "-d", tmp_path / "none").returncode == 1
+
+
+def test_export_writes_tables_as_files_and_says_where(nvcatalog: Run, filled: Path, tmp_path: Path) -> None:
+    place = tmp_path / "out"
+    chosen = ("--where", "image_id = $id", "-p", "id=10426", "-d", filled)
+    done = nvcatalog("export", place, "--what", "images,files", "--format", "csv", *chosen)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode().strip() == str(place)
+    assert b"exported 2 rows of 2 tables" in done.stderr
+    with (place / "images.csv").open(encoding="utf-8", newline="") as file:
+        assert [row["image_id"] for row in csv.DictReader(file)] == ["10426"]
+
+    refused = nvcatalog("export", place, "-d", filled)
+    assert refused.returncode == 2
+    assert b"is not empty" in refused.stderr
+    assert b"--overwrite" in refused.stderr
+    again = nvcatalog("export", place, "-w", "image_words", "--images", "10426", "--overwrite", "-q", "-d", filled)
+    assert (again.returncode, again.stderr) == (0, b"")
+    assert sorted(path.name for path in place.iterdir()) == ["image_words.parquet", "nvcatalog-export.json"]
+    assert nvcatalog("export", tmp_path / "maps.duckdb", "-q", "-d", filled).returncode == 0
+    with duckdb.connect(str(tmp_path / "maps.duckdb"), read_only=True) as connection:
+        assert connection.execute("SELECT count(*) FROM images").fetchall() == [(4,)]
+
+
+def test_export_of_what_does_not_exist_is_wrong_use_and_without_a_catalog_it_fails(
+    nvcatalog: Run, filled: Path, tmp_path: Path
+) -> None:
+    unknown = nvcatalog("export", tmp_path / "out", "-w", "imagez", "-d", filled)
+    assert unknown.returncode == 2
+    assert b"did you mean images" in unknown.stderr
+    forgotten = nvcatalog("export", tmp_path / "out", "--where", "image_id = $id", "-d", filled)
+    assert forgotten.returncode == 2
+    assert b"--param id=" in forgotten.stderr
+    absent = nvcatalog("export", tmp_path / "out", "-d", tmp_path / "none")
+    assert absent.returncode == 1
+    assert b"no catalog yet" in absent.stderr
+    assert not (tmp_path / "out").exists()

@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from waiting import PATIENCE_S, then_patient
 
 from nvcatalog._http import Service
 from nvcatalog.client import LARGEST_PAGE, ImageList, NeuroVault, root
@@ -30,7 +31,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def service(server: DemoServer) -> Iterator[Service]:
-    with closing(Service("NeuroVault", server.neurovault_url, connections=2, timeout_s=5)) as service:
+    with closing(Service("NeuroVault", server.neurovault_url, connections=2, timeout_s=PATIENCE_S)) as service:
         yield service
 
 
@@ -68,6 +69,26 @@ def meanwhile(happen: Callable[[], object]) -> faults.Fault:
 
 def edited(edit: Callable[[Any], Any]) -> faults.Fault:
     return faults.rewrite(lambda body: json.dumps(edit(json.loads(body))).encode())
+
+
+# Links
+
+
+@pytest.mark.parametrize("original", ["https://neurovault.org", "http://other.example:81/nv"])
+def test_a_mirror_names_its_original_in_every_link_and_is_asked_for_what_they_lead_to(
+    server: DemoServer, world: World, vault: NeuroVault, original: str
+) -> None:
+    world.add_nidm_pack(555, "pack")
+    world.edit_image(9034, description=f"see {server.neurovault_url}/images/9034/")
+    vault.stand_for(original)
+    given = [vault.collection(555), vault.image(9034), *(pack for page, _ in vault.packs_of(555) for pack in page)]
+    assert given[0]["url"] == f"{original}/collections/555/"
+    assert given[1]["description"] == f"see {server.neurovault_url}/images/9034/"
+    assert given[2]["statmaps"][0]["file"].startswith(f"{original}/media/images/555/pack/")
+    assert vault.file_url(given[1]) == world.file_path(9034).lstrip("/")
+    assert vault.file_url({"file": f"{server.neurovault_url}/media/x.nii.gz"}) == "media/x.nii.gz"
+    with pytest.raises(RefusedError, match="leads elsewhere"):
+        vault.file_url({"file": "https://elsewhere.example/media/x.nii.gz"})
 
 
 # Single records
@@ -260,8 +281,8 @@ def test_next_is_not_followed(server: DemoServer, world: World, vault: NeuroVaul
 @pytest.mark.parametrize(
     "trouble",
     [
-        faults.slow(30),
-        faults.stall(0.5, 30),
+        faults.slow(3600),
+        faults.stall(0.5, 3600),
         faults.status(503),
         faults.status(504),
         faults.cut(),
@@ -271,9 +292,9 @@ def test_next_is_not_followed(server: DemoServer, world: World, vault: NeuroVaul
 )
 def test_pages_that_do_not_come_are_halved(server: DemoServer, world: World, trouble: faults.Fault) -> None:
     ids = add_images(world, 150)
-    for limit in (100, 50):
-        server.fail(f"/api/collections/{BIG}/images/", trouble, query={"limit": limit}, times=1)
     with closing(Service("NeuroVault", server.neurovault_url, connections=2, timeout_s=0.4)) as service:
+        for limit, fault in ((100, trouble), (50, then_patient(service, trouble))):
+            server.fail(f"/api/collections/{BIG}/images/", fault, query={"limit": limit}, times=1)
         listing = read_list(NeuroVault(service))
     assert sorted(listing.ids) == ids
     assert listing.complete

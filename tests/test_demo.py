@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
+from waiting import PATIENCE_S, wait_until
 
 from nvcatalog.demo import DemoServer, World, faults
 
@@ -51,24 +52,22 @@ def test_log_has_every_request_of_both_services_in_order(server: DemoServer, get
 
 def test_connections_are_kept_alive_and_counted(server: DemoServer, client: requests.Session) -> None:
     for _ in range(5):
-        client.get(f"{server.neurovault_url}/api/images/9034/", timeout=20)
+        client.get(f"{server.neurovault_url}/api/images/9034/", timeout=PATIENCE_S)
     assert server.connections_opened == 1
     closing = {"Connection": "close"}
     for _ in range(2):
-        requests.get(f"{server.neurovault_url}/api/images/9034/", headers=closing, timeout=20)
+        requests.get(f"{server.neurovault_url}/api/images/9034/", headers=closing, timeout=PATIENCE_S)
     assert server.connections_opened == 3
 
 
 def test_peak_is_how_many_answers_were_under_way_at_once(world: World) -> None:
-    with DemoServer(world, latency_s=60) as server:  # so all are under way until the server closes
+    with DemoServer(world, latency_s=3600) as server:  # so all are under way until the server closes
         urls = [server.neurovault_url + world.file_path(i) for i in world.image_ids(555)[:5]]
         urls.append(f"{server.neurovault_url}/api/images/9034/")
         threads = [threading.Thread(target=get_unless_closed, args=(url,)) for url in urls]
         for thread in threads:
             thread.start()
-        deadline = time.monotonic() + 60
-        while server.requests < len(urls) and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: server.requests == len(urls))
         peaks = dict(server.peak_connections)
     for thread in threads:
         thread.join()
@@ -77,13 +76,13 @@ def test_peak_is_how_many_answers_were_under_way_at_once(world: World) -> None:
 
 def get_unless_closed(url: str) -> None:
     with contextlib.suppress(requests.ConnectionError):
-        requests.get(url, timeout=120)
+        requests.get(url, timeout=2 * PATIENCE_S)
 
 
 def test_one_connection_never_counts_as_two(world: World, server: DemoServer, client: requests.Session) -> None:
     made = world.add_synthetic(7, 20)
     for image_id in made:
-        client.get(server.neurovault_url + world.file_path(image_id), timeout=20)
+        client.get(server.neurovault_url + world.file_path(image_id), timeout=PATIENCE_S)
     assert server.peak_connections["media"] == 1
 
 
@@ -98,16 +97,16 @@ def test_environment_names_both_services(server: DemoServer) -> None:
 def test_closed_server_refuses_and_hangs_up_on_the_idle(client: requests.Session) -> None:
     with DemoServer(World.empty()) as server:
         url = f"{server.neurovault_url}/api/"
-        assert client.get(url, timeout=20).status_code == 200
+        assert client.get(url, timeout=PATIENCE_S).status_code == 200
     with pytest.raises(requests.ConnectionError):
-        client.get(url, timeout=20)
+        client.get(url, timeout=PATIENCE_S)
 
 
 def break_the_server() -> None:
     with DemoServer(World.empty()) as server:
         server.fail("/api/", faults.rewrite(lambda body: body[1 // 0 :]))
         with pytest.raises(requests.ConnectionError):
-            requests.get(f"{server.neurovault_url}/api/", timeout=20)
+            requests.get(f"{server.neurovault_url}/api/", timeout=PATIENCE_S)
 
 
 def test_error_of_its_own_is_raised_when_the_server_closes() -> None:
@@ -120,7 +119,7 @@ def test_error_of_its_own_is_raised_when_the_server_closes() -> None:
 
 def raw_get(server: DemoServer, path: str) -> tuple[http.client.HTTPResponse, http.client.HTTPConnection]:
     """Get without a client that helps: no gzip, no retries, no redirects."""
-    connection = http.client.HTTPConnection(urlsplit(server.neurovault_url).netloc, timeout=20)
+    connection = http.client.HTTPConnection(urlsplit(server.neurovault_url).netloc, timeout=PATIENCE_S)
     connection.request("GET", path)
     return connection.getresponse(), connection
 
@@ -256,32 +255,38 @@ def test_rewrite_edits_any_body(server: DemoServer, get: Get) -> None:
 
 
 def test_slow_answers_come_late_and_whole(server: DemoServer, client: requests.Session) -> None:
-    server.fail("/api/", faults.slow(0.6))
+    server.fail("/api/", faults.slow(3600), times=1)
+    server.fail("/api/", faults.slow(0.1))
     with pytest.raises(requests.ReadTimeout):
         client.get(f"{server.neurovault_url}/api/", timeout=0.1)
-    assert client.get(f"{server.neurovault_url}/api/", timeout=20).status_code == 200
+    wait_until(lambda: server.requests)  # the fault has struck, however late
+    before = time.monotonic()
+    assert client.get(f"{server.neurovault_url}/api/", timeout=PATIENCE_S).status_code == 200
+    assert time.monotonic() - before >= 0.1
 
 
 def test_stalled_answers_pause_in_the_middle(world: World, server: DemoServer) -> None:
     path, data = world.file_path(9034), world.image_bytes(9034)
-    server.fail("/media/*", faults.stall(0.5, 0.6))
-    connection = http.client.HTTPConnection(urlsplit(server.neurovault_url).netloc, timeout=0.1)
-    connection.request("GET", path)
-    answer = connection.getresponse()
-    assert answer.read(len(data) // 2) == data[: len(data) // 2]
+    server.fail("/media/*", faults.stall(0.5, 3600), times=1)
+    server.fail("/media/*", faults.stall(0.5, 0.1))
+    stalled, impatient = raw_get(server, path)
+    assert stalled.read(len(data) // 2) == data[: len(data) // 2]
+    impatient.sock.settimeout(0.1)
     with pytest.raises(TimeoutError):
-        answer.read()
-    connection.close()
+        stalled.read()
+    impatient.close()
     whole, patient = raw_get(server, path)
     assert whole.read() == data
     patient.close()
 
 
 def test_faults_can_be_put_together(server: DemoServer, client: requests.Session) -> None:
-    server.fail("/api/", faults.together(faults.status(503), faults.slow(0.6)))
+    server.fail("/api/", faults.together(faults.status(503), faults.slow(3600)), times=1)
+    server.fail("/api/", faults.together(faults.status(503), faults.slow(0.1)))
     with pytest.raises(requests.ReadTimeout):
         client.get(f"{server.neurovault_url}/api/", timeout=0.1)
-    assert client.get(f"{server.neurovault_url}/api/", timeout=20).status_code == 503
+    wait_until(lambda: server.requests)  # the fault has struck, however late
+    assert client.get(f"{server.neurovault_url}/api/", timeout=PATIENCE_S).status_code == 503
 
 
 def test_closing_does_not_wait_for_slow_answers() -> None:
@@ -299,9 +304,9 @@ def test_server_runs_in_a_process_of_its_own_until_its_input_ends() -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         addresses = json.loads(process.stdout.readline())
-        page = requests.get(f"{addresses['neurovault']}/api/collections/5/images/", timeout=20)
-        words = requests.get(f"{addresses['neurosynth']}/api/decode/?neurovault=1", timeout=20)
-        process.communicate(timeout=20)
+        page = requests.get(f"{addresses['neurovault']}/api/collections/5/images/", timeout=PATIENCE_S)
+        words = requests.get(f"{addresses['neurosynth']}/api/decode/?neurovault=1", timeout=PATIENCE_S)
+        process.communicate(timeout=PATIENCE_S)
     assert page.json()["count"] == 3
     assert len(words.json()["data"]["values"]) == 3228
     assert process.returncode == 0
@@ -312,10 +317,12 @@ def test_server_process_serves_a_crowd_with_the_real_sites_quirks() -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         root = json.loads(process.stdout.readline())["neurovault"]
-        pages = [requests.get(f"{root}/api/collections/?limit=1&offset={n}", timeout=20) for n in range(12)]
-        broken = requests.get(f"{root}/api/collections/5/", timeout=20)
-        image = requests.get(f"{root}/api/images/46/", timeout=20)
-        process.communicate(timeout=20)
+        pages = [
+            requests.get(f"{root}/api/collections/?limit=1&offset={n}", timeout=PATIENCE_S) for n in range(12)
+        ]
+        broken = requests.get(f"{root}/api/collections/5/", timeout=PATIENCE_S)
+        image = requests.get(f"{root}/api/images/46/", timeout=PATIENCE_S)
+        process.communicate(timeout=PATIENCE_S)
     assert pages[0].json()["count"] == 12
     assert pages[2].json()["results"] == []
     assert sorted(page.status_code for page in pages)[-1] == broken.status_code == image.status_code == 500
@@ -329,7 +336,7 @@ def test_server_process_can_be_terminated() -> None:
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=PATIENCE_S) == 0
 
 
 # The guard around all tests

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import zipfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 import requests
+from waiting import PATIENCE_S
 
 from nvcatalog.demo import DemoServer, World
 from nvcatalog.demo.decoding import decode_values, vocabulary
@@ -75,7 +76,7 @@ def test_silly_pages_are_the_first_hundred(client: requests.Session, query: str)
     world = World.empty()
     world.add_collection(id=1, images=130)
     with DemoServer(world) as server:
-        page = client.get(f"{server.neurovault_url}/api/collections/1/images/?{query}", timeout=20)
+        page = client.get(f"{server.neurovault_url}/api/collections/1/images/?{query}", timeout=PATIENCE_S)
     assert ids(page) == list(range(1, 101))
 
 
@@ -83,7 +84,7 @@ def test_pages_hold_at_most_a_thousand(client: requests.Session) -> None:
     world = World.empty()
     world.add_synthetic(1, 1005, file_bytes=2_000)
     with DemoServer(world) as server:
-        page = client.get(f"{server.neurovault_url}/api/collections/1/images/?limit=5000", timeout=20)
+        page = client.get(f"{server.neurovault_url}/api/collections/1/images/?limit=5000", timeout=PATIENCE_S)
     assert len(ids(page)) == 1000
     assert "limit=1000&offset=1000" in page.json()["next"]
 
@@ -156,9 +157,9 @@ def test_authentication_and_accept_headers_are_answered_as_observed(get: Get) ->
 
 
 def test_writing_needs_an_account(server: DemoServer, client: requests.Session) -> None:
-    answer = client.post(f"{server.neurovault_url}/api/collections/555/images/", data=b"x" * 5000, timeout=20)
-    assert answer.status_code == 401
-    assert client.get(f"{server.neurovault_url}/api/collections/555/", timeout=20).status_code == 200
+    collection = f"{server.neurovault_url}/api/collections/555/"
+    assert client.post(f"{collection}images/", data=b"x" * 5000, timeout=PATIENCE_S).status_code == 401
+    assert client.get(collection, timeout=PATIENCE_S).status_code == 200
 
 
 def test_json_is_gzipped_in_chunks_for_those_who_accept_it(get: Get) -> None:
@@ -206,7 +207,7 @@ def read_list(server: DemoServer, client: requests.Session, path: str, limit: in
     count = 1
     while len(got) < count:
         page = client.get(
-            f"{server.neurovault_url}{path}", params={"limit": limit, "offset": len(got)}, timeout=20
+            f"{server.neurovault_url}{path}", params={"limit": limit, "offset": len(got)}, timeout=PATIENCE_S
         )
         count = page.json()["count"]
         got += ids(page)
@@ -264,8 +265,8 @@ def test_filters_are_exact_where_honoured(
     client: requests.Session, query: dict[str, str], expected: list[int]
 ) -> None:
     with DemoServer(honour_filters=True) as server:
-        answer = client.get(f"{server.neurovault_url}/api/collections/", params=query, timeout=20)
-        unknown = client.get(f"{server.neurovault_url}/api/collections/?owner=nobody", timeout=20)
+        answer = client.get(f"{server.neurovault_url}/api/collections/", params=query, timeout=PATIENCE_S)
+        unknown = client.get(f"{server.neurovault_url}/api/collections/?owner=nobody", timeout=PATIENCE_S)
     assert ids(answer) == expected
     assert unknown.status_code == 400
     assert list(unknown.json()) == ["owner"]
@@ -475,24 +476,24 @@ def test_unchanged_file_is_304(world: World, get: Get) -> None:
 def test_other_configuration_has_neither_ranges_nor_etags(world: World, client: requests.Session) -> None:
     with DemoServer(world, ranges=False, etags=False) as server:
         url = server.neurovault_url + world.file_path(10426)
-        answer = client.get(url, headers={"Range": "bytes=5-9", "If-None-Match": "*"}, timeout=20)
+        answer = client.get(url, headers={"Range": "bytes=5-9", "If-None-Match": "*"}, timeout=PATIENCE_S)
         assert answer.status_code == 200
         assert answer.content == world.image_bytes(10426)
         assert answer.headers["Content-Encoding"] == "utf-8"
         assert answer.headers["Content-Disposition"] == 'inline; filename="left_vs_right_button_press.nii.gz"'
         assert not {"ETag", "Accept-Ranges"} & set(answer.headers)
         since = {"If-Modified-Since": answer.headers["Last-Modified"]}
-        unchanged = client.get(url, headers=since, timeout=20)
+        unchanged = client.get(url, headers=since, timeout=PATIENCE_S)
         assert unchanged.status_code == 304
         assert int(unchanged.headers["Content-Length"]) == len(answer.content)
-        assert client.get(url, timeout=20).status_code == 200  # the connection is still in step
+        assert client.get(url, timeout=PATIENCE_S).status_code == 200  # the connection is still in step
 
 
 def test_head_has_the_headers_without_the_body(world: World, server: DemoServer, client: requests.Session) -> None:
     for path in (world.file_path(10426), "/api/images/10426/"):
         url = server.neurovault_url + path
-        plain = {"Accept-Encoding": "identity"}
-        head, got = client.head(url, headers=plain, timeout=20), client.get(url, headers=plain, timeout=20)
+        plain: Any = {"headers": {"Accept-Encoding": "identity"}, "timeout": PATIENCE_S}
+        head, got = client.head(url, **plain), client.get(url, **plain)
         assert head.content == b""
         assert head.headers["Content-Length"] == got.headers["Content-Length"]
 
@@ -544,9 +545,9 @@ def test_neurosynth_says_nothing_of_an_unknown_image(
     server: DemoServer, client: requests.Session, decode: Decode
 ) -> None:
     assert (decode(999999).status_code, decode(999999).json()) == (200, {"data": {}})
-    without_id = client.get(f"{server.neurosynth_url}/api/decode/", timeout=20)
+    without_id = client.get(f"{server.neurosynth_url}/api/decode/", timeout=PATIENCE_S)
     assert without_id.json() == {"data": {}}
-    assert client.get(f"{server.neurosynth_url}/api/images/9034/", timeout=20).status_code == 404
+    assert client.get(f"{server.neurosynth_url}/api/images/9034/", timeout=PATIENCE_S).status_code == 404
 
 
 def test_words_can_be_decided(world: World, decode: Decode) -> None:

@@ -113,6 +113,24 @@ def test_the_costs_tell_unknown_sizes_and_the_time_once_there_was_a_fetch(
     assert cost.expected_s == pytest.approx(size_of(world, 3, 4) / 500)
 
 
+@pytest.mark.parametrize("size", [10**15, 10**12 + 1, 10**30, 1e300])
+def test_a_size_that_no_file_has_is_an_unknown_one(
+    fetch: Fetch, world: World, free: Callable[[int], None], size: float
+) -> None:
+    free(5_000_000)
+    world.edit_image(3, file_size=size)
+    plan: Any = fetch(image_ids=[3, 4], dry_run=True)
+    assert (plan.cost.bytes, plan.cost.unknown_sizes, plan.cost.fits) == (size_of(world, 4), 1, True)
+    note = (
+        "By their records 1 files to fetch have more than a terabyte, which is taken for an unknown size: images 3"
+    )
+    assert plan.report.notes == (note,)
+    maps = fetch(image_ids=[3, 4])
+    assert maps.report.counts == {"downloaded": 2}
+    assert maps.report.notes == (note,)
+    assert fetch(image_ids=[3, 4]).report.notes == ()
+
+
 def test_a_plan_can_be_read(fetch: Fetch, world: World, free: Callable[[int], None], data_dir: Path) -> None:
     free(5_000_000)
     world.edit_image(3, file_size=12_340_000)

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from raw_server import always, raw_server
+from waiting import PATIENCE_S
 
 from nvcatalog import extras, proving, sidecars, storage
 from nvcatalog._http import Service
@@ -54,7 +55,7 @@ def world() -> World:
 
 @pytest.fixture
 def service(server: DemoServer) -> Iterator[Service]:
-    with closing(Service("NeuroVault", server.neurovault_url, connections=2, timeout_s=5)) as service:
+    with closing(Service("NeuroVault", server.neurovault_url, connections=2, timeout_s=PATIENCE_S)) as service:
         yield service
 
 
@@ -411,7 +412,7 @@ def test_an_archive_is_proven_by_its_end_alone(monkeypatch: pytest.MonkeyPatch) 
 
 
 @given(st.integers(1, len(ZIP) - 1))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_an_archive_that_is_cut_off_anywhere_is_not_whole(place: int) -> None:
     prover = extras._prover("nidm_zip")
     prover.feed(ZIP[:place])
@@ -420,7 +421,7 @@ def test_an_archive_that_is_cut_off_anywhere_is_not_whole(place: int) -> None:
 
 
 @given(st.binary(max_size=200), st.integers(0, len(ZIP)), st.sampled_from(KINDS))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_no_bytes_do_more_than_be_refused(noise: bytes, place: int, kind: Kind) -> None:
     for data in (noise, ZIP[:place] + noise + ZIP[place + len(noise) :], b"<atlas>" + noise + b"</atlas>"):
         prover = extras._prover(kind)
@@ -469,7 +470,7 @@ def test_a_file_without_end_is_left_when_it_is_too_long(tmp_path: Path, monkeypa
     monkeypatch.setitem(LARGEST, "nidm_ttl", 100_000)
     with (
         raw_server(pour) as server,
-        closing(Service("NeuroVault", server.url, connections=1, timeout_s=5)) as service,
+        closing(Service("NeuroVault", server.url, connections=1, timeout_s=PATIENCE_S)) as service,
         pytest.raises(RefusedError, match="more than the 100,000 bytes"),
     ):
         extras.download(service, Extra("nidm_ttl", 1, f"{server.url}/x", "x.ttl"), tmp_path)
@@ -481,7 +482,7 @@ def test_a_length_that_cannot_be_does_no_harm(tmp_path: Path, length: str) -> No
     answer = f"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n<atlas/>".encode()
     with (
         raw_server(always(answer)) as server,
-        closing(Service("NeuroVault", server.url, connections=1, timeout_s=5)) as service,
+        closing(Service("NeuroVault", server.url, connections=1, timeout_s=PATIENCE_S)) as service,
     ):
         try:
             proof = extras.download(service, Extra("labels", 1, f"{server.url}/x", "x.xml"), tmp_path)

@@ -18,6 +18,7 @@ from fetching import fetch as fetch
 from fetching import new_catalog as new_catalog
 from fetching import no_waiting as no_waiting
 from fetching import world as world
+from waiting import hold_until_together
 
 from nvcatalog import Catalog, fetch_neurovault_ids
 from nvcatalog.demo import DemoServer, World, faults
@@ -345,13 +346,15 @@ def test_a_lasting_failure_of_one_file_costs_only_that_file_until_it_passes(
 def test_no_more_connections_than_max_workers(
     world: World, monkeypatch: pytest.MonkeyPatch, data_dir: Path
 ) -> None:
-    with DemoServer(world, latency_s=0.1) as server:
+    with DemoServer(world) as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
+        hold_until_together(server, "/media/*", 6)
         fetch_neurovault_ids(collection_ids=[555], data_dir=data_dir, verbose=0)
-        assert 1 < server.peak_connections["media"] <= 6
+        assert server.peak_connections["media"] == 6
         for workers in (1, 3):
             server.reset_log()
+            hold_until_together(server, "/media/*", workers)
             options: dict[str, Any] = {"mode": "overwrite", "max_workers": workers}
             fetch_neurovault_ids(collection_ids=[555], data_dir=data_dir, verbose=0, **options)
             assert server.peak_connections["media"] == workers

@@ -405,16 +405,16 @@ def test_a_corrupt_catalog_says_how_to_rebuild_and_nothing_is_lost(
     catalog.write_bytes(catalog.read_bytes()[:30_000] if damage is None else damage)
     before, asked = traces(data_dir), server.requests
     for mode in ("download_new", "overwrite", "offline"):
-        with pytest.raises(CatalogCorruptError, match="nvcatalog adopt --data-dir") as raised:
+        with pytest.raises(CatalogCorruptError, match="nvcatalog rebuild --data-dir") as raised:
             fetch(collection_ids=[3], mode=mode)
         assert str(catalog) in str(raised.value)
         assert isinstance(raised.value, NVCatalogError)
     assert traces(data_dir) == before
     assert server.requests == asked
 
-    catalog.rename(f"{catalog}.broken")
-    adopted = Catalog(data_dir).adopt(verbose=0)
-    assert adopted.counts == {"adopted": 4}
+    # No snapshot was taken yet.
+    rebuilt = Catalog(data_dir).rebuild(verbose=0)
+    assert rebuilt.adopted.counts == {"adopted": 4}
     maps = fetch(collection_ids=[3], fetch_neurosynth_words=True)
     assert ids(maps) == FOUR
     assert maps.word_frequencies.any(axis=1).all()
@@ -471,11 +471,10 @@ def test_a_catalog_that_somebody_has_spoilt_says_how_to_rebuild(
     catalog = data_dir / "neurovault" / "catalog.duckdb"
     damage(catalog)
 
-    with pytest.raises(CatalogCorruptError, match=f"{catalog} cannot be read.*nvcatalog adopt --data-dir"):
+    with pytest.raises(CatalogCorruptError, match=f"{catalog} cannot be read.*nvcatalog rebuild --data-dir"):
         fetch(collection_ids=[3], image_ids=[10426])
 
-    catalog.rename(f"{catalog}.broken")
-    assert len(Catalog(data_dir).adopt(verbose=0)) >= len(FOUR)
+    assert Catalog(data_dir).rebuild(verbose=0).adopted.counts["adopted"] >= len(FOUR)
     assert ids(fetch(collection_ids=[3])) == FOUR
 
 
@@ -483,7 +482,7 @@ def test_a_catalog_that_somebody_has_spoilt_says_how_to_rebuild(
 def test_what_is_no_file_is_no_empty_catalog(fetch: Fetch, data_dir: Path, damage: Callable[[Path], None]) -> None:
     fetch(collection_ids=[3])
     damage(data_dir / "neurovault" / "catalog.duckdb")
-    with pytest.raises(CatalogCorruptError, match="nvcatalog adopt --data-dir"):
+    with pytest.raises(CatalogCorruptError, match="nvcatalog rebuild --data-dir"):
         Catalog(data_dir).sql("SELECT count(*) FROM images")
 
 
@@ -549,9 +548,11 @@ def test_a_declared_mirror_may_go_on_filling_the_folder(
     monkeypatch.setenv("NVCATALOG_NEUROVAULT_URL", other.neurovault_url)
     monkeypatch.setenv("NVCATALOG_MIRROR_OF", server.neurovault_url)
     server.reset_log()
-    assert ids(fetch(image_ids=[3, 4])) == [3, 4]
+    maps = fetch(image_ids=[3, 4])
+    assert ids(maps) == [3, 4]
     assert len(other.hits("/media/*")) == 1
     assert server.requests == 0
+    assert all(str(meta["file"]).startswith(server.neurovault_url) for meta in maps.images_meta)
     monkeypatch.setenv("NVCATALOG_NEUROVAULT_URL", server.neurovault_url)
     monkeypatch.delenv("NVCATALOG_MIRROR_OF")
     assert ids(fetch(image_ids=[8718])) == [8718]

@@ -145,7 +145,9 @@ def test_another_interpolation_makes_the_map_again(
         assert len(server.hits("/media/*")) == downloads
         # What is here is taken as it is where nobody says how it is to be.
         assert Path(maps.images[0]).read_bytes() == expected(3, interpolation or "linear")
-    with pytest.warns(IncompleteWarning, match="image 3 missing_offline"):
+    with pytest.warns(
+        IncompleteWarning, match="image 3 missing_offline .*'linear'.* leave out interpolation='nearest'"
+    ):
         assert not fetch_filtered(**asked, interpolation="nearest", mode="offline").images
     fetch(image_ids=[3])
     server.reset_log()

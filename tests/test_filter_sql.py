@@ -211,7 +211,7 @@ def one_term(draw: st.DrawFn, table: Table) -> tuple[str, Any]:
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_sql_and_then_python_find_what_python_alone_finds(
     con: duckdb.DuckDBPyConnection, table: Table, data: st.DataObject

@@ -92,7 +92,7 @@ plain_values = values.map(lambda value: Pair(value, value))
 # Special values
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(pair=special_values)
 def test_a_special_value_equals_what_nilearns_does(pair: Pair) -> None:
     for value in VALUES:
@@ -247,14 +247,14 @@ result_filters = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(pair=result_filters)
 def test_a_filter_keeps_what_nilearns_does(pair: Pair) -> None:
     for record in SEEN:
         assert pair.ours(record) is bool(pair.theirs(record)), record["id"]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(field=one_of_many(FIELDS), data=st.data())
 def test_a_term_keeps_what_nilearns_does_by_the_values_its_field_has(field: str, data: st.DataObject) -> None:
     values = st.sampled_from(sorted({repr(record.get(field)) for record in SEEN}))
@@ -391,7 +391,7 @@ def test_filters_see_the_placeholders_nilearn_sees_except_for_its_prefix_match()
     assert differing == BEGINS_LIKE_A_PLACEHOLDER
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pair=result_filters)
 def test_records_of_the_server_are_kept_as_nilearn_would(pair: Pair) -> None:
     for key, record in RECORDS.items():

@@ -520,7 +520,7 @@ def read_or_refused(path: Path) -> None:
 TEXT = lockfile.text_of(LOCK).encode()
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(
     start=st.integers(0, len(TEXT)),
     length=st.integers(0, len(TEXT)),
@@ -543,7 +543,7 @@ VALUES = [
 ]  # fmt: skip
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(
     where=st.sampled_from(["version", "server", "kind", "interpolation", "images", "collections", "selection"])
     | st.tuples(

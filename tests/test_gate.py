@@ -12,14 +12,12 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
+from waiting import PATIENCE_S, wait_until
 
 from nvcatalog._gate import ForkedOpenError, Gate, gate_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
-
-PATIENCE_S = 30.0
 
 
 class Opened:
@@ -56,13 +54,6 @@ def gate() -> Gate[Opened]:
 @pytest.fixture
 def opener() -> Opener:
     return Opener()
-
-
-def wait_until(happened: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not happened():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.001)
 
 
 def test_readers_share_what_the_first_one_opened_and_the_last_one_closes_it(
@@ -372,6 +363,6 @@ print(failed, "of 15 children failed")
 def test_a_process_forks_while_another_of_its_threads_queries_and_the_children_query_too(tmp_path: Path) -> None:
     # In a process of its own: what is imported when decides which of the handlers around a fork runs first.
     command = [sys.executable, "-W", "ignore", "-c", FORK_BESIDE_QUERIES, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
 
     assert done.stdout == "0 of 15 children failed\n"

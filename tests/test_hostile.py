@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from raw_server import raw_server
+from waiting import PATIENCE_S, hold_until_together
 
 from nvcatalog import Catalog, fetch_neurovault_ids
 from nvcatalog.demo import DemoServer, World, faults
@@ -93,9 +94,7 @@ def test_a_process_that_may_open_few_files_gets_what_it_can(
     command = [sys.executable, "-c", WITH_FEW_FILES, str(data_dir), str(limit)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout in {"downloaded 20\n", "downloaded failed 20\n", "failed 20\n"}
-    assert (
-        all(status == "downloaded" for status in statuses(fetch(data_dir, collection_ids=[555])).values()) or True
-    )
+    assert set(statuses(fetch(data_dir, collection_ids=[555])).values()) <= {"cached", "adopted", "downloaded"}
 
 
 def each_record(changes: list[dict[str, Any]]) -> faults.Fault:
@@ -120,7 +119,8 @@ def ours(world: World) -> list[int]:
 
 
 def test_six_connections_for_files_and_two_for_lists(server: DemoServer, data_dir: Path) -> None:
-    server.latency_s = 0.3
+    hold_until_together(server, "/api/*", 2)
+    hold_until_together(server, "/media/*", 6)
     maps = fetch(data_dir, collection_ids=[555], image_ids=[10426])
     assert server.peak_connections["media"] == 6
     assert server.peak_connections["api"] == 2
@@ -130,7 +130,8 @@ def test_six_connections_for_files_and_two_for_lists(server: DemoServer, data_di
 
 @pytest.mark.parametrize("workers", [1, 10])
 def test_max_workers_replaces_the_six(server: DemoServer, data_dir: Path, workers: int) -> None:
-    server.latency_s = 0.05 * workers
+    hold_until_together(server, "/api/*", 2)
+    hold_until_together(server, "/media/*", workers)
     fetch(data_dir, collection_ids=[555], max_workers=workers)
     assert server.peak_connections["media"] == workers
     assert server.peak_connections["api"] == 2
@@ -407,7 +408,6 @@ _KEYS = st.sampled_from(
 )
 @settings(
     max_examples=10,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -474,7 +474,7 @@ def test_a_transfer_that_drips_ends(data_dir: Path, monkeypatch: pytest.MonkeyPa
     with raw_server(script) as server:
         monkeypatch.setenv("NVCATALOG_NEUROVAULT_URL", server.url)
         with pytest.warns(IncompleteWarning, match="only [0-9]+ bytes came"):
-            maps = fetch(data_dir, image_ids=[9034], timeout=0.2)
+            maps = fetch(data_dir, image_ids=[9034], timeout=1)
     assert statuses(maps) == {9034: "failed"}
     assert strays(data_dir) == []
 
@@ -506,7 +506,7 @@ def test_a_full_disk_ends_a_fetch_and_spoils_nothing(
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=PATIENCE_S,
         env=os.environ | server.environment,
     )
     assert (done.returncode, done.stderr) == (0, "")
@@ -519,4 +519,5 @@ def test_a_full_disk_ends_a_fetch_and_spoils_nothing(
     assert maps.images[-1].endswith(f"image_{large[0]}.nii.gz")
     if limit == 20_000_000:
         assert statuses(maps)[large[0]] == "downloaded"
-        assert len(server.hits("/media/*")) <= 3  # what was under way when the disk was full
+        # Whoever came to the large one had left at most five others under way: what was here stayed here.
+        assert len(server.hits("/media/*")) <= 6

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 from raw_server import always, raw_server
+from waiting import PATIENCE_S, hold_until_together, then_patient
 
 from nvcatalog import __version__, _http
 from nvcatalog._http import (
@@ -55,7 +56,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def service(server: DemoServer) -> Iterator[Service]:
-    with closing(Service("NeuroVault", server.neurovault_url, connections=6, timeout_s=5)) as service:
+    with closing(Service("NeuroVault", server.neurovault_url, connections=6, timeout_s=PATIENCE_S)) as service:
         yield service
 
 
@@ -87,7 +88,7 @@ def ask(service: Service, path: str = COLLECTION, *, tries: int | None = None) -
     raise AssertionError
 
 
-def service_for(root: str, *, timeout_s: float = 5.0, health: Health | None = None) -> closing[Service]:
+def service_for(root: str, *, timeout_s: float = PATIENCE_S, health: Health | None = None) -> closing[Service]:
     return closing(Service("NeuroVault", root, connections=2, timeout_s=timeout_s, health=health))
 
 
@@ -135,9 +136,9 @@ def test_an_answer_nobody_wanted_does_not_cost_the_connection(
 
 
 def test_no_more_connections_than_asked_for(server: DemoServer) -> None:
-    server.latency_s = 0.1
+    hold_until_together(server, "/api/*", 3)
     with (
-        closing(Service("NeuroVault", server.neurovault_url, connections=3, timeout_s=5)) as service,
+        closing(Service("NeuroVault", server.neurovault_url, connections=3, timeout_s=PATIENCE_S)) as service,
         ThreadPoolExecutor(10) as pool,
     ):
         list(pool.map(lambda _: ask(service), range(30)))
@@ -154,7 +155,9 @@ def test_answers_are_asked_for_gzipped(server: DemoServer, service: Service) -> 
 def test_requests_are_logged_when_asked_for(
     server: DemoServer, caplog: pytest.LogCaptureFixture, log_requests: bool
 ) -> None:
-    service = Service("NeuroVault", server.neurovault_url, connections=1, timeout_s=5, log_requests=log_requests)
+    service = Service(
+        "NeuroVault", server.neurovault_url, connections=1, timeout_s=PATIENCE_S, log_requests=log_requests
+    )
     with closing(service), caplog.at_level(logging.INFO, logger="nvcatalog"):
         ask(service)
     assert (f"GET {server.neurovault_url}/{COLLECTION}: 200" in caplog.text) is log_requests
@@ -583,21 +586,21 @@ def test_giving_up_wakes_those_who_wait(server: DemoServer) -> None:
         waiting = pool.submit(health.check)
         health.failed(TransientError("the last straw"))
         with pytest.raises(HostGivenUpError):
-            waiting.result(timeout=20)
+            waiting.result(timeout=PATIENCE_S)
 
 
 # Time and size
 
 
 def test_silence_before_an_answer_ends_with_the_timeout(server: DemoServer) -> None:
-    server.fail("/api/*", faults.slow(30), times=1)
     with service_for(server.neurovault_url, timeout_s=0.2) as service:
+        server.fail("/api/*", then_patient(service, faults.slow(3600)), times=1)
         assert ask(service)["id"] == 555
 
 
 def test_silence_in_a_body_ends_with_the_timeout(server: DemoServer) -> None:
-    server.fail("/api/*", faults.stall(0.5, 30), times=1)
     with service_for(server.neurovault_url, timeout_s=0.2) as service:
+        server.fail("/api/*", then_patient(service, faults.stall(0.5, 3600)), times=1)
         assert ask(service)["id"] == 555
 
 
@@ -615,7 +618,7 @@ def test_a_body_that_drips_for_ever_ends_too() -> None:
     with raw_server(drip) as server, service_for(server.url, timeout_s=0.2) as service:
         with pytest.raises(TransientError, match=r"only [0-9]+ bytes came"):
             ask(service, tries=1)
-        assert hung_up.wait(20)  # the connection is not kept
+        assert hung_up.wait(PATIENCE_S)  # the connection is not kept
 
 
 @pytest.mark.parametrize("through_a_proxy", [False, True])
@@ -636,7 +639,7 @@ def test_a_head_that_drips_for_ever_ends_too(monkeypatch: pytest.MonkeyPatch, th
         root = "http://nv.example" if through_a_proxy else server.url
         with service_for(root, timeout_s=0.2) as service, pytest.raises(TransientError, match=r"head .* drips"):
             ask(service, tries=1)
-        assert hung_up.wait(20)  # the connection is not kept
+        assert hung_up.wait(PATIENCE_S)  # the connection is not kept
 
 
 def test_a_slow_body_is_waited_for() -> None:

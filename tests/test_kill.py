@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
+from waiting import wait_until
 
 from nvcatalog import Catalog, fetch_neurovault_ids
-from nvcatalog.demo import DemoServer, World
+from nvcatalog.demo import DemoServer, World, faults
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
     from pathlib import Path
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 COLLECTION, N_IMAGES = 7, 300
 KILLS = 20
+SLOW_S = 4.0
 WORDS = {"pain": 0.3, "reward": -0.1, "motor": 0.0}
 
 # Every run kills at moments of its own; what a failing one was is printed.
@@ -134,6 +136,20 @@ class Doomed:
             return bool(self._from_child.recv() != "done")
         except EOFError:
             return True
+
+    def kill_where(self, sign: Callable[[], bool]) -> bool:
+        """Kill it in a moment when the sign is there, and return whether that was possible before its end."""
+        pid = self._process.pid
+        assert pid is not None
+        while self.is_running:
+            if sign():
+                os.kill(pid, signal.SIGSTOP)  # so that the moment does not pass before the kill
+                if sign():
+                    return self.kill()
+                os.kill(pid, signal.SIGCONT)
+            time.sleep(0.001)
+        self.kill()
+        return False
 
     def wait(self) -> None:
         assert self._from_child.recv() == "done"
@@ -245,9 +261,7 @@ def test_a_call_may_be_killed_while_it(place: Place, sign: str) -> None:
     for attempt in range(40):
         place.data_dir /= str(attempt)
         doomed = Doomed(place, words=False)
-        while doomed.is_running and not any(place.folder.glob(sign)):
-            pass
-        if doomed.kill() and any(place.folder.glob(sign)):
+        if doomed.kill_where(lambda: any(place.folder.glob(sign))) and any(place.folder.glob(sign)):
             break
     else:
         pytest.fail(f"{sign} was never there at the moment of the kill")
@@ -257,8 +271,8 @@ def test_a_call_may_be_killed_while_it(place: Place, sign: str) -> None:
 def test_ctrl_c_ends_a_call_at_once_and_keeps_what_had_arrived(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Undisturbed, this call would take the better part of a minute.
-    monkeypatch.setattr(place.server, "latency_s", 1.0)
+    # Undisturbed, this call would take minutes longer than it is given after the interrupt.
+    slow = place.server.fail("/media/*", faults.slow(SLOW_S), after=10)
     call = f"fetch_neurovault_ids({COLLECTION}, data_dir={str(place.data_dir)!r}, verbose=0)"
     environment = os.environ | {"NVCATALOG_CONTACT": DOOMED}
     with subprocess.Popen(
@@ -267,10 +281,9 @@ def test_ctrl_c_ends_a_call_at_once_and_keeps_what_had_arrived(
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        while process.poll() is None and len(place.images) < 10:
-            time.sleep(0.01)
+        wait_until(lambda: process.poll() is not None or len(place.images) >= 10)
         process.send_signal(signal.SIGINT)
-        _, complaint = process.communicate(timeout=20)
+        _, complaint = process.communicate(timeout=N_IMAGES / 6 * SLOW_S / 2)
 
     assert process.returncode == -signal.SIGINT
     assert complaint.splitlines()[-1] == "KeyboardInterrupt"
@@ -281,5 +294,5 @@ def test_ctrl_c_ends_a_call_at_once_and_keeps_what_had_arrived(
     assert landed <= place.images
     assert not list(place.folder.glob("collection_*/.*.part"))
 
-    monkeypatch.setattr(place.server, "latency_s", 0.0)
+    slow.remove()
     fetch_the_rest(place, words=False)

@@ -57,7 +57,7 @@ def test_what_the_demo_serves_is_such_a_file(path: Path) -> None:
 
 
 @given(st.lists(st.tuples(_INDICES, _NAMES), min_size=1, max_size=5), st.sampled_from(["utf-8", "utf-16"]))
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 def test_every_name_that_xml_can_hold_comes_back(path: Path, labels: list[tuple[int, str]], encoding: str) -> None:
     text = "".join(f"<label index={quoteattr(str(index))}>{escape(name)}</label>" for index, name in labels)
     path.write_bytes(f'<?xml version="1.0" encoding="{encoding}"?><a><data>{text}</data></a>'.encode(encoding))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pytest
+from waiting import wait_until
 
 from nvcatalog import Catalog, fetch_neurovault, fetch_neurovault_ids, landing, snapshot, storage
 from nvcatalog._batch import Batch, Listing, Words
@@ -31,9 +32,8 @@ from nvcatalog.known import Refusal
 from nvcatalog.landing import Lander
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-PATIENCE_S = 30.0
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 MUCH_LATER = datetime(2099, 1, 2, tzinfo=UTC)
 HOLD = """
@@ -77,13 +77,6 @@ def held_by_another_tool(store: Store, how: str) -> Iterator[subprocess.Popen[st
         assert process.stdout.readline() == "open\n"
         yield process
         process.stdin.close()
-
-
-def wait_until(happened: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not happened():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.01)
 
 
 def ids_in(store: Store) -> list[int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from waiting import PATIENCE_S, hold_until_together
 
 from nvcatalog._store import Store
 from nvcatalog.client import NeuroVault
@@ -50,7 +51,7 @@ class Bench:
 
 @pytest.fixture
 def bench(server: DemoServer, tmp_path: Path) -> Iterator[Bench]:
-    with Servers(timeout_s=5) as servers:
+    with Servers(timeout_s=PATIENCE_S) as servers:
         yield Bench(servers.neurovault, tmp_path / "neurovault")
 
 
@@ -85,7 +86,7 @@ def test_record_and_list_may_come_in_either_order(server: DemoServer, world: Wor
 
 
 def test_two_connections_are_enough(server: DemoServer, bench: Bench) -> None:
-    server.latency_s = 0.05
+    hold_until_together(server, "/api/*", 2)
     bench.run(tuple(bench_id for bench_id in server.world.collection_ids()), (10426,))
     assert server.peak_connections["api"] == 2
     assert server.connections_opened == 2
@@ -110,6 +111,43 @@ def test_known_parents_are_read_again_only_on_request(server: DemoServer, bench:
     assert [hit.path for hit in server.log] == ["/api/images/9035/"]
     bench.run(images=(9036,), refresh_parents=True)
     assert [hit.path for hit in server.log][1:] == ["/api/images/9036/", "/api/collections/555/"]
+
+
+@pytest.mark.parametrize("late", ["/api/collections/3/", "/api/collections/3/images/"])
+def test_a_list_counts_as_read_once_its_packs_are_too(
+    server: DemoServer, world: World, bench: Bench, monkeypatch: pytest.MonkeyPatch, late: str
+) -> None:
+    pack = world.add_nidm_pack(3, "spm_example.nidm")
+    server.fail(late, faults.slow(0.2))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.lister, "_put_packs", killed)
+        with pytest.raises(KeyboardInterrupt):
+            bench.run((3,))
+    assert not bench.landed((3,)).collections[3].complete
+    with Servers(timeout_s=5) as servers:
+        lister = Lister(servers.neurovault, bench.landed((3,)), bench.lander, verbose=0)
+        assert lister.run(ToList((3,))) == {}
+    assert bench.landed((3,)).collections[3].complete
+    with bench.store.reading() as connection:
+        assert connection.execute("SELECT DISTINCT pack_id FROM nidm_packs").fetchall() == [(pack,)]
+
+
+def test_an_image_that_a_list_lacks_is_gone_though_its_packs_cannot_be_had(
+    server: DemoServer, world: World, bench: Bench
+) -> None:
+    world.add_nidm_pack(555, "spm_example.nidm")
+    bench.run((555,))
+    world.delete_image(9034)
+    server.fail("/api/collections/555/nidm_results/", faults.status(503))
+    assert bench.run((555,))["collection", 555].status == "failed"
+    known = bench.landed((555,))
+    assert known.images[9034].gone
+    assert bench.known.images[9034].gone
+    assert not known.collections[555].complete
 
 
 def test_a_file_that_is_here_stays_known(bench: Bench) -> None:

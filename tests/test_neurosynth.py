@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from waiting import PATIENCE_S, hold_until_together
 
 from nvcatalog import fetch_neurovault_ids
 from nvcatalog._http import Health, Service
@@ -40,7 +41,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 def service(server: DemoServer) -> Iterator[Service]:
     health = Health("Neurosynth", LIMITS)
     with closing(
-        Service("Neurosynth", server.neurosynth_url, connections=CONNECTIONS, timeout_s=5, health=health)
+        Service("Neurosynth", server.neurosynth_url, connections=CONNECTIONS, timeout_s=PATIENCE_S, health=health)
     ) as service:
         yield service
 
@@ -259,7 +260,7 @@ def test_what_it_would_refuse_is_not_asked_for(server: DemoServer, world: World,
 
 
 def test_it_is_asked_over_two_connections_only(server: DemoServer, data_dir: Path) -> None:
-    server.latency_s = 0.1
+    hold_until_together(server, DECODE, 2)
     fetch(data_dir, list(range(9034, 9054)))
     assert server.peak_connections["neurosynth"] == 2
     assert len(server.hits(DECODE)) == 20
@@ -268,10 +269,10 @@ def test_it_is_asked_over_two_connections_only(server: DemoServer, data_dir: Pat
 def test_it_is_waited_for_longer_than_files_are(
     server: DemoServer, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.fail(DECODE, faults.slow(0.8))
-    maps = fetch(data_dir, [9034], timeout=0.4)
+    server.fail(DECODE, faults.slow(1.2))
+    maps = fetch(data_dir, [9034], timeout=1)
     assert outcomes(maps, "words") == {9034: "downloaded"}
-    server.fail("/media/*", faults.slow(30))
+    server.fail("/media/*", faults.slow(3600))
     with pytest.warns(IncompleteWarning, match="timed out|time-out"):
         fetch(data_dir, [9035], timeout=0.2, vectorize_words=False)
 

@@ -56,6 +56,18 @@ def test_a_file_that_was_fetched_again_is_up_to_date(fetch: Fetch, world: World,
     assert changes(data_dir) == {}
 
 
+def test_a_resampled_map_is_as_old_as_the_map_it_was_made_of(fetch: Fetch, world: World, data_dir: Path) -> None:
+    fetch(image_ids=[3])
+    world.edit_image(3, name="edited")
+    fetch(image_ids=[3], max_age=0)
+    fetch(image_ids=[3], resample=True)
+    frame = Catalog(data_dir).outdated().df()
+    assert frame["path"].tolist() == ["collection_3/image_3.nii.gz", "collection_3/image_3_resampled.nii.gz"]
+    assert frame["downloaded_at"].nunique() == 1
+    fetch(image_ids=[4], resample=True)
+    assert changes(data_dir).keys() == {3}
+
+
 def test_a_record_that_was_changed_back_is_not_named(fetch: Fetch, world: World, data_dir: Path) -> None:
     fetch(collection_ids=[3])
     former = dict(world.image(3) or {})

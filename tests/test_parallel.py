@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import PATIENCE_S
 
 from nvcatalog import _parallel
 from nvcatalog._parallel import Lane, in_parallel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-PATIENCE_S = 30.0
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +33,7 @@ def workers() -> list[threading.Thread]:
 lanes_of_sizes = st.lists(st.tuples(st.lists(st.integers(0, 5), max_size=30), st.integers(1, 4)), max_size=4)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(lanes_of_sizes)
 def test_every_result_of_every_item_of_every_lane_comes_once(sizes: list[tuple[list[int], int]]) -> None:
     lanes = [

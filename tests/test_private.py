@@ -141,3 +141,65 @@ def test_a_token_opens_images_too_that_were_refused_before(fetch: Fetch) -> None
     with pytest.warns(IncompleteWarning, match="not_found"):
         fetch(image_ids=FOUR)
     assert fetch(collection_ids=[TOKEN]).report.counts == {"downloaded": 4}
+
+
+# When it has become public
+
+
+def asked_by_token(server: DemoServer) -> list[str]:
+    return [hit.path for hit in server.log if TOKEN in hit.path]
+
+
+@pytest.mark.parametrize("opens", [True, False])
+@pytest.mark.parametrize("wanted", [{"collection_ids": [3]}, {"image_ids": FOUR}])
+def test_what_has_become_public_is_no_longer_asked_for_by_its_token(
+    fetch: Fetch, server: DemoServer, world: World, data_dir: Path, opens: bool, wanted: dict[str, list[int]]
+) -> None:
+    fetch(collection_ids=[TOKEN])
+    world.make_public(3, token_opens=opens)
+    maps = fetch(**wanted, mode="overwrite")
+    assert (ids(maps), maps.report.counts) == (FOUR, {"downloaded": 4})
+    assert all("{token}" not in meta["file"] for meta in maps.images_meta)
+    assert Catalog(data_dir).sql("FROM access").fetchall() == []
+    server.reset_log()
+    assert fetch(**wanted, mode="overwrite").report.counts == {"downloaded": 4}
+    assert asked_by_token(server) == []
+
+
+@pytest.mark.parametrize("opens", [True, False])
+def test_a_sync_forgets_tokens_of_what_the_list_of_collections_holds(
+    fetch: Fetch, server: DemoServer, world: World, data_dir: Path, opens: bool
+) -> None:
+    fetch(collection_ids=[TOKEN])
+    world.make_public(3, token_opens=opens)
+    server.reset_log()
+    assert Catalog(data_dir).sync(verbose=0).complete
+    assert asked_by_token(server) == []
+    assert Catalog(data_dir).sql("FROM access").fetchall() == []
+    assert fetch(image_ids=FOUR).report.counts == {"cached": 4}
+
+
+def test_a_token_of_what_is_public_is_not_kept(fetch: Fetch, world: World, data_dir: Path) -> None:
+    world.make_public(3)
+    assert ids(fetch(collection_ids=[TOKEN])) == FOUR
+    assert Catalog(data_dir).sql("FROM access").fetchall() == []
+
+
+def test_what_is_gone_is_not_taken_for_public(
+    fetch: Fetch, server: DemoServer, world: World, data_dir: Path
+) -> None:
+    fetch(collection_ids=[TOKEN])
+    world.delete_image(4)
+    with pytest.warns(IncompleteWarning, match="image 4 kept_old"):
+        fetch(image_ids=[4], mode="overwrite")
+    assert Catalog(data_dir).sql("SELECT collection_id FROM access").fetchall() == [(3,)]
+
+
+@pytest.mark.parametrize("opens", [True, False])
+def test_a_file_whose_link_held_the_token_still_comes(
+    fetch: Fetch, world: World, data_dir: Path, opens: bool
+) -> None:
+    fetch(collection_ids=[TOKEN], dry_run=True)
+    world.make_public(3, token_opens=opens)
+    fetch(image_ids=[3])
+    assert fetch(image_ids=FOUR).report.counts == {"cached": 1, "downloaded": 3}

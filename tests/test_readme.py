@@ -26,9 +26,10 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_python_session_gives_the_output_shown(
-    server: DemoServer, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+    server: DemoServer, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NILEARN_DATA", str(data_dir))
+    monkeypatch.chdir(tmp_path)
     session = "\n".join(blocks("python"))
     test = doctest.DocTestParser().get_doctest(session, {}, "README", str(README), 0)
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)

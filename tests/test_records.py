@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nvcatalog import records
@@ -460,16 +460,11 @@ def check_lands(con: duckdb.DuckDBPyConnection, table: str, key: str, row: Row, 
     assert list(parse_json(kept["raw"])) == list(record)
 
 
-WITHOUT_CLOCK = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
-
-@WITHOUT_CLOCK
 @given(record=mutated(IMAGES + RECORDED_IMAGES))
 def test_any_image_record_lands_and_is_kept_whole(con: duckdb.DuckDBPyConnection, record: Record) -> None:
     check_lands(con, "images", "image_id", image_row(record), record)
 
 
-@WITHOUT_CLOCK
 @given(record=mutated(COLLECTIONS + RECORDED_COLLECTIONS))
 def test_any_collection_record_lands_and_is_kept_whole(con: duckdb.DuckDBPyConnection, record: Record) -> None:
     check_lands(con, "collections", "collection_id", collection_row(record), record)

@@ -125,7 +125,7 @@ def test_odd_maps_that_nilearn_resamples_come_out_as_nilearns_in_silence(
         assert (tmp_path / "ours.nii.gz").read_bytes() == expected
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     shape=st.tuples(*[st.integers(1, 6)] * 3),
     steps=st.tuples(*[st.sampled_from([-9.0, -3.0, 2.0, 4.5, 30.0])] * 3),

@@ -121,6 +121,37 @@ def test_what_is_newer_here_stays_and_what_is_older_is_replaced(
     assert lists_read(server) == []
 
 
+def test_files_of_a_record_that_the_seed_replaces_are_outdated(
+    world: World, sync: Sync, data_dir: Path, tmp_path: Path
+) -> None:
+    same, edited = world.image_ids()[:2]
+    fetch_neurovault_ids(image_ids=[same, edited], data_dir=data_dir, verbose=0)
+    world.edit_image(edited, name="edited")
+    Catalog(tmp_path / "theirs").sync(verbose=0)
+    sync(seed=Catalog(tmp_path / "theirs").snapshot())
+    assert rows(data_dir, "SELECT id FROM record_history WHERE kind = 'image'") == [(edited,)]
+    assert Catalog(data_dir).outdated().arrow()["image_id"].to_pylist() == [edited]
+
+
+def test_which_images_are_in_nidm_packs_comes_with_their_lists(
+    server: DemoServer, world: World, sync: Sync, data_dir: Path, tmp_path: Path
+) -> None:
+    read, unread = (world.add_collection(images=1) for _ in range(2))
+    for id_ in (read, unread):
+        world.add_nidm_pack(id_, "pack")
+        world.edit_collection(id_, number_of_images=4)
+    sync(collection_ids=[read, unread])
+    write(data_dir, f"UPDATE collections SET listed_at = '2020-01-01' WHERE collection_id = {unread}")
+    write(data_dir, f"DELETE FROM nidm_packs WHERE collection_id = {unread}")
+    Catalog(tmp_path / "theirs").sync(verbose=0)
+    taken = Catalog(tmp_path / "theirs").snapshot()
+    expected = rows(tmp_path / "theirs", "FROM nidm_packs ORDER BY ALL")
+    assert len(expected) == 4
+    sync(seed=taken)
+    assert lists_read(server) == []
+    assert rows(data_dir, "FROM nidm_packs ORDER BY ALL") == expected
+
+
 def test_an_image_known_to_be_gone_stays_gone(
     server: DemoServer, world: World, theirs: Path, sync: Sync, data_dir: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,6 +135,13 @@ def test_without_a_catalog_it_offers_a_sync_and_makes_nothing(server: DemoServer
         ("stat = ", {}, r"syntax error(?s:.*)\^"),
         ("n_subjects > $n", {}, r"no value for \$n; give n="),
         ("n_subjects > 3", {"n": 3}, r"no parameter \$n; it has none"),
+        (
+            "n_subjects > 3",
+            {"oder_by": "name"},
+            r"no parameter \$oder_by, and .* no option oder_by; .* order_by\?",
+        ),
+        ("n_subjects > $n", {"n": 3, "Max_image": 3}, r"no option Max_image; did you mean max_images\?"),
+        ("n_subjects > $n", {"param": {"n": 3}}, r"no option param; did you mean params\?"),
         ("n_subjects > $timeout", {"timeout": 20}, r"\$timeout is a parameter .* give it in params="),
         ("n_subjects > $n", {"params": {"n": 1}, "n": 2}, "given both in params and as a keyword: n"),
         (None, {}, "either a condition .* or a query; got neither"),
@@ -167,13 +175,15 @@ def test_a_dry_run_plans_and_moves_nothing(where: Select, server: DemoServer, da
 
 
 def test_what_does_not_fit_the_disk_does_not_begin(
-    where: Select, world: World, server: DemoServer, data_dir: Path
+    where: Select, world: World, server: DemoServer, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=5_000_000))
     write(
         data_dir,
-        "UPDATE raw_records SET raw = json_merge_patch(raw, '{\"file_size\": 100000000000000000}') WHERE id = 3",
+        "UPDATE raw_records SET raw = json_merge_patch(raw, '{\"file_size\": 100000000}') WHERE id = 3",
     )
-    with pytest.raises(NoSpaceError, match=r"free, and the 2 files to fetch need 100,000,000,000\.\d MB"):
+    with pytest.raises(NoSpaceError, match=r"free, and the 2 files to fetch need 100\.\d MB"):
         where("stat = 't'")
     assert not server.hits("/media/*")
 

@@ -42,7 +42,8 @@ def test_what_is_read_is_the_record_without_anybodys_paths(tmp_path: Path) -> No
     left = {"relative_path": "/old/place", "absolute_path": "/old/place", "resampled_absolute_path": "x"}
     path.write_text(json.dumps(RECORD | left | {"ns_words_relative_path": "x", "pulse_path": "free-form"}))
     assert sidecars.read(path, 4) == RECORD | {"pulse_path": "free-form"}
-    assert sidecars.is_good(path, 4)
+    assert sidecars.holds(path, RECORD | {"pulse_path": "free-form"})
+    assert not sidecars.holds(path, RECORD | {"pulse_path": "another"})
 
 
 @pytest.mark.parametrize(
@@ -62,9 +63,9 @@ def test_what_is_not_the_images_record_is_an_error(tmp_path: Path, content: byte
     path.write_bytes(content)
     with pytest.raises(ValueError, match=why):
         sidecars.read(path, 4)
-    assert not sidecars.is_good(path, 4)
+    assert not sidecars.holds(path, RECORD)
 
 
 def test_a_sidecar_that_is_not_there_is_not_good(tmp_path: Path) -> None:
-    assert not sidecars.is_good(tmp_path / "sidecar.json", 4)
-    assert not sidecars.is_good(tmp_path, 4)
+    assert not sidecars.holds(tmp_path / "sidecar.json", RECORD)
+    assert not sidecars.holds(tmp_path, RECORD)

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,8 +25,9 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pytest
 from filelock import FileLock
+from waiting import PATIENCE_S, wait_until
 
-from nvcatalog import Catalog, _gate, _store
+from nvcatalog import Catalog, _gate, _locks
 from nvcatalog._batch import Batch, Listing, Words
 from nvcatalog._store import LOCK_NAME, Store
 from nvcatalog.errors import (
@@ -114,7 +114,7 @@ def tell(store: Store, statement: str) -> None:
 def python(code: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a script in a process of its own."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False, **options)
 
 
 HOLD = """
@@ -157,7 +157,7 @@ def in_forked_child(work: Callable[[], object]) -> str:
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 advises against what is tested here
         child = os.fork()
     if child == 0:
-        signal.alarm(60)  # a child that hangs ends, and its silence is the finding
+        signal.alarm(int(PATIENCE_S))  # a child that hangs ends, and its silence is the finding
         try:
             work()
             os.write(writing_end, b"fine")
@@ -364,13 +364,13 @@ def test_a_lock_timeout_that_is_no_number_of_seconds_is_refused(
     monkeypatch.setenv("NVCATALOG_LOCK_TIMEOUT", text)
 
     with pytest.raises(InvalidOptionError, match=f"NVCATALOG_LOCK_TIMEOUT is '{text}'; give seconds"):
-        _store.lock_timeout_s()
+        _locks.lock_timeout_s()
 
 
 def test_the_lock_timeout_is_a_minute_unless_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _store.lock_timeout_s() == 60
+    assert _locks.lock_timeout_s() == 60
     monkeypatch.setenv("NVCATALOG_LOCK_TIMEOUT", " 2.5 ")
-    assert _store.lock_timeout_s() == 2.5
+    assert _locks.lock_timeout_s() == 2.5
 
 
 # Threads
@@ -404,8 +404,7 @@ def test_a_read_within_a_read_sees_the_same_catalog_even_while_a_writer_waits(fi
     with filled.reading() as outer:
         writer = threading.Thread(target=write)
         writer.start()
-        while not filled._gate._waiting_writers:
-            time.sleep(0.001)
+        wait_until(lambda: filled._gate._waiting_writers)
         assert ask(filled, "SELECT count(*) FROM images") == [(2,)]
         assert outer.execute("SELECT count(*) FROM images").fetchall() == [(2,)]
         assert not landed.is_set()
@@ -427,11 +426,11 @@ def test_a_thread_that_holds_the_catalog_too_long_is_named_as_such(filled: Store
     def write() -> None:
         with filled.writing():
             inside.set()
-            leave.wait()
+            leave.wait(PATIENCE_S)
 
     writer = threading.Thread(target=write)
     writer.start()
-    inside.wait()
+    assert inside.wait(PATIENCE_S)
     try:
         with (
             pytest.raises(CatalogLockedError, match="another thread of this process has had it open"),
@@ -470,6 +469,7 @@ def test_a_child_forked_while_threads_read_and_write_can_do_both_and_no_row_is_l
     for thread in threads:
         thread.start()
     try:
+        wait_until(lambda: min(landed) > 0)
         said = [in_forked_child(lambda number=number: work_in_child(number)) for number in range(3, 6)]  # type: ignore[misc]  # a lambda with a default
     finally:
         stop.set()
@@ -477,7 +477,6 @@ def test_a_child_forked_while_threads_read_and_write_can_do_both_and_no_row_is_l
             thread.join()
 
     assert said == ["fine"] * 3
-    assert min(landed) > 0
     assert ask(filled, "SELECT count(*) FROM images WHERE image_id BETWEEN 100 AND 299") == [(6,)]
     assert ask(filled, "SELECT count(*) FROM images WHERE image_id >= 10000") == [(sum(landed),)]
 
@@ -501,11 +500,11 @@ def test_a_fork_does_not_wait_for_ever_for_a_long_read(filled: Store, monkeypatc
     def read() -> None:
         with filled.reading():
             inside.set()
-            leave.wait()
+            leave.wait(PATIENCE_S)
 
     reader = threading.Thread(target=read)
     reader.start()
-    inside.wait()
+    assert inside.wait(PATIENCE_S)
     try:
         said = in_forked_child(lambda: ask(filled, "SELECT 1"))
     finally:
@@ -958,7 +957,7 @@ Store(Path(sys.argv[1])).land(batch)
 
 def test_a_file_that_is_no_catalog_is_said_to_be_broken_and_how_to_go_on(filled: Store) -> None:
     filled.path.write_bytes(b"not a database at all" * 1000)
-    advice = rf"mv '{filled.path}' '{filled.path}\.broken'.*nvcatalog adopt --data-dir '{filled.folder.parent}'"
+    advice = rf"{filled.path} cannot be read .*nvcatalog rebuild --data-dir '{filled.folder.parent}'"
 
     for use in (lambda: ask(filled, "SELECT 1"), lambda: tell(filled, "SELECT 1"), lambda: filled.known([7], [])):
         with pytest.raises(CatalogCorruptError, match=advice):

@@ -8,12 +8,14 @@ import os
 import random
 import time
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from fetching import SEVEN_DAYS_AGO, file_of, write
 from fetching import new_catalog as new_catalog
 from fetching import no_waiting as no_waiting
+from waiting import PATIENCE_S, hold_until_together
 
 from nvcatalog import Catalog, fetch_neurovault_ids, landing
 from nvcatalog._batch import Batch
@@ -149,7 +151,7 @@ def test_reads_no_list_of_a_collection_without_images(
 
 
 def test_two_connections_are_enough(server: DemoServer, sync: Sync) -> None:
-    server.latency_s = 0.005
+    hold_until_together(server, "/api/collections/*/images/", 2)
     sync()
     assert server.peak_connections["api"] == 2
     assert server.connections_opened == 2
@@ -637,13 +639,50 @@ def test_a_catalog_of_another_server_is_left_alone(sync: Sync, ask: Any, monkeyp
     assert ask("SELECT count(*) FROM images") == [(N_IMAGES,)]
 
 
+@pytest.mark.parametrize("days", [0, 2])
+def test_a_list_that_a_fetch_has_read_is_read_again_only_where_it_may_have_changed_meanwhile(
+    server: DemoServer, world: World, sync: Sync, data_dir: Path, days: int
+) -> None:
+    modified = datetime.now(UTC) - timedelta(days=days)
+    id_, other = full(world)[:2]
+    world.edit_collection(id_, modify_date=modified.isoformat())
+    fetch_neurovault_ids(collection_ids=[id_], data_dir=data_dir, dry_run=True, verbose=0)
+    assert sync().complete
+    assert (id_ in lists_read(server), other in lists_read(server)) == (days == 0, True)
+    world.edit_image(world.image_ids(id_)[0], name="edited")
+    sync()
+    assert lists_read(server) == [id_]
+
+
+@pytest.mark.parametrize("remembered", ["http", "https"])
+def test_a_declared_mirror_gives_the_records_of_its_original(
+    server: DemoServer, world: World, sync: Sync, ask: Any, data_dir: Path, monkeypatch: Any, remembered: str
+) -> None:
+    sync()
+    fetch_neurovault_ids(image_ids=world.image_ids()[:1], data_dir=data_dir, verbose=0)
+    # A site that is reached by https may name itself by http in its links.
+    root = server.neurovault_url.replace("http", remembered)
+    write(data_dir, f"UPDATE catalog_info SET value = '{root}' WHERE key = 'server_root'")
+    before = ask("SELECT kind, id, raw::VARCHAR FROM raw_records ORDER BY ALL")
+    with DemoServer(world) as mirror:
+        monkeypatch.setenv("NVCATALOG_NEUROVAULT_URL", mirror.neurovault_url)
+        monkeypatch.setenv("NVCATALOG_MIRROR_OF", root)
+        for found in (sync(), sync(collection_ids=full(world)[:5])):
+            assert (found.changed_collections, found.changed_images) == (0, 0)
+        assert mirror.requests > 5
+    assert server.requests == 0
+    assert ask("SELECT kind, id, raw::VARCHAR FROM raw_records ORDER BY ALL") == before
+    assert ask("FROM record_history") == []
+    assert len(Catalog(data_dir).outdated()) == 0
+
+
 def test_a_catalog_that_somebody_keeps_open_ends_it(
     server: DemoServer, sync: Sync, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sync(collection_ids=[1])
     monkeypatch.setenv("NVCATALOG_LOCK_TIMEOUT", "0.1")
     store = Store(data_dir / "neurovault")
-    with store._file_lock(time.monotonic() + 1), pytest.raises(CatalogLockedError):
+    with store._file_lock(time.monotonic() + PATIENCE_S), pytest.raises(CatalogLockedError):
         sync()
     assert sync().complete
 

@@ -195,6 +195,16 @@ def test_all_that_match_are_counted_whatever_is_wanted(store: Store) -> None:
         assert (found.total, found.bytes, found.unknown_sizes, found.rows) == (6, 700, 3, 7)
 
 
+def test_a_size_that_no_file_has_counts_as_unknown(tmp_path: Path) -> None:
+    store, batch = Store(tmp_path), Batch()
+    for id_, size in enumerate((100, 10**15, 2**63 - 1, 2**63 - 1, -5), start=1):
+        batch.add_record("image", {"id": id_, "collection_id": 7, "file_size": size})
+    assert store.land(batch) == []
+    for condition in (Condition("true"), Condition(query="SELECT image_id FROM images")):
+        found = select(store, condition)
+        assert (found.total, found.bytes, found.unknown_sizes) == (5, 100, 4)
+
+
 @pytest.mark.parametrize(
     ("given", "meant"),
     [
@@ -294,11 +304,38 @@ def test_a_part_that_fails_where_another_would_have_kept_it_from_rows_says_nothi
         ("CASE WHEN a AND b THEN c END AND d", ["CASE WHEN a AND b THEN c END", "d"]),
         ("(a) AND (b)", ["(a)", "(b)"]),
         ("/* x */ (a AND b) AND c", ["a", "b", "c"]),
+        ("((a AND b)) AND ((c OR d))", ["a", "b", "((c OR d))"]),
+        ("list_contains([a AND b], true) AND c", ["list_contains([a AND b], true)", "c"]),
+        ("name = 'päin 🧠' AND x BETWEEN 1 AND 2 AND \"ä\"", ["name = 'päin 🧠'", "x BETWEEN 1 AND 2", '"ä"']),
+        (
+            "x BETWEEN 1 AND CASE WHEN a AND b THEN 2 END AND c",
+            ["x BETWEEN 1 AND CASE WHEN a AND b THEN 2 END", "c"],
+        ),
     ],
 )
 def test_a_condition_is_cut_where_its_ands_are(store: Store, text: str, parts: list[str]) -> None:
     with store.reading() as connection:
         assert _expressions.split(connection, _expressions.read(connection, "where", text)) == parts
+
+
+def test_a_condition_may_have_very_many_parts_of_which_a_hundred_are_counted(store: Store) -> None:
+    many = [f"image_id <> {1000 + number}" for number in range(_expressions.MOST_PARTS - 1)]
+    for where in (" AND ".join(["stat = 't'", *many]), f"stat = 't' AND ({' AND '.join(many)})"):
+        found = select(store, Condition(where))
+        assert found.image_ids == (2, 12, 13, 1)
+        assert found.parts[:2] == (Part("stat = 't'", 4, 1), Part("image_id <> 1000", 7, 0))
+        assert found.parts[100:] == (Part("the other 1,900 parts", None, None),)
+
+
+def test_a_condition_of_more_parts_is_refused(store: Store) -> None:
+    with pytest.raises(QueryError, match=r"where has 2,001 parts and may have 2,000; write it with IN"):
+        ids(store, " AND ".join(["true"] * 2001))
+
+
+def test_parts_that_fail_are_told_from_many_that_do_not(store: Store) -> None:
+    parts = [*(f"image_id <> {1000 + number}" for number in range(12)), "false", "name::INTEGER > 3"]
+    found = select(store, Condition(" AND ".join(parts)))
+    assert [part.keeps for part in found.parts] == [7] * 12 + [0, None]
 
 
 ATOMS = ["stat = 't'", "n_subjects > 10", "name LIKE '% AND %'", "n_subjects BETWEEN 5 AND 30", "stat IS NULL"]
@@ -478,6 +515,42 @@ def test_what_is_wrong_with_a_condition_is_told(store: Store, where: Any, told: 
     assert told in str(caught.value)
     assert "LINE" not in str(caught.value)
     assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("where", "hints"),
+    [
+        ('task = "stop signal task"', ["Text takes single quotes: 'stop signal task'"]),
+        ('stat = `t` AND name LIKE "t%"', ["Text takes single quotes: 't'"]),
+        ("stat = “t”", ["Text takes single quotes: 't'"]),
+        ("stat = 't' && n_subjects > 3", ["Write AND instead of &&"]),
+        ("not_mni && is_valid", ["Write AND instead of &&"]),
+        ("stat = 't' || stat = 'z'", ["Write OR instead of ||"]),
+        ("not_mni || is_valid", ["Write OR instead of ||"]),
+        ("!not_mni", ["Write NOT instead of !"]),
+        ("stat = 't' &&!(n_subjects > 3)", ["Write AND instead of &&", "Write NOT instead of !"]),
+        ("stat === 't'", ["Write = instead of ==="]),
+        ("n_subjects => 3", ["Write >= instead of =>"]),
+        ("stat IN ($kinds)", ["$kinds is a list: write IN $kinds, without parentheses"]),
+        ("stat NOT IN ($kinds, 'x')", ["$kinds is a list: write IN $kinds, without parentheses"]),
+        ("stat = $kinds", ["$kinds is a list: write IN $kinds, without parentheses"]),
+        ("n_subjects IN ($numbers)", ["$numbers is a list: write IN $numbers, without parentheses"]),
+    ],
+)
+def test_what_people_of_other_languages_mean_is_hinted_at(store: Store, where: str, hints: list[str]) -> None:
+    given: dict[str, Any] = {"kinds": ["t", "z"], "numbers": (10, 30)}
+    params = {name: value for name, value in given.items() if f"${name}" in where}
+    with pytest.raises(QueryError) as caught:
+        select(store, Condition(where, params=params))
+    assert str(caught.value).splitlines()[-len(hints) :] == hints
+
+
+def test_there_is_no_hint_where_signs_mean_what_they_say(store: Store) -> None:
+    assert ids(store, "name || '!' = 'two!' AND stat != 'z' AND stat == 't'") == (2,)
+    with pytest.raises(QueryError) as caught:
+        ids(store, "name = '&& ||' /* ! */ AND \"name\" = 'x' AND nothing > 3")
+    assert "instead of" not in str(caught.value)
+    assert "quotes" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

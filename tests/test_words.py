@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import sys
 from typing import Any
 
 import numpy as np
@@ -12,8 +15,10 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix, issparse
 from sklearn.feature_extraction import DictVectorizer
 
+from nvcatalog import words
 from nvcatalog._batch import Words, long_table
-from nvcatalog.words import words_to_matrix
+from nvcatalog.errors import MissingExtraError
+from nvcatalog.words import TableSource, WordMatrix, assemble
 
 # Neurosynth's own terms are text; those it never had must come out right too. Arrow has no half characters,
 # NumPy no zeros at the end of a text.
@@ -34,15 +39,20 @@ def table_of(rows: list[tuple[int, str, float]]) -> pa.Table:
     )
 
 
+def words_to_matrix(image_ids: list[int], words: pa.Table, **how: Any) -> tuple[csr_matrix, np.ndarray]:
+    row_of = {id_: row for row, id_ in enumerate(image_ids)}
+    return assemble(len(row_of), [TableSource(words, row_of, len(row_of))], **how)
+
+
 def as_scikit_learn_does(
-    image_ids: list[int], words: dict[int, dict[str, float]]
+    image_ids: list[int], answers: dict[int, dict[str, float]]
 ) -> tuple[csr_matrix, np.ndarray]:
     vectorizer = DictVectorizer(sparse=True)
-    frequencies = vectorizer.fit_transform([words.get(id_, {}) for id_ in image_ids])
+    frequencies = vectorizer.fit_transform([answers.get(id_, {}) for id_ in image_ids])
     return frequencies, np.asarray(vectorizer.feature_names_, dtype=str)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(words=st.dictionaries(st.integers(1, 50), decoded, max_size=6), data=st.data())
 @example(words={}, data=None)
 @example(words={1: {}}, data=None)
@@ -88,15 +98,6 @@ def test_images_without_any_terms_are_rows_of_no_columns() -> None:
     assert vocabulary.shape == (0,)
 
 
-def test_an_image_given_twice_has_two_rows_zeros_and_all() -> None:
-    frequencies, _ = words_to_matrix([2, 1, 2, 3], table_of([(2, "b", 0.5), (2, "a", 0.0), (1, "b", -0.3)]))
-
-    assert frequencies.toarray().tolist() == [[0.0, 0.5], [0.0, -0.3], [0.0, 0.5], [0.0, 0.0]]
-    assert frequencies.nnz == 5
-    assert isinstance(frequencies, csr_matrix)
-    assert frequencies.has_canonical_format
-
-
 def test_no_weight_loses_a_digit() -> None:
     weights = [0.1 + 0.2, 1 / 3, -1e-17, 5e-324, np.nextafter(1.0, 0.0)]
     rows = [(1, f"t{n}", weight) for n, weight in enumerate(weights)]
@@ -130,3 +131,110 @@ def test_terms_that_have_not_landed_yet_make_the_same_matrix() -> None:
 
     assert vocabulary.tolist() == ["motor", "pain"]
     assert frequencies.toarray().tolist() == [[0.0, 0.0], [0.0, -0.25], [0.0, 0.5]]
+
+
+# Filling
+
+
+def test_words_of_several_sources_fill_one_matrix() -> None:
+    row_of = {1: 0, 2: 1, 3: 2}
+    sources = [
+        TableSource(table_of([(3, "b", 0.3), (1, "c", 0.1)]), row_of, 3),
+        TableSource(table_of([(2, "a", 0.2), (2, "c", -0.2)]), row_of, 3),
+    ]
+
+    frequencies, vocabulary = assemble(3, sources)
+
+    assert vocabulary.tolist() == ["a", "b", "c"]
+    assert frequencies.toarray().tolist() == [[0, 0, 0.1], [0.2, 0, -0.2], [0, 0.3, 0]]
+
+
+def test_rows_of_which_nothing_is_known_are_stored_as_not_a_number() -> None:
+    table = table_of([(1, "b", 0.1), (1, "a", 0.2)])
+
+    frequencies, _ = assemble(2, [TableSource(table, {1: 1}, 2)], unknown=[0], dtype=np.float32)
+
+    np.testing.assert_array_equal(frequencies.toarray(), np.array([[np.nan, np.nan], [0.2, 0.1]], np.float32))
+    assert frequencies.nnz == 4
+
+
+def test_an_index_is_as_wide_as_it_must_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = table_of([(1, "b", 0.1), (1, "a", 0.2), (2, "b", 0.3), (2, "a", 0.4)])
+    assert words_to_matrix([1, 2], table)[0].indices.dtype == np.int32
+
+    monkeypatch.setattr(words, "_LARGEST_INT32", 3)
+
+    assert words._Filling(np.array([2, 2]), 2, np.float64)._indices.dtype == np.int64
+
+
+# The result
+
+
+@pytest.fixture
+def found() -> WordMatrix:
+    """Return two images and three terms; one weight is a zero that is stored, two are not there."""
+    matrix, vocabulary = words_to_matrix(
+        [7, 5], table_of([(5, "b", 0.5), (7, "c", 0.0), (7, "a", -0.3), (5, "a", 1.0)])
+    )
+    return WordMatrix(matrix, vocabulary, [7, 5], [9], "terms_20k")
+
+
+def test_the_result_is_two_values_that_know_more(found: WordMatrix) -> None:
+    frequencies, vocabulary = found
+
+    assert isinstance(found, tuple)
+    assert found[0] is found.frequencies is frequencies
+    assert found[1] is found.vocabulary is vocabulary
+    assert found.image_ids.tolist() == [7, 5]
+    assert repr(found) == "<WordMatrix: 2 images x 3 terms of 'terms_20k'; 1 images have none here>"
+
+
+def test_the_long_table_has_a_row_a_stored_entry_in_every_library(found: WordMatrix) -> None:
+    expected = [(7, "a", -0.3), (7, "c", 0.0), (5, "a", 1.0), (5, "b", 0.5)]
+
+    assert [tuple(row.values()) for row in found.arrow().to_pylist()] == expected
+    assert list(found.df().itertuples(index=False, name=None)) == expected
+    assert found.pl().rows() == expected
+    assert list(found.df().columns) == ["image_id", "term", "weight"]
+    assert found.df().dtypes.astype(str).tolist() == ["int32", "category", "float64"]
+
+
+def test_a_long_table_can_be_changed(found: WordMatrix) -> None:
+    frame = found.df()
+    frame.loc[0, "weight"] = 5.0
+
+    assert frame["weight"].tolist() == [5.0, 0.0, 1.0, 0.5]
+    assert found.frequencies.toarray().tolist() == [[-0.3, 0, 0], [1.0, 0.5, 0]]
+
+
+def test_the_wide_table_has_a_row_an_image_and_a_column_a_term(found: WordMatrix) -> None:
+    frame = found.pivot()
+
+    assert frame.index.tolist() == [7, 5]
+    assert frame.columns.tolist() == ["a", "b", "c"]
+    assert (frame.index.name, frame.columns.name) == ("image_id", "term")
+    assert frame.to_numpy().tolist() == [[-0.3, 0, 0], [1.0, 0.5, 0]]
+
+
+@pytest.mark.parametrize("twin", [copy.copy, lambda found: pickle.loads(pickle.dumps(found))])
+def test_a_copy_knows_all_that_the_result_knows(found: WordMatrix, twin: Any) -> None:
+    other = twin(found)
+
+    assert type(other) is WordMatrix
+    assert other.frequencies.toarray().tolist() == found.frequencies.toarray().tolist()
+    assert (other.image_ids.tolist(), other.missing, other.reference) == ([7, 5], (9,), "terms_20k")
+
+
+def test_without_polars_the_long_table_says_what_to_install(
+    found: WordMatrix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "polars", None)
+
+    with pytest.raises(MissingExtraError, match=r"pip install 'nvcatalog\[polars\]'"):
+        found.pl()
+
+
+def test_no_images_give_empty_tables() -> None:
+    none = WordMatrix(*words_to_matrix([], table_of([])))
+
+    assert (len(none.df()), none.pivot().shape, none.missing) == (0, (0, 0), ())

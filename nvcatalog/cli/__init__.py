@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,9 +16,30 @@ import typer
 from rich.markup import escape
 
 from nvcatalog import __version__
+from nvcatalog.cli import upkeep
+from nvcatalog.cli.arguments import (
+    ALL_THERE,
+    MOST_NAMED,
+    SOMETHING_MISSING,
+    WRONG_USE,
+    DataDir,
+    Images,
+    OutputFormat,
+    Params,
+    Private,
+    Quiet,
+    Timeout,
+    Where,
+    Workers,
+    catalog_in,
+    leaving_politely,
+    named_as_here,
+    parse_params,
+    split,
+)
 from nvcatalog.cli.demonstration import demonstrate, earlier_demo, serve_until_stopped
 from nvcatalog.cli.output import Format, err, out, show, show_warning
-from nvcatalog.errors import DataDirError, NVCatalogError, NVCatalogWarning, QueryError
+from nvcatalog.errors import DataDirError, NVCatalogError, NVCatalogWarning
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,8 +54,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Fetch brain maps from NeuroVault, and ask everything that was ever fetched in SQL.",
 )
-ALL_THERE, SOMETHING_MISSING, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
-MOST_NAMED = 20
 
 
 class Mode(StrEnum):
@@ -47,16 +64,6 @@ class Mode(StrEnum):
     offline = "offline"
 
 
-DataDir = Annotated[
-    str | None,
-    typer.Option("--data-dir", "-d", metavar="FOLDER", help="Where neurovault/ is; nilearn's folder by default."),
-]
-OutputFormat = Annotated[
-    Format | None, typer.Option("--format", "-f", help="A table on a terminal, csv in a pipe, unless said here.")
-]
-Params = Annotated[
-    list[str] | None, typer.Option("--param", "-p", metavar="NAME=VALUE", help="A parameter's value; repeatable.")
-]
 Words = Annotated[bool, typer.Option("--words", help="Also the terms Neurosynth associates with them.")]
 When = Annotated[Mode, typer.Option("--mode", help="When the servers are asked.")]
 Resample = Annotated[bool, typer.Option("--resample", help="Bring the maps to nilearn's 3 mm grid.")]
@@ -66,12 +73,6 @@ MaxAge = Annotated[
     float | None,
     typer.Option("--max-age", metavar="DAYS", help="List again what is known for longer."),
 ]
-Timeout = Annotated[float, typer.Option("--timeout", help="Seconds to connect, and to the next byte.")]
-Workers = Annotated[int | None, typer.Option("--max-workers", help="Parallel downloads; 6 by default.")]
-Where = Annotated[str | None, typer.Option("--where", help="Those that a condition over stat_maps is true for.")]
-Images = Annotated[list[str] | None, typer.Option("--images", "-i", metavar="IDS", help="Those: 10426,32980.")]
-Private = Annotated[bool, typer.Option("--private", help="Those of private collections too.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No bars and no summary.")]
 
 
 @app.command(context_settings={"allow_extra_args": True})
@@ -104,10 +105,10 @@ def fetch(
     if context.args:
         ids = ",".join(context.args)
         raise typer.BadParameter(f"ids of what? say --collections {ids} or --images {ids}")
-    collection_ids, image_ids = _split(collections), _split(images)
+    collection_ids, image_ids = split(collections), split(images)
     if not collection_ids and not image_ids:
         raise typer.BadParameter("give --collections or --images, such as: nvcatalog fetch --collections 555")
-    with _leaving_politely():
+    with leaving_politely():
         maps = fetch_neurovault_ids(
             collection_ids=collection_ids,
             image_ids=image_ids,
@@ -155,10 +156,10 @@ def where(
     """
     from nvcatalog.select import fetch_where
 
-    with _leaving_politely(), _named_as_here():
+    with leaving_politely(), named_as_here():
         maps = fetch_where(
             condition,
-            _parse_params(param),
+            parse_params(param),
             query=query,
             order_by=order_by,
             max_images=max_images,
@@ -183,7 +184,7 @@ def outdated(data_dir: DataDir = None, output: OutputFormat = None) -> None:
 
     The catalog is compared with itself: sync first to hear what is new.
     """
-    catalog = _catalog(data_dir)
+    catalog = catalog_in(data_dir)
     with _asking(catalog):
         show(catalog.outdated().arrow(), output)
 
@@ -198,24 +199,40 @@ def sql(
     output: OutputFormat = None,
 ) -> None:
     """Ask the catalog in SQL."""
-    catalog, params = _catalog(data_dir), _parse_params(param)
+    catalog, params = catalog_in(data_dir), parse_params(param)
     text = sys.stdin.read() if query == "-" else query
     with _asking(catalog):
         show(catalog.sql(text, params or None).arrow(), output)
 
 
-@app.command()
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    options_metavar="[OPTIONS] [--PARAMETER VALUE]...",
+)
 def query(
+    context: typer.Context,
     name: Annotated[str | None, typer.Argument(help="Which; without it, they are listed.")] = None,
     param: Params = None,
     data_dir: DataDir = None,
     output: OutputFormat = None,
 ) -> None:
-    """Run a query that ships with the package, or list them."""
+    """Run a query that ships with the package or one of your own, or list them with their parameters.
+
+    Your own are in the folder NVCATALOG_QUERIES, or in neurovault/queries below the data folder.
+    """
+    from nvcatalog import shelf
+
+    catalog = catalog_in(data_dir)
     if name is None:
-        show(_shipped_queries(), output)
+        show(catalog.queries().arrow(), output)
         return
-    catalog, params = _catalog(data_dir), _parse_params(param)
+    if name.startswith("-"):
+        raise typer.BadParameter(f"{name} stands before the query's name; write nvcatalog query NAME {name} VALUE")
+    kinds = {each.name: each.kind for each in shelf.find(name, shelf.own_folder(catalog.folder)).parameters}
+    pairs = [*(param or []), *_as_pairs(context.args, kinds)]
+    # A parameter of a declared kind is read as such: its text must not become a number on the way.
+    texts = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+    params = {key: texts[key] if kinds.get(key.lower()) else value for key, value in parse_params(pairs).items()}
     with _asking(catalog):
         show(catalog.query(name, params).arrow(), output)
 
@@ -223,7 +240,7 @@ def query(
 @app.command()
 def adopt(data_dir: DataDir = None, quiet: Quiet = False) -> None:
     """Register what is in the folder already, such as what nilearn downloaded."""
-    report = _catalog(data_dir).adopt(verbose=0 if quiet else 2)
+    report = catalog_in(data_dir).adopt(verbose=0 if quiet else 2)
     for outcome in report.missing:
         err.print(f"[red]{escape(str(outcome.reason))}[/]", soft_wrap=True)
     if report.missing:
@@ -254,9 +271,9 @@ def sync(
     """
     import pyarrow as pa
 
-    with _leaving_politely():
-        found = _catalog(data_dir).sync(
-            collection_ids=_split(collections) if collections else None,
+    with leaving_politely():
+        found = catalog_in(data_dir).sync(
+            collection_ids=split(collections) if collections else None,
             exclude_owners=exclude_owner or (),
             seed=seed,
             verbose=0 if quiet else 2,
@@ -288,13 +305,13 @@ def freeze(
 
     In Python, nvcatalog.fetch_frozen(PATH) does.
     """
-    catalog = _catalog(data_dir)
-    with _named_as_here():
+    catalog = catalog_in(data_dir)
+    with named_as_here():
         written = catalog.freeze(
             path,
             where=where,
-            image_ids=_split(images) or None,
-            params=_parse_params(param),
+            image_ids=split(images) or None,
+            params=parse_params(param),
             resample=resample,
             private=private,
             verbose=0 if quiet else 2,
@@ -319,13 +336,65 @@ def cite(
     output: Annotated[CitationFormat, typer.Option("--format", "-f", help="How.")] = CitationFormat.bibtex,
 ) -> None:
     """Cite the collections behind the maps that are here, or behind those chosen."""
-    catalog = _catalog(data_dir)
+    catalog = catalog_in(data_dir)
     with _asking(catalog):
         citations = catalog.cite(
-            where=where, image_ids=_split(images) or None, params=_parse_params(param), private=private
+            where=where, image_ids=split(images) or None, params=parse_params(param), private=private
         )
         text = citations.bibtex() if output is CitationFormat.bibtex else citations.text()
         out.out(text, end="", highlight=False)
+
+
+class ExportFormat(StrEnum):
+    """What tables are written as."""
+
+    parquet = "parquet"
+    csv = "csv"
+    arrow = "arrow"
+    ndjson = "ndjson"
+    duckdb = "duckdb"
+
+
+@app.command()
+def export(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="A folder; for duckdb a file: maps.duckdb.")],
+    what: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--what", "-w", metavar="TABLES", help="Tables and views: images,image_words; metadata if not said."
+        ),
+    ] = None,
+    where: Where = None,
+    images: Images = None,
+    param: Params = None,
+    output: Annotated[
+        ExportFormat | None, typer.Option("--format", "-f", help="As what; parquet, duckdb for TARGET.duckdb.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
+    private: Private = False,
+    gone: Annotated[bool, typer.Option("--gone", help="What the server no longer has, too.")] = False,
+    data_dir: DataDir = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write tables of the catalog as files that other tools read.
+
+    Of the whole catalog, or of what belongs to the images that are chosen.
+    """
+    catalog = catalog_in(data_dir)
+    with named_as_here():
+        written = catalog.export(
+            target,
+            split(what) or None,
+            where=where,
+            image_ids=split(images) or None,
+            params=parse_params(param) or None,
+            format=output,
+            overwrite=overwrite,
+            private=private,
+            gone=gone,
+            verbose=0 if quiet else 2,
+        )
+    out.print(str(written), soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -337,7 +406,7 @@ def snapshot(
     data_dir: DataDir = None,
 ) -> None:
     """Write the catalog as Parquet now, and say where."""
-    out.print(str(_catalog(data_dir).snapshot(name, whole=whole)), soft_wrap=True, markup=False)
+    out.print(str(catalog_in(data_dir).snapshot(name, whole=whole)), soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -349,7 +418,7 @@ def diff(
 ) -> None:
     """List what came, went and changed from one snapshot to another."""
     former, later = (Path(name) if name and os.sep in name else name for name in (a, b))
-    show(_catalog(data_dir).diff(former or "", later).arrow(), output)
+    show(catalog_in(data_dir).diff(former or "", later).arrow(), output)
 
 
 @app.command()
@@ -377,6 +446,9 @@ def demo(
         raise typer.Exit(SOMETHING_MISSING)
 
 
+app.add_typer(upkeep.app)
+
+
 def main() -> None:
     """Run the command line; every error of nvcatalog's becomes one line and an exit status."""
     with warnings.catch_warnings():
@@ -400,84 +472,38 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Say the ve
 # Input and output
 
 
-def _catalog(data_dir: str | None) -> Catalog:
-    from nvcatalog.catalog import Catalog
-
-    return Catalog(data_dir)
-
-
-def _split(values: list[str] | None) -> list[str]:
-    """Read ids given as ``-c 555,658`` and as ``-c 555 -c 658``."""
-    return [part for value in values or [] for part in value.replace(",", " ").split()]
-
-
-def _parse_params(pairs: list[str] | None) -> dict[str, str | float]:
-    """Read ``NAME=VALUE``; values stay text, which DuckDB reads as a number where it is compared with one.
-
-    But for fractions: compared with a column of whole numbers, DuckDB would round their text.
-    """
-    params: dict[str, str | float] = {}
-    for pair in pairs or []:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise typer.BadParameter(f"{pair!r} is no parameter; write --param NAME=VALUE")
-        params[name] = float(value) if re.fullmatch(r"[+-]?[0-9]+\.[0-9]+", value) else value
-    return params
-
-
-@contextmanager
-def _leaving_politely() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        err.print("Interrupted. What arrived is kept; run the same again for the rest.", soft_wrap=True)
-        raise typer.Exit(INTERRUPTED) from None
+def _as_pairs(words: list[str], kinds: dict[str, str]) -> Iterator[str]:
+    """Read ``--min-weight 0.5 --gone`` as ``min_weight=0.5`` and ``gone=true``."""
+    rest = list(words)
+    while rest:
+        option = rest.pop(0)
+        if not option.startswith("--"):
+            raise typer.BadParameter(f"{option!r} belongs to no parameter; write --name VALUE")
+        name, equals, value = option[2:].partition("=")
+        name = name.replace("-", "_")
+        if not equals and rest and not rest[0].startswith("--"):
+            value = rest.pop(0)
+        elif not equals and kinds.get(name) == "boolean":
+            value = "true"
+        elif not equals:
+            raise typer.BadParameter(f"--{name} has no value; write --{name} VALUE")
+        yield f"{name}={value}"
 
 
 @contextmanager
 def _asking(catalog: Catalog) -> Iterator[None]:
     """Name missing parameters as they are given here, and tell an answer from no catalog by the status."""
     there = _exists(catalog)
-    with _named_as_here():
+    with named_as_here():
         yield
     if not there:
         raise typer.Exit(SOMETHING_MISSING)
-
-
-@contextmanager
-def _named_as_here() -> Iterator[None]:
-    """Name parameters without a value as they are given on a command line."""
-    try:
-        yield
-    except QueryError as error:
-        found = re.search(r"Values were not provided[^:]*: (.*)|no value for (.*?); give", str(error))
-        if found is None:
-            raise
-        asked = (found[1] or found[2]).replace("$", "").split(", ")
-        options = " ".join(f"--param {name}=…" for name in asked)
-        raise QueryError(f"the query has parameters without a value: give {options}") from error
 
 
 def _exists(catalog: Catalog) -> bool:
     from nvcatalog._store import FILE_NAME
 
     return (catalog.folder / FILE_NAME).is_file()
-
-
-def _shipped_queries() -> pa.Table:
-    """Return a row for each query that ships: its name, and what its first comment says."""
-    import pyarrow as pa
-
-    from nvcatalog._resources import sql_folder
-
-    rows = []
-    for file in sorted(sql_folder("queries").iterdir(), key=lambda file: file.name):
-        if file.name.endswith(".sql"):
-            lines = file.read_text(encoding="utf-8").splitlines()
-            about, *more = (line[2:].strip() for line in takewhile(lambda line: line.startswith("--"), lines))
-            parameters = "; ".join(line[1:] for line in more if line.startswith("$"))
-            rows.append({"query": file.name.removesuffix(".sql"), "about": about, "parameters": parameters})
-    return pa.Table.from_pylist(rows)
 
 
 def _show_fetched(maps: Any, output: Format | None) -> None:

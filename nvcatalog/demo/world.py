@@ -64,6 +64,7 @@ class World:
         self._packs: dict[int, Record] = {}
         self._files: dict[str, StoredFile] = {}
         self._tokens: dict[int, str] = {}
+        self._former_tokens: dict[str, int] = {}
         self._words: dict[int, dict[str, float] | int | None] = {}
         self._poisoned_images: set[int] = set()
         self._poisoned_collections: set[int] = set()
@@ -313,6 +314,14 @@ class World:
             self._tokens[collection_id] = token
             self.edit_collection(collection_id, private=True)
 
+    def make_public(self, collection_id: int, *, token_opens: bool = True) -> None:
+        """Show a private collection to everybody; its token may go on opening it, or lead nowhere."""
+        with self.lock:
+            token = self._tokens.pop(collection_id)
+            if token_opens:
+                self._former_tokens[token] = collection_id
+            self.edit_collection(collection_id, private=False)
+
     def poison_image(self, image_id: int) -> None:
         """Make a record one the server cannot render: it and every page that holds it answer 500."""
         with self.lock:
@@ -394,7 +403,8 @@ class World:
     def collection_of_token(self, token: str) -> int | None:
         """Return the collection a token opens."""
         with self.lock:
-            return next((i for i, known in self._tokens.items() if known == token), None)
+            opened = (i for i, known in self._tokens.items() if known == token)
+            return next(opened, self._former_tokens.get(token))
 
     def is_poisoned(self, *, image_ids: Iterable[int] = (), collection_ids: Iterable[int] = ()) -> bool:
         """Return whether the server fails to render any of these records."""

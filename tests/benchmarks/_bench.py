@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import Any
 
 # ru_maxrss is in kilobytes, but in bytes on macOS.
-_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 #: What a first call would import on its way; a benchmark that times calls imports it before the clock starts.
 CALL_MODULES = ("nvcatalog.fetch", "nvcatalog.catalog", "pyarrow.parquet", "sklearn.utils", "scipy.sparse")
@@ -57,7 +57,7 @@ class Stopwatch:
 
     def measurement(self, **facts: Any) -> Measurement:
         """Return what was measured, with this process's peak memory."""
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT / 2**20
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT / 2**20
         return Measurement(self.wall_s, self.cpu_s, peak, facts)
 
 

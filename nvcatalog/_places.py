@@ -1,0 +1,181 @@
+"""Where an export takes its place: whole or not at all, and over nothing but an earlier export."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+from nvcatalog._store import in_memory
+from nvcatalog.errors import ExportError, InvalidOptionError
+
+#: What an export says about itself; also what tells one from a folder of somebody's own.
+MANIFEST = "nvcatalog-export.json"
+#: The same in a DuckDB file: a table with a row for each fact.
+INFO = "nvcatalog_export"
+
+_MOST_NAMED = 3
+
+
+class FolderPlace:
+    """A folder of files.
+
+    Parameters
+    ----------
+    target : Path
+        Where the folder is to be.
+    overwrite : bool
+        Whether an earlier export there is replaced.
+
+    Raises
+    ------
+    InvalidOptionError
+        When something else is there.
+    """
+
+    def __init__(self, target: Path, *, overwrite: bool) -> None:
+        self._target = target
+        self._former = _former_files(target, overwrite=overwrite)
+
+    @contextmanager
+    def appearing(self) -> Iterator[Path]:
+        """Give a folder to make and fill beside the target, which takes its place at the end, or is removed."""
+        self._target.parent.mkdir(parents=True, exist_ok=True)
+        part = _beside(self._target, "part")
+        try:
+            yield part
+            self._put(part)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)  # gone already when all went well
+
+    def _put(self, part: Path) -> None:
+        if self._former is None:
+            part.replace(self._target)
+            return
+        aside = _beside(self._target, "old")
+        self._target.rename(aside)
+        try:
+            part.rename(self._target)
+        except BaseException:
+            aside.rename(self._target)
+            raise
+        for name in self._former:
+            (aside / name).unlink(missing_ok=True)
+        try:
+            aside.rmdir()
+        except OSError as error:
+            raise ExportError(
+                f"{self._target} is complete; what was put beside the former one is in {aside}"
+            ) from error
+
+
+def _former_files(target: Path, *, overwrite: bool) -> list[str] | None:
+    """Return the files of the export that is there, None where nothing is."""
+    if not target.exists():
+        return None
+    if not target.is_dir():
+        raise InvalidOptionError(
+            f"{target} is a file; give a folder, or one that ends in .duckdb for a DuckDB file"
+        )
+    if target.samefile(Path.cwd()):
+        raise InvalidOptionError(
+            f"{target} is the folder you are in; give one of its own, such as {target / 'export'}"
+        )
+    entries = {entry.name: entry.is_file() and not entry.is_symlink() for entry in target.iterdir()}
+    names = sorted(entries)
+    if not names:
+        return None
+    if not overwrite:
+        raise InvalidOptionError(
+            f"{target} is not empty ({_some(names)}); give another folder, or overwrite=True (--overwrite) to "
+            "replace an export"
+        )
+    files = _listed(target / MANIFEST)
+    if files is None:
+        raise InvalidOptionError(f"{target} is no export ({_some(names)}), and nothing else is ever replaced")
+    if others := [name for name in names if name not in files or not entries[name]]:
+        raise InvalidOptionError(f"{target} holds more than an export ({_some(others)}); move that away first")
+    return names
+
+
+def _listed(manifest: Path) -> list[str] | None:
+    """Return the names of all files of an export, None where a manifest is none."""
+    try:
+        tables = json.loads(manifest.read_text(encoding="utf-8"))["tables"]
+        return [manifest.name, *(str(table["file"]) for table in tables.values())]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+class FilePlace:
+    """One DuckDB file; parameters and errors are those of :class:`FolderPlace`."""
+
+    def __init__(self, target: Path, *, overwrite: bool) -> None:
+        self._target = target
+        log = target.with_name(f"{target.name}.wal")
+        if log.exists():
+            raise InvalidOptionError(
+                f"{target} is open elsewhere, or {log.name} was left of it; close or remove it"
+            )
+        if target.is_dir():
+            raise InvalidOptionError(f"{target} is a folder; give a file, such as {target / 'maps.duckdb'}")
+        if target.exists():
+            _check_is_export(target, overwrite=overwrite)
+
+    @contextmanager
+    def appearing(self) -> Iterator[Path]:
+        """Give a file to make beside the target, which takes its place at the end, or is removed."""
+        self._target.parent.mkdir(parents=True, exist_ok=True)
+        part = _beside(self._target, "part")
+        try:
+            yield part
+            part.replace(self._target)
+        finally:
+            for leftover in (part, part.with_name(f"{part.name}.wal")):
+                leftover.unlink(missing_ok=True)
+
+
+def _check_is_export(target: Path, *, overwrite: bool) -> None:
+    if not overwrite:
+        raise InvalidOptionError(
+            f"{target} exists; give another file, or overwrite=True (--overwrite) to replace an export"
+        )
+    try:
+        with in_memory() as connection:
+            connection.execute(f"ATTACH {quoted(target)} AS former (READ_ONLY)")
+            names = "SELECT table_name FROM duckdb_tables() WHERE database_name = 'former'"
+            there = {name for (name,) in connection.execute(names).fetchall()}
+            ours = _listed_tables(connection) if INFO in there else set()
+    except duckdb.Error as error:
+        text = str(error).splitlines()[0]
+        raise InvalidOptionError(f"{target} cannot be looked at, so it is not replaced: {text}") from error
+    if not ours:
+        raise InvalidOptionError(f"{target} is no export, and nothing else is ever replaced")
+    if others := sorted(there - ours):
+        raise InvalidOptionError(f"{target} holds more than an export ({_some(others)}); move it away first")
+
+
+def _listed_tables(connection: duckdb.DuckDBPyConnection) -> set[str]:
+    query = f"SELECT value FROM former.{INFO} WHERE key = 'tables'"  # noqa: S608 - a constant
+    return {INFO} | {name for (text,) in connection.execute(query).fetchall() for name in json.loads(text)}
+
+
+def quoted(path: Path) -> str:
+    """Return a path as it stands in SQL."""
+    text = str(path).replace("'", "''")
+    return f"'{text}'"
+
+
+def _beside(target: Path, ending: str) -> Path:
+    return target.parent / f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.{ending}"
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more

@@ -1,0 +1,86 @@
+"""What commands have in common: options, exit statuses, and how ids and parameters are read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nvcatalog.cli.output import Format, err
+from nvcatalog.errors import QueryError
+
+if TYPE_CHECKING:
+    from nvcatalog.catalog import Catalog
+
+ALL_THERE, SOMETHING_MISSING, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+MOST_NAMED = 20
+
+DataDir = Annotated[
+    str | None,
+    typer.Option("--data-dir", "-d", metavar="FOLDER", help="Where neurovault/ is; nilearn's folder by default."),
+]
+OutputFormat = Annotated[
+    Format | None, typer.Option("--format", "-f", help="A table on a terminal, csv in a pipe, unless said here.")
+]
+Params = Annotated[
+    list[str] | None, typer.Option("--param", "-p", metavar="NAME=VALUE", help="A parameter's value; repeatable.")
+]
+Timeout = Annotated[float, typer.Option("--timeout", help="Seconds to connect, and to the next byte.")]
+Workers = Annotated[int | None, typer.Option("--max-workers", help="Parallel downloads; 6 by default.")]
+Where = Annotated[str | None, typer.Option("--where", help="Those that a condition over stat_maps is true for.")]
+Images = Annotated[list[str] | None, typer.Option("--images", "-i", metavar="IDS", help="Those: 10426,32980.")]
+Private = Annotated[bool, typer.Option("--private", help="Those of private collections too.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No bars and no summary.")]
+
+
+def catalog_in(data_dir: str | None) -> Catalog:
+    """Return the catalog of a data folder, nilearn's by default."""
+    from nvcatalog.catalog import Catalog
+
+    return Catalog(data_dir)
+
+
+def split(values: list[str] | None) -> list[str]:
+    """Read ids given as ``-c 555,658`` and as ``-c 555 -c 658``."""
+    return [part for value in values or [] for part in value.replace(",", " ").split()]
+
+
+def parse_params(pairs: list[str] | None) -> dict[str, str | float]:
+    """Read ``NAME=VALUE``; values stay text, which DuckDB reads as a number where it is compared with one.
+
+    But for fractions: compared with a column of whole numbers, DuckDB would round their text.
+    """
+    params: dict[str, str | float] = {}
+    for pair in pairs or []:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise typer.BadParameter(f"{pair!r} is no parameter; write --param NAME=VALUE")
+        params[name] = float(value) if re.fullmatch(r"[+-]?[0-9]+\.[0-9]+", value) else value
+    return params
+
+
+@contextmanager
+def leaving_politely() -> Iterator[None]:
+    """Say of Ctrl-C what it leaves behind, and end with the status that shells expect."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print("Interrupted. What arrived is kept; run the same again for the rest.", soft_wrap=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
+def named_as_here() -> Iterator[None]:
+    """Name parameters without a value as they are given on a command line."""
+    try:
+        yield
+    except QueryError as error:
+        found = re.search(r"Values were not provided[^:]*: (.*)|no value for (.*?); give", str(error))
+        if found is None:
+            raise
+        asked = (found[1] or found[2]).replace("$", "").split(", ")
+        options = " ".join(f"--param {name}=…" for name in asked)
+        raise QueryError(f"the query has parameters without a value: give {options}") from error

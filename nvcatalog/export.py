@@ -1,0 +1,346 @@
+"""Write tables of the catalog as files that other tools read: all that was asked for, or nothing."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import duckdb
+
+from nvcatalog import __version__
+from nvcatalog._formats import PLACES, WRITERS, Column, Format, Relation, plain
+from nvcatalog._progress import Progress, summarise
+from nvcatalog._store import Store
+from nvcatalog.connecting import connected
+from nvcatalog.errors import ExportError, InvalidOptionError, InvalidOptionTypeError, SelectionWarning, shown
+from nvcatalog.meant import Meant
+
+#: What is exported when nothing is named: the metadata, without the servers' own texts and without terms.
+DEFAULT = ("collections", "images", "stat_maps", "files", "nidm_packs")
+# Whatever else is asked for: it holds the tokens of private collections.
+_NEVER = ("access",)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be exported.
+
+    Attributes
+    ----------
+    format : {'parquet', 'csv', 'arrow', 'ndjson', 'duckdb'}
+        As what.
+    what : tuple of str
+        Tables and views.
+    chosen : Meant or None
+        The images to which, with what belongs to them, the rows are restricted; None means all.
+    private, gone : bool
+        Whether rows of private collections, and of what the server no longer has, are part of it.
+    """
+
+    format: Format = "parquet"
+    what: tuple[str, ...] = DEFAULT
+    chosen: Meant | None = None
+    private: bool = False
+    gone: bool = False
+
+
+def parse_target(target: object) -> Path:
+    """Return where an export is to be.
+
+    Raises
+    ------
+    InvalidOptionTypeError
+        When it is no path.
+    """
+    if not isinstance(target, str | os.PathLike) or not os.fspath(target):
+        raise InvalidOptionTypeError(f"target is {shown(target)}; give a path, such as 'out'")
+    return Path(os.fspath(target)).expanduser().resolve()
+
+
+def parse_order(target: Path, what: object, format: object, *, private: bool, gone: bool) -> Order:  # noqa: A002 - as callers say
+    """Return what is to be exported, as the caller typed it.
+
+    Raises
+    ------
+    InvalidOptionError, InvalidOptionTypeError
+        For a format that there is none of, and what cannot be names.
+    """
+    wanted = format or ("duckdb" if target.suffix.lower() == ".duckdb" else "parquet")
+    if wanted not in get_args(Format):
+        raise InvalidOptionError(f"format is {shown(format)}; give one of {', '.join(get_args(Format))}")
+    names = [what] if isinstance(what, str) else DEFAULT if what is None else what
+    tables = tuple(names) if isinstance(names, Iterable) else ()
+    if not tables or not all(isinstance(name, str) for name in tables):
+        raise InvalidOptionTypeError(f"what is {shown(what)}; give names of tables, such as {list(DEFAULT[:2])}")
+    return Order(cast("Format", wanted), tuple(dict.fromkeys(tables)), private=bool(private), gone=bool(gone))
+
+
+def export(store: Store, target: Path, order: Order, *, overwrite: bool = False, verbose: int = 2) -> Path:
+    """Write an export, and return where it is.
+
+    Parameters
+    ----------
+    store : Store
+        The catalog. Its snapshot is read, so that nobody is held up; with private rows, it is read itself.
+    target : Path
+        A folder; for 'duckdb' a file.
+    order : Order
+        What is to be in it.
+    overwrite : bool
+        Whether an earlier export that is there is replaced.
+    verbose : int
+        0 says nothing, 1 gives a summary, 2 shows a progress bar too.
+
+    Raises
+    ------
+    InvalidOptionError
+        For a table that there is none of, and a target that something else is in.
+    ExportError
+        When it cannot be written, or there is no catalog yet.
+
+    Warns
+    -----
+    SelectionWarning
+        When images that were chosen are not part of it.
+    """
+    if not store.exists:
+        raise ExportError(f"{store.folder} has no catalog yet: fetch something, or adopt() what is there")
+    place = PLACES[order.format](target, overwrite=overwrite)
+    try:
+        with ExitStack() as stack:
+            connection = stack.enter_context(_reading(store, order))
+            relations = _relations(connection, store, order.what)
+            sense = _mark(connection, order)
+            part = stack.enter_context(place.appearing())
+            writer = stack.enter_context(WRITERS[order.format](part))
+            progress = stack.enter_context(
+                Progress("Exporting", total=len(relations), verbose=verbose, unit="table")
+            )
+            pool = stack.enter_context(_worker())
+            counts = {}
+            for relation in relations:
+                query = _query(relation, sense, order.format)
+                rows = pool.submit(writer.write, relation, query, connection)
+                counts[relation.name] = _result(rows, connection)
+                progress.step()
+            writer.finish(_manifest(order, relations, counts))
+            left_out = _left_out(connection, order)
+    except (OSError, duckdb.Error) as error:
+        raise ExportError(f"{target} cannot be written: {str(error).splitlines()[0]}") from error
+    if left_out:
+        warnings.warn(left_out, SelectionWarning, stacklevel=3)
+    tables = f"{len(counts)} table{'' if len(counts) == 1 else 's'}"
+    summarise(f"nvcatalog: exported {sum(counts.values()):,} rows of {tables} to {target}", verbose=verbose)
+    return target
+
+
+# What there is
+
+
+@contextmanager
+def _reading(store: Store, order: Order) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open what is to be read: a snapshot has no private rows, so for those it is the catalog itself."""
+    if order.private:
+        with store.reading() as connection:
+            yield connection
+        return
+    with connected(store) as connection:
+        # A sort that needs more than this goes on on the disk; each thread needs some of it.
+        connection.execute(f"SET memory_limit = '1 GB'; SET threads = {min(4, os.cpu_count() or 1)}")
+        yield connection
+
+
+_NAMES = """
+    SELECT table_name FROM duckdb_tables() WHERE NOT temporary
+    UNION
+    SELECT view_name FROM duckdb_views() WHERE NOT internal AND NOT temporary
+"""
+_COMMENTS = """
+    SELECT table_name, NULL AS column_name, comment FROM duckdb_tables()
+    UNION ALL
+    SELECT view_name, NULL, comment FROM duckdb_views()
+    UNION ALL
+    SELECT table_name, column_name, comment FROM duckdb_columns()
+"""
+
+
+def _relations(connection: duckdb.DuckDBPyConnection, store: Store, what: Sequence[str]) -> list[Relation]:
+    there = {name for (name,) in connection.execute(_NAMES).fetchall()} - {*_NEVER}
+    for name in what:
+        if name not in there:
+            raise InvalidOptionError(_no_such_table(name, there))
+    with store.reading() as catalog:
+        comments = {(table, column): text for table, column, text in catalog.execute(_COMMENTS).fetchall()}
+    found = []
+    for name in what:
+        columns = connection.execute(f'DESCRIBE "{name}"').fetchall()
+        described = (Column(column, kind, comments.get((name, column))) for column, kind, *_ in columns)
+        found.append(Relation(name, comments.get((name, None)), tuple(described)))
+    return found
+
+
+def _no_such_table(name: str, there: Iterable[str]) -> str:
+    if name in _NEVER:
+        return f"what has {name!r}: it holds the tokens of private collections, and is never exported"
+    close = difflib.get_close_matches(name, there, n=3)
+    near = f"; did you mean {' or '.join(close)}?" if close else ""
+    return f"what has {name!r}, and there is no table of that name; there are {', '.join(sorted(there))}{near}"
+
+
+@contextmanager
+def _worker() -> Iterator[ThreadPoolExecutor]:
+    """Start a thread to write in beside this one: DuckDB itself hears of Ctrl-C only now and then."""
+    with ThreadPoolExecutor(1, thread_name_prefix="nvcatalog-export") as pool:
+        pool.submit(int).result()  # a thread that Ctrl-C surprises at its start is not waited for
+        yield pool
+
+
+def _result(rows: Future[int], connection: duckdb.DuckDBPyConnection) -> int:
+    try:
+        return rows.result()
+    except KeyboardInterrupt:
+        while not rows.done():
+            connection.interrupt()
+            time.sleep(0.01)
+        raise
+
+
+# Which rows
+
+# A pack shares the images' numbers, so its id stands among theirs.
+_KEPT = """
+    CREATE TEMP TABLE nvcatalog_marked AS
+    WITH kept AS (
+        SELECT image_id, i.collection_id
+        FROM images AS i
+        LEFT JOIN collections AS c ON c.collection_id = i.collection_id
+        WHERE image_id IN (SELECT image_id FROM chosen)
+          AND ($gone OR (i.gone_at IS NULL AND c.gone_at IS NULL))
+    )
+    SELECT 'image' AS kind, image_id AS id FROM kept
+    UNION ALL
+    SELECT 'image', pack_id FROM nidm_packs WHERE image_id IN (SELECT image_id FROM kept)
+    UNION ALL
+    SELECT 'collection', collection_id FROM kept
+"""
+_GONE = """
+    CREATE TEMP TABLE nvcatalog_marked AS
+    WITH gone_collections AS (SELECT collection_id FROM collections WHERE gone_at IS NOT NULL),
+    gone_images AS (
+        SELECT image_id
+        FROM images
+        WHERE gone_at IS NOT NULL OR collection_id IN (SELECT collection_id FROM gone_collections)
+    )
+    SELECT 'image' AS kind, image_id AS id FROM gone_images WHERE NOT $gone
+    UNION ALL
+    SELECT 'image', pack_id
+    FROM nidm_packs
+    WHERE NOT $gone
+    GROUP BY pack_id
+    HAVING bool_and(image_id IN (SELECT image_id FROM gone_images))
+    UNION ALL
+    SELECT 'collection', collection_id FROM gone_collections WHERE NOT $gone
+"""
+
+
+def _mark(connection: duckdb.DuckDBPyConnection, order: Order) -> Literal["IN", "NOT IN"]:
+    """Note what is kept, where images were chosen, or else what is not; return which."""
+    import pyarrow as pa
+
+    if order.chosen is None:
+        connection.execute(_GONE, {"gone": order.gone})
+        return "NOT IN"
+    ids = pa.array(order.chosen.image_ids, pa.int32())
+    connection.register("chosen", pa.table({"image_id": ids}))
+    connection.execute(_KEPT, {"gone": order.gone})
+    connection.unregister("chosen")
+    return "IN"
+
+
+def _query(relation: Relation, sense: str, format_: Format) -> str:
+    columns = ", ".join(f'{plain(column, format_)} AS "{column.name}"' for column in relation.columns)
+    # What names nothing, such as a record known by its place only, goes with the whole catalog.
+    where = f"coalesce({_restriction(relation, sense)}, {'false' if sense == 'IN' else 'true'})"
+    return f'SELECT {columns} FROM "{relation.name}" WHERE {where} {_order(relation)}'  # noqa: S608 - names of ours
+
+
+def _restriction(relation: Relation, sense: str) -> str:
+    """Say in SQL which rows belong to what is kept, by what the columns are called."""
+    marked = f"{sense} (SELECT id FROM nvcatalog_marked WHERE kind = "  # noqa: S608 - a constant
+    if relation.has("image_id"):
+        return f"image_id {marked}'image')"
+    if relation.has("collection_id"):
+        return f"collection_id {marked}'collection')"
+    if relation.has("kind", "id"):
+        of_collection = f"id {marked}'collection')"
+        return f"CASE WHEN kind IN ('collection', 'position') THEN {of_collection} ELSE id {marked}'image') END"
+    return "true"
+
+
+# What lies together already; to sort it would cost minutes.
+_LARGE = ("words", "image_words", "raw_records", "record_history", "outcomes")
+_SORTED_BY = ("collection_id", "image_id", "pack_id", "term_id", "kind", "id", "position", "key", "version")
+
+
+def _order(relation: Relation) -> str:
+    keys = [name for name in _SORTED_BY if relation.has(name)]
+    return "" if relation.name in _LARGE or not keys else f"ORDER BY {', '.join(keys)}"
+
+
+_N_KEPT = """
+    SELECT count(*) FROM images WHERE image_id IN (SELECT id FROM nvcatalog_marked WHERE kind = 'image')
+"""
+
+
+def _left_out(connection: duckdb.DuckDBPyConnection, order: Order) -> str | None:
+    """Say how many of the images that were chosen are not part of it."""
+    if order.chosen is None:
+        return None
+    [(kept,)] = connection.execute(_N_KEPT).fetchall()
+    missing, total = len(order.chosen.image_ids) - kept, len(order.chosen.image_ids)
+    if not total:
+        return "No image was chosen: the tables of images have no rows"
+    if not missing:
+        return None
+    reasons = [
+        "unknown to this catalog",
+        *([] if order.private else ["of private collections (private=True takes those too)"]),
+        *([] if order.gone else ["gone from the server (gone=True)"]),
+    ]
+    return f"{missing} of {total} images that were chosen are not exported: {', or '.join(reasons)}"
+
+
+_LICENCES = {
+    "records": "CC0-1.0, NeuroVault (https://neurovault.org)",
+    "terms, words": "ODbL-1.0, Neurosynth (https://neurosynth.org)",
+}
+
+
+def _manifest(order: Order, relations: Sequence[Relation], counts: dict[str, int]) -> dict[str, Any]:
+    """Return what an export says about itself, the meaning of its columns included."""
+    tables = {
+        relation.name: {
+            "rows": counts[relation.name],
+            "comment": relation.comment,
+            "columns": {name: {"type": kind, "comment": comment} for name, kind, comment in relation.columns},
+        }
+        for relation in relations
+    }
+    return {
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created_by": f"nvcatalog {__version__}",
+        "chosen": order.chosen.about if order.chosen else {"all": "the whole catalog"},
+        "private": order.private,
+        "gone": order.gone,
+        "licences": _LICENCES,
+        "tables": tables,
+    }

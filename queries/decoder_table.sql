@@ -1,0 +1,50 @@
+-- What a decoder is trained on: maps with a label each, and the collection that cross-validation must not split.
+--
+-- Maps of one collection share subjects, scanner and software: split by collection_id, or scores come out too good.
+-- Maps whose path is NULL are not here yet.
+-- $label: what is to be decoded (one of task, contrast, modality, stat, level, default 'task')
+-- $min_images: leave out labels of fewer maps (count, default 2)
+-- $min_collections: leave out labels of fewer collections (count, default 2)
+-- $collection_ids: maps of these collections alone (collection ids, default NULL)
+-- $private: maps of private collections too, not only where collection_ids names them (boolean, default false)
+-- $gone: maps that are gone from the server too (boolean, default false)
+-- $limit: how many rows at most (count, default NULL)
+WITH labelled AS (
+    SELECT
+        image_id,
+        CASE $label
+            WHEN 'task' THEN task
+            WHEN 'contrast' THEN contrast
+            WHEN 'modality' THEN nullif(modality, '')
+            WHEN 'stat' THEN stat
+            WHEN 'level' THEN CASE lower(analysis_level)
+                WHEN 's' THEN 'single-subject'
+                WHEN 'g' THEN 'group'
+                WHEN 'm' THEN 'meta-analysis'
+                ELSE nullif(lower(analysis_level), '')
+            END
+        END AS label,
+        collection_id,
+        path
+    FROM stat_maps
+    WHERE label IS NOT NULL
+      AND ($gone OR gone_at IS NULL)
+      AND ($private OR $collection_ids IS NOT NULL OR image_id NOT IN (SELECT image_id FROM private_images))
+      AND ($collection_ids IS NULL OR list_contains($collection_ids::INTEGER[], collection_id))
+),
+by_collection AS (
+    SELECT label, collection_id, count(*) AS images
+    FROM labelled
+    GROUP BY label, collection_id
+),
+labels AS (
+    SELECT label
+    FROM by_collection
+    GROUP BY label
+    HAVING sum(images) >= coalesce($min_images, 0) AND count(*) >= coalesce($min_collections, 0)
+)
+SELECT image_id, label, collection_id, path
+FROM labelled
+WHERE label IN (SELECT label FROM labels)
+ORDER BY collection_id, image_id
+LIMIT $limit

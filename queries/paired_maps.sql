@@ -1,0 +1,73 @@
+-- Two statistics of the same thing, such as an effect and its variance: of one NIDM pack, or of one contrast.
+--
+-- Maps pair within a pack, or else within a collection, a level, a task and a contrast, where there is one map of each
+-- statistic; where there are several, as of many subjects, those pair whose names are the same but for words such as
+-- beta, varcope and t map. What stays ambiguous is not paired.
+-- $stat_a: the one statistic (one of t, z, f, beta, varcope, p, default 'beta')
+-- $stat_b: the other one (one of t, z, f, beta, varcope, p, default 'varcope')
+-- $collection_ids: maps of these collections alone (collection ids, default NULL)
+-- $private: maps of private collections too, not only where collection_ids names them (boolean, default false)
+-- $gone: maps that are gone from the server too (boolean, default false)
+-- $limit: how many rows at most (count, default NULL)
+WITH maps AS (
+    SELECT
+        image_id,
+        collection_id,
+        stat = $stat_a AS is_a,
+        nullif(nidm_results, '') AS pack,
+        coalesce(nullif(trim(contrast_definition), ''), cognitive_contrast_cogatlas) AS typed,
+        -- One number for all that a pair has in common: texts take longer to compare.
+        hash(pack, lower(analysis_level), cognitive_paradigm_cogatlas, lower(typed)) AS thing,
+        name,
+        path
+    FROM stat_maps
+    WHERE stat IN ($stat_a, $stat_b)
+      AND ($gone OR gone_at IS NULL)
+      AND ($private OR $collection_ids IS NOT NULL OR image_id NOT IN (SELECT image_id FROM private_images))
+      AND ($collection_ids IS NULL OR list_contains($collection_ids::INTEGER[], collection_id))
+),
+things AS (
+    SELECT collection_id, thing, any_value(pack) IS NOT NULL AS in_pack, count(*) = 2 AS one_each
+    FROM maps
+    GROUP BY collection_id, thing
+    HAVING bool_or(is_a)
+       AND NOT bool_and(is_a)
+       AND (in_pack OR NOT regexp_full_match(any_value(typed), ' *(none( / other)?|null|n/a|na)? *', 'i'))
+),
+named AS (
+    SELECT
+        m.image_id,
+        m.collection_id,
+        m.is_a,
+        m.thing,
+        m.name,
+        m.path,
+        t.in_pack,
+        t.one_each,
+        -- Names are looked at only where they must be: "Z-Statistic Map: Visual" is "visual", and
+        -- "sub-01_stat-variance_statmap" and "SUB 01 beta" are "sub 01".
+        CASE WHEN NOT t.one_each THEN trim(regexp_replace(
+            lower(m.name),
+            '(?:(?:^|[^a-z0-9])[tzfp](?:[^a-z0-9]|stat|map|$)|[^a-z0-9]|var(?:cope|beta|iance)?|cope|beta|effect'
+            '|statistics?|stats?|maps?|parameter|estimate|spm[tf]?|con(?:trast)?)+',
+            ' ',
+            'g'
+        )) END AS stem
+    FROM maps AS m
+    JOIN things AS t USING (collection_id, thing)
+)
+SELECT
+    min(image_id) FILTER (WHERE is_a) AS image_id_a,
+    min(image_id) FILTER (WHERE NOT is_a) AS image_id_b,
+    collection_id,
+    CASE WHEN bool_or(in_pack) THEN 'pack' ELSE 'contrast' END
+        || CASE WHEN bool_or(one_each) THEN '' ELSE ' and name' END AS paired_by,
+    min(name) FILTER (WHERE is_a) AS name_a,
+    min(name) FILTER (WHERE NOT is_a) AS name_b,
+    min(path) FILTER (WHERE is_a) AS path_a,
+    min(path) FILTER (WHERE NOT is_a) AS path_b
+FROM named
+GROUP BY collection_id, thing, stem
+HAVING count(*) = 2 AND bool_or(is_a) AND NOT bool_and(is_a)
+ORDER BY collection_id, image_id_a, image_id_b
+LIMIT $limit

@@ -1,0 +1,31 @@
+-- The tasks of the Cognitive Atlas that statistic maps were made of, those of most collections first.
+-- $level: maps of this level of analysis alone
+--     (one of group, single-subject, meta-analysis, other, default NULL)
+-- $min_collections: leave out tasks of fewer collections (count, default 1)
+-- $collection_ids: maps of these collections alone (collection ids, default NULL)
+-- $private: maps of private collections too, not only where collection_ids names them (boolean, default false)
+-- $gone: maps that are gone from the server too (boolean, default false)
+-- $limit: how many rows at most (count, default NULL)
+WITH typed AS (  -- what was typed is read in one example of each, which is less work than in every map
+    SELECT min(image_id) AS image_id, collection_id, count(*) AS maps, count(path) AS on_disk
+    FROM stat_maps
+    WHERE cognitive_paradigm_cogatlas IS NOT NULL
+      AND ($gone OR gone_at IS NULL)
+      AND ($private OR $collection_ids IS NOT NULL OR image_id NOT IN (SELECT image_id FROM private_images))
+      AND ($level IS NULL OR lower(analysis_level) IN ($level, left($level, 1)))
+      AND ($collection_ids IS NULL OR list_contains($collection_ids::INTEGER[], collection_id))
+    GROUP BY collection_id, cognitive_paradigm_cogatlas, cognitive_paradigm_cogatlas_id
+)
+SELECT
+    m.task,
+    min(m.task_id) AS task_id,
+    count(DISTINCT t.collection_id) AS collections,
+    sum(t.maps) AS maps,
+    sum(t.on_disk) AS on_disk
+FROM typed AS t
+JOIN stat_maps AS m USING (image_id)
+WHERE m.task IS NOT NULL
+GROUP BY m.task
+HAVING count(DISTINCT t.collection_id) >= coalesce($min_collections, 0)
+ORDER BY collections DESC, maps DESC, m.task
+LIMIT $limit
