@@ -1,4 +1,10 @@
-"""Marks that landings leave on the rows they change, by which a snapshot knows what to write anew."""
+"""Marks that landings leave on the rows they change, by which a snapshot knows what to write anew.
+
+A table's rows are in blocks, and each landing leaves a random mark on every block that it changes, in the same
+transaction. A file of a snapshot has a key, made of the marks on its blocks and of all else that it depends on:
+where the former snapshot has a file with this key, it is taken over. Who writes without leaving marks is told by
+the size and the time of ``catalog.duckdb``, which are noted after each landing; everything counts as changed then.
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import json
 import os
 import shutil
 import time
@@ -167,7 +166,7 @@ def _write(store: Store, home: Path, former: Path | None, *, whole: bool) -> Pat
             store.heed_others(begins=True)
         files = _Files(hidden, None if whole else former)
         files.fill(store)
-        write_whole(hidden / kept.MANIFEST, json.dumps(files.manifest(), indent=1).encode())
+        kept.write_manifest(hidden, files.manifest())
         return _name(home, hidden)
     finally:
         shutil.rmtree(hidden, ignore_errors=True)  # gone already when all went well
@@ -231,11 +230,13 @@ class _Files:
         if self._former is None or entry is None or entry.get("key") != part.key:
             return False
         former = self._former / part.path
-        if not former.is_file() or former.stat().st_size != entry.get("bytes"):
-            return False
-        link_or_copy(former, self._folder / part.path)
-        self._done[part.path] = entry
-        return True
+        with suppress(OSError):
+            if former.stat().st_size != entry.get("bytes"):
+                return False
+            link_or_copy(former, self._folder / part.path)
+            self._done[part.path] = entry
+            return True
+        return False
 
     def manifest(self) -> dict[str, Any]:
         """Return what the snapshot says of itself."""
@@ -267,7 +268,7 @@ def _name_it(home: Path, snapshot: Path, name: str) -> Path:
     try:
         for path in manifest["files"]:
             link_or_copy(snapshot / path, hidden / path)
-        write_whole(hidden / kept.MANIFEST, json.dumps({"name": name} | manifest, indent=1).encode())
+        kept.write_manifest(hidden, {"name": name} | manifest)
         return hidden.rename(home / name)
     finally:
         shutil.rmtree(hidden, ignore_errors=True)

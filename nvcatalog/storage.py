@@ -225,10 +225,13 @@ def write_json(path: Path, value: Any) -> None:
 
 def link_or_copy(source: Path, target: Path) -> None:
     """Give a file that never changes a second name; where the file system cannot, or must not, copy it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         target.hardlink_to(source)
     except OSError:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # it may have been the folder that was missing
+            target.hardlink_to(source)
+            return
         shutil.copyfile(source, target)
 
 

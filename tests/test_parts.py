@@ -525,6 +525,27 @@ CHANGES = (
     list_packs,
     record_call,
 )
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_whatever_a_landing_does_to_rows_is_in_the_next_one(
+    store: Store, change: Callable[[Batch, list[int], str], None]
+) -> None:
+    batch = Batch()
+    refuse(batch, [2, 4, 20, 7], "a")
+    list_packs(batch, [3, 9, 21], "a")
+    store.land(batch)
+    before = snapshot.take(store)
+    batch = Batch()
+    change(batch, [3, 21, 4], "a")
+    store.land(batch)
+
+    later = snapshot.take(store)
+
+    assert 0 < len(written(before, later)) < len(files_of(later)) / 2
+    assert_is_as_if_written_whole(store, later)
+
+
 STEPS = st.tuples(
     st.lists(
         st.tuples(
