@@ -140,7 +140,11 @@ def note_state(catalog: Path) -> None:
     note = catalog.parent / _NOTE
     if note.parent.is_dir():
         with suppress(OSError):  # then the next snapshot is written as if somebody else had been at the catalog
-            note.write_text(state_of(catalog), encoding="ascii")
+            # Not written over: the former one may be another user's.
+            new = note.with_suffix(".new")
+            new.unlink(missing_ok=True)
+            new.write_text(state_of(catalog), encoding="ascii")
+            new.replace(note)
 
 
 def state_of(catalog: Path) -> str:
@@ -152,5 +156,5 @@ def state_of(catalog: Path) -> str:
         except FileNotFoundError:
             states.append("-")
         else:
-            states.append(f"{found.st_ino} {found.st_size} {found.st_mtime_ns}")
+            states.append(f"{found.st_size} {found.st_mtime_ns}")
     return "; ".join(states)

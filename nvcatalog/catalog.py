@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nvcatalog import adopt, connecting, lookup, matrix, outdated, queries, snapshot, storage
+from nvcatalog import adopt, comparing, connecting, lookup, matrix, outdated, queries, snapshot, storage
 from nvcatalog._store import Store
 from nvcatalog.errors import CatalogWarning, LabelsError, SnapshotWarning
 from nvcatalog.ids import parse_ids
@@ -560,7 +560,7 @@ class Catalog:
         """
         return snapshot.take(self._store, name, whole=whole)
 
-    def connect(self, snapshot: str | None = None) -> duckdb.DuckDBPyConnection:
+    def connect(self, snapshot: str | os.PathLike[str] | None = None) -> duckdb.DuckDBPyConnection:
         """Open a snapshot as a DuckDB database of your own, for as long as you like: it is in nobody's way.
 
         It has the catalog's tables and views, such as ``stat_maps``, without rows of private collections, and you
@@ -568,8 +568,9 @@ class Catalog:
 
         Parameters
         ----------
-        snapshot : str or None
-            The name of a folder in ``snapshots/``. None means the newest, after publishing what landed since.
+        snapshot : str, path-like or None
+            The name of a folder in ``snapshots/``, or that folder. None means the newest, after publishing what
+            landed since.
 
         Returns
         -------
@@ -599,6 +600,43 @@ class Catalog:
         [(10426,)]
         """
         return connecting.connect(self._store, snapshot)
+
+    def diff(self, a: str | os.PathLike[str], b: str | os.PathLike[str] | None = None) -> Answer:
+        """Return what came, went and changed from one snapshot to another.
+
+        Files that both have are not read, so that this is quick where little has changed. A row that is the same
+        but for when it was asked for has not changed.
+
+        Parameters
+        ----------
+        a : str or path-like
+            The former snapshot: its name, such as ``paper-v1``, or its folder, which may be another catalog's.
+        b : str, path-like or None
+            The later one. None means the newest, after publishing what landed since.
+
+        Returns
+        -------
+        Answer
+            A row for each id: ``table_name`` (collections, images, files, words, nidm_packs or refusals),
+            ``change`` (came, went or changed), ``kind`` and ``id``.
+
+        Raises
+        ------
+        InvalidOptionError
+            When there is no such snapshot (a ValueError).
+        SnapshotError
+            When one cannot be read.
+
+        Examples
+        --------
+        >>> from nvcatalog import Catalog, fetch_neurovault_ids
+        >>> maps = fetch_neurovault_ids(image_ids=[10426], verbose=0)
+        >>> before = Catalog().snapshot()
+        >>> maps = fetch_neurovault_ids(image_ids=[32980], verbose=0)
+        >>> Catalog().diff(before).df().query("table_name == 'files'")[["change", "id"]].values.tolist()
+        [['came', 32980]]
+        """
+        return Answer(comparing.compare(self._store, a, b))
 
     def _ask(self, query: str, params: Params, tables: Mapping[str, Any] | None = None) -> Answer:
         with self._store.reading() as connection:

@@ -7,30 +7,29 @@ import secrets
 import tempfile
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from nvcatalog import parts, snapshot
+import duckdb
+
+from nvcatalog import kept, parts, snapshot
 from nvcatalog._store import Store, empty_catalog, in_memory
 from nvcatalog.errors import CatalogTooNewError, CatalogWarning, SnapshotError, SnapshotWarning
 from nvcatalog.migrate import load_migrations
 
-if TYPE_CHECKING:
-    import duckdb
 
-
-def connect(store: Store, name: str | None = None) -> duckdb.DuckDBPyConnection:
+def connect(store: Store, name: str | os.PathLike[str] | None = None) -> duckdb.DuckDBPyConnection:
     """Open a snapshot for somebody to keep: the tables and views of the catalog, with what their columns mean.
 
     Parameters
     ----------
     store : Store
         The catalog.
-    name : str or None
-        A snapshot's; None means the newest, after publishing what landed since.
+    name : str, path-like or None
+        A snapshot's name, or its folder; None means the newest, after publishing what landed since.
 
     Returns
     -------
@@ -64,7 +63,7 @@ def connect(store: Store, name: str | None = None) -> duckdb.DuckDBPyConnection:
 
 
 @contextmanager
-def connected(store: Store, name: str | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+def connected(store: Store, name: str | os.PathLike[str] | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open a snapshot for a long read of ours: up to date where that is possible, and closed at the end.
 
     Nothing fences it, since its tables are files: text that a user wrote must not reach it. Parameters, errors and
@@ -83,22 +82,44 @@ def connected(store: Store, name: str | None = None) -> Iterator[duckdb.DuckDBPy
         let_go()
 
 
-def _snapshot_to_read(store: Store, name: str | None) -> tuple[Path | None, Callable[[], None]]:
+@contextmanager
+def held(store: Store, name: str | os.PathLike[str] | None = None) -> Iterator[Path]:
+    """Keep a snapshot for as long as its files are read; names and errors are those of :func:`connect`.
+
+    Yields
+    ------
+    Path
+        Its folder.
+    """
+    place, let_go = _snapshot_to_read(store, name)
+    try:
+        if place is None:
+            raise SnapshotError(f"{store.folder} has no snapshot yet")
+        yield place
+    finally:
+        let_go()
+
+
+def files_as_table(files: Iterable[Path]) -> str:
+    """Return Parquet files as DuckDB reads them: named one by one, and their folders' names without a meaning."""
+    return f"read_parquet([{', '.join(map(_literal, files))}], hive_partitioning = false)"
+
+
+def _snapshot_to_read(store: Store, name: str | os.PathLike[str] | None) -> tuple[Path | None, Callable[[], None]]:
     """Return a snapshot's folder, None where there is no catalog to have one, and how to let go of it."""
+    home = store.folder / kept.FOLDER
     if name is not None:
-        return snapshot.hold(store, snapshot.find(store, name))
+        return kept.hold(kept.find(home, name))
     trouble = snapshot.catch_up(store)
-    place = snapshot.newest(store)
+    place = kept.newest(home)
     if place is None:
         if trouble is not None:
             raise SnapshotError(trouble)
         _warn(f"There is no catalog in {store.folder}: fetch something, or adopt() what is there", CatalogWarning)
         return None, _nothing_to_let_go
     if trouble is not None:
-        _warn(
-            f"{trouble}. What is read is the snapshot of {snapshot.age(place)} ago, {place.name}", SnapshotWarning
-        )
-    return snapshot.hold(store, place)
+        _warn(f"{trouble}. What is read is the snapshot of {kept.age(place)} ago, {place.name}", SnapshotWarning)
+    return kept.hold(place)
 
 
 def _warn(text: str, category: type[Warning]) -> None:
@@ -132,9 +153,9 @@ def _open(place: Path | None, *, commented: bool) -> duckdb.DuckDBPyConnection:
     connection = in_memory()
     try:
         _set_up(connection, place, commented=commented)
-    except BaseException:
+    except duckdb.Error as error:
         connection.close()
-        raise
+        raise SnapshotError(f"{place} cannot be read: {str(error).splitlines()[0]}") from error
     return connection
 
 
@@ -153,8 +174,7 @@ def _set_up(connection: duckdb.DuckDBPyConnection, place: Path | None, *, commen
 def _view_of_files(connection: duckdb.DuckDBPyConnection, place: Path | None, table: _Relation) -> str:
     """Return a table as a view of its files, with the columns that this version expects."""
     files = sorted((place / table.name).glob("*.parquet")) if place else []
-    # Named one by one, and without guessing: folders may hold brackets, or be called date=2026.
-    source = f"read_parquet([{', '.join(map(_literal, files))}], hive_partitioning = false)"
+    source = files_as_table(files)
     given = {name for name, *_ in connection.execute(f"DESCRIBE FROM {source}").fetchall()} if files else set()
     columns = ", ".join(_read_as(column, given) for column in table.columns)
     # An older version may not have known the table yet.
@@ -175,7 +195,7 @@ def _literal(path: Path) -> str:
 
 def _check_schema(place: Path) -> None:
     ours = load_migrations()[-1].version
-    theirs = snapshot.read_manifest(place).get("schema_version", 0)
+    theirs = kept.read_manifest(place).get("schema_version", 0)
     if theirs > ours:
         raise CatalogTooNewError(
             f"{place} has schema {theirs}, this nvcatalog knows {ours}: pip install --upgrade nvcatalog"

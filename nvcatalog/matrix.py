@@ -13,7 +13,7 @@ from functools import cached_property
 import duckdb
 import numpy as np
 
-from nvcatalog import snapshot
+from nvcatalog import kept, snapshot
 from nvcatalog import where as conditions
 from nvcatalog._batch import Words, long_table
 from nvcatalog._progress import logger
@@ -255,12 +255,12 @@ def _sources_of_many(store: Store, asked: _Asked, wish: Wish, stack: ExitStack) 
 def _open_snapshot(store: Store, stack: ExitStack) -> duckdb.DuckDBPyConnection | None:
     """Open the newest snapshot; None where there is none that can be read."""
     snapshot.catch_up(store)  # where that fails, more is read from the catalog
-    newest = snapshot.newest(store)
+    newest = kept.newest(store.folder / kept.FOLDER)
     if newest is None:
         return None
     try:
         return stack.enter_context(connected(store, newest.name))
-    except (SnapshotError, CatalogTooNewError):
+    except (SnapshotError, CatalogTooNewError, InvalidOptionError):  # the last where it was just removed
         return None
 
 

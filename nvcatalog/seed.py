@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from nvcatalog import _batch, records, snapshot
+from nvcatalog import _batch, kept, records
 from nvcatalog._http import same_host
 from nvcatalog._progress import Progress
 from nvcatalog._store import Store
@@ -54,7 +54,7 @@ class Seed:
     def __init__(self, place: str | os.PathLike[str]) -> None:
         self.folder = _find(Path(place).expanduser())
         self.name = self.folder.name
-        rows = snapshot.read_manifest(self.folder).get("rows")
+        rows = kept.read_manifest(self.folder).get("rows")
         numbers = rows.items() if isinstance(rows, dict) else ()
         self._rows = {table: number for table, number in numbers if isinstance(number, int)}
         newest, ours = max(self._column("schema_migrations", "version"), default=0), load_migrations()[-1].version
@@ -154,15 +154,15 @@ class Seed:
 
 def _find(place: Path) -> Path:
     """Return the folder of a snapshot, given it or a folder around it."""
-    if (place / snapshot.MANIFEST).is_file():
+    if (place / kept.MANIFEST).is_file():
         return place
-    for home in (place, place / snapshot.FOLDER, place / SUBFOLDER / snapshot.FOLDER):
-        if (home / snapshot.CURRENT).is_file():
-            found = home / (home / snapshot.CURRENT).read_text(encoding="utf-8").strip()
-            if found.parent == home and (found / snapshot.MANIFEST).is_file():
+    for home in (place, place / kept.FOLDER, place / SUBFOLDER / kept.FOLDER):
+        if (home / kept.CURRENT).is_file():
+            found = home / (home / kept.CURRENT).read_text(encoding="utf-8").strip()
+            if found.parent == home and (found / kept.MANIFEST).is_file():
                 return found
     raise InvalidOptionError(
-        f"seed: {place} is no snapshot and holds none; give a folder such as .../neurovault/{snapshot.FOLDER}"
+        f"seed: {place} is no snapshot and holds none; give a folder such as .../neurovault/{kept.FOLDER}"
     )
 
 

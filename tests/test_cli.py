@@ -291,6 +291,21 @@ def test_snapshot_says_where_it_is(nvcatalog: Run, filled: Path) -> None:
     assert (Path(done.stdout.decode().strip()) / "manifest.json").is_file()
 
 
+def test_snapshots_have_names_and_differ(nvcatalog: Run, filled: Path) -> None:
+    done = nvcatalog("snapshot", "--name", "paper-v1", "--data-dir", filled)
+    assert done.stdout.decode().strip() == str(filled / "neurovault" / "snapshots" / "paper-v1")
+    done = nvcatalog("snapshot", "--name", "paper/v1", "--data-dir", filled)
+    assert done.returncode == 2
+    assert "name is 'paper/v1'" in done.stderr.decode()
+    with duckdb.connect(str(filled / "neurovault" / "catalog.duckdb")) as connection:
+        connection.execute("UPDATE images SET name = 'renamed' WHERE image_id = 10426")
+
+    for name in ("paper-v1", str(filled / "neurovault" / "snapshots" / "paper-v1")):
+        done = nvcatalog("diff", name, "--data-dir", filled)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert done.stdout.decode().splitlines() == ["table_name,change,kind,id", "images,changed,image,10426"]
+
+
 def test_adopt_registers_what_is_there(nvcatalog: Run, filled: Path) -> None:
     (filled / "neurovault" / "catalog.duckdb").unlink()
     done = nvcatalog("adopt", "--data-dir", filled)

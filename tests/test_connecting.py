@@ -134,6 +134,15 @@ def test_one_of_a_newer_version_is_refused(store: Store) -> None:
         connecting.connect(store, place.name)
 
 
+def test_one_that_is_damaged_is_an_error_that_names_it(store: Store) -> None:
+    place = snapshot.take(store)
+    (file,) = (place / "images").iterdir()
+    file.write_bytes(b"no Parquet")
+
+    with pytest.raises(SnapshotError, match=f"{place.name} cannot be read"):
+        connecting.connect(store, place)
+
+
 # How new it is
 
 

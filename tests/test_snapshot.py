@@ -121,11 +121,11 @@ def tables(store: Store) -> list[str]:
     return [name for (name,) in rows]
 
 
-def test_every_table_but_the_tokens_is_there_and_nothing_else(store: Store) -> None:
+def test_every_table_but_the_tokens_and_the_marks_is_there_and_nothing_else(store: Store) -> None:
     place = snapshot.take(store)
 
     folders = sorted(path.name for path in place.iterdir() if path.is_dir())
-    assert folders == [name for name in tables(store) if name != "access"]
+    assert folders == tables_of(store)
     assert [path.name for path in place.iterdir() if path.is_file()] == ["manifest.json"]
 
 
@@ -324,7 +324,7 @@ def test_a_folder_with_a_quote_in_its_name_is_fine(rich_catalog: Path, tmp_path:
 DIE = """
 import os, signal, sys
 from pathlib import Path
-from nvcatalog import snapshot
+from nvcatalog import kept, parts, snapshot
 from nvcatalog._store import Store
 left = int(sys.argv[2])
 def counting(function):
@@ -335,15 +335,17 @@ def counting(function):
             os.kill(os.getpid(), signal.SIGKILL)
         return function(*arguments, **options)
     return counted
-for name in ("_write_table", "write_whole", "_name", "_make_current", "_prune"):
+for name in ("write_whole", "_name", "_make_current"):
     setattr(snapshot, name, counting(getattr(snapshot, name)))
-snapshot.take(Store(Path(sys.argv[1])))
+kept.prune = counting(kept.prune)
+parts.View.write = counting(parts.View.write)
+snapshot.take(Store(Path(sys.argv[1])), whole=True)
 """
 
 
 def test_killed_at_any_step_the_current_one_is_complete_and_the_next_call_clears_up(store: Store) -> None:
     snapshot.take(store)
-    n_tables = len(tables(store)) - 1
+    n_tables = len(tables_of(store))
     steps = [0, 5, n_tables, n_tables + 1, n_tables + 2, n_tables + 3, n_tables + 4]
     kinds = set()
 
@@ -361,12 +363,12 @@ def test_killed_at_any_step_the_current_one_is_complete_and_the_next_call_clears
 
     snapshot.take(store)
 
-    assert [path.name for path in home(store).iterdir() if path.name.startswith(".")] == [".lock"]
+    assert {path.name for path in home(store).iterdir() if path.name.startswith(".")} == {".lock", ".noted"}
     assert len(complete(store)) == 3
 
 
 def tables_of(store: Store) -> list[str]:
-    return [name for name in tables(store) if name != "access"]
+    return [name for name in tables(store) if name not in ("access", "marks")]
 
 
 def test_what_cannot_be_written_is_an_error_for_who_asked_and_told_to_who_publishes(store: Store) -> None:
@@ -430,6 +432,35 @@ def test_threads_that_publish_at_once_take_turns(store: Store) -> None:
     assert len({place.name for place in places}) == 4
     assert current(store.folder) in places
     assert len(complete(store)) == 3
+
+
+LAND_AND_PUBLISH = """
+import sys
+from pathlib import Path
+from nvcatalog import snapshot
+from nvcatalog._batch import Batch
+from nvcatalog._store import Store
+store = Store(Path(sys.argv[1]))
+for number in range(3):
+    batch = Batch()
+    batch.add_record("image", {"id": 1000 + 10 * int(sys.argv[2]) + number, "collection_id": 7})
+    store.land(batch)
+    snapshot.take(store)
+"""
+
+
+def test_processes_that_land_and_publish_at_once_miss_nothing(store: Store) -> None:
+    commands = [[sys.executable, "-c", LAND_AND_PUBLISH, str(store.folder), str(number)] for number in range(3)]
+    running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
+    for process in running:
+        assert (process.communicate(timeout=120)[1], process.returncode) == ("", 0)
+
+    newest = current(store.folder)
+    assert newest is not None
+    ids = pl.read_parquet(newest / "images" / "*.parquet")["image_id"].to_list()
+    assert {1000 + 10 * number + each for number in range(3) for each in range(3)} <= set(ids)
+    assert not snapshot.is_behind(store)
+    assert not list(home(store).glob(".*.part"))
 
 
 # When it is published

@@ -329,9 +329,27 @@ def cite(
 
 
 @app.command()
-def snapshot(data_dir: DataDir = None) -> None:
+def snapshot(
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="Keep it by this name for good, such as paper-v1.")
+    ] = None,
+    whole: Annotated[bool, typer.Option("--whole", help="Write anew what has not changed, too.")] = False,
+    data_dir: DataDir = None,
+) -> None:
     """Write the catalog as Parquet now, and say where."""
-    out.print(str(_catalog(data_dir).snapshot()), soft_wrap=True, markup=False)
+    out.print(str(_catalog(data_dir).snapshot(name, whole=whole)), soft_wrap=True, markup=False)
+
+
+@app.command()
+def diff(
+    a: Annotated[str, typer.Argument(help="The former snapshot's name, or its folder, with a slash in it.")],
+    b: Annotated[str | None, typer.Argument(help="The later one's; by default the newest.")] = None,
+    data_dir: DataDir = None,
+    output: OutputFormat = None,
+) -> None:
+    """List what came, went and changed from one snapshot to another."""
+    former, later = (Path(name) if name and os.sep in name else name for name in (a, b))
+    show(_catalog(data_dir).diff(former or "", later).arrow(), output)
 
 
 @app.command()

@@ -1,0 +1,211 @@
+"""The snapshots of a folder: which there are, what they say of themselves, and how long they are kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from nvcatalog.errors import InvalidOptionError, SnapshotError
+
+FOLDER = "snapshots"
+CURRENT = "CURRENT"
+MANIFEST = "manifest.json"
+KEPT = 3
+
+# Where those who read a snapshot say so: it is kept for so long.
+_HELD = ".held"
+_TIMED = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9]+")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?<![.])")
+_TAKEN_NAMES = ("current", "latest", MANIFEST)
+
+
+def newest(home: Path) -> Path | None:
+    """Return the folder of the newest snapshot, None where there is none."""
+    try:
+        place = home / (home / CURRENT).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return None
+    return place if place.parent == home and (place / MANIFEST).is_file() else None
+
+
+def find(home: Path, name: str | os.PathLike[str]) -> Path:
+    """Return the folder of a snapshot, given its name, or the folder itself, which may be another catalog's.
+
+    Raises
+    ------
+    InvalidOptionError
+        When there is none; the message lists those that exist.
+    """
+    place = Path(name) if isinstance(name, os.PathLike) else home / name if _is_name(name) else None
+    if place is not None and (place / MANIFEST).is_file():
+        return place
+    there = ", ".join(place.name for place in _complete(home)) or "none"
+    raise InvalidOptionError(f"snapshot is {name!r}, and {home} has none of that name; there are: {there}")
+
+
+def check_is_free(home: Path, name: str) -> None:
+    """Refuse a name that cannot be a folder's of its own among the snapshots, or is one's already.
+
+    Raises
+    ------
+    InvalidOptionError
+        With what is wrong with it.
+    """
+    if not _is_name(name):
+        raise InvalidOptionError(
+            f"name is {name!r}; a snapshot's name is one of letters, digits, '_', '-' and '.', such as paper-v1"
+        )
+    if name.lower() in _TAKEN_NAMES or _TIMED.fullmatch(name):
+        raise InvalidOptionError(f"name is {name!r}, which means something else in {home}; give another")
+    if (home / name).exists():
+        raise InvalidOptionError(f"name is {name!r}, and {home / name} is there already: give another")
+
+
+def prune(home: Path, *, keep: Path) -> None:
+    """Keep the last few, those that have a name, and those that somebody reads."""
+    timed = [place for place in _complete(home) if _TIMED.fullmatch(place.name)]
+    for place in timed[:-KEPT]:
+        if place != keep and not _is_held(place):  # a clock that was set back makes the newest look old
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def order(place: Path) -> tuple[str, int]:
+    """Return what snapshots are sorted by: when they were taken, and their number within that second."""
+    moment, _, number = place.name.partition("-")
+    return moment, int(number) if number.isdigit() else 0
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
+def _complete(home: Path) -> list[Path]:
+    """Return the folders of complete snapshots, the oldest first."""
+    if not home.is_dir():
+        return []
+    places = (place for place in home.iterdir() if (place / MANIFEST).is_file() and not place.is_symlink())
+    return sorted(places, key=order)
+
+
+# What they say of themselves
+
+
+def read_manifest(place: Path) -> dict[str, Any]:
+    """Return what a snapshot says of itself.
+
+    Raises
+    ------
+    SnapshotError
+        When it cannot be read.
+    """
+    try:
+        manifest = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SnapshotError(f"{place / MANIFEST} cannot be read: {error}") from error
+    return manifest if isinstance(manifest, dict) else {}
+
+
+def manifest_with_files(place: Path | None) -> dict[str, Any]:
+    """Return what a snapshot says of itself; nothing where it is damaged, or older than lists of files."""
+    try:
+        manifest = {} if place is None else read_manifest(place)
+    except SnapshotError:
+        return {}
+    return manifest if isinstance(manifest.get("files"), dict) else {}
+
+
+def files_of(place: Path) -> dict[str, dict[Path, str | None]]:
+    """Return the files of each table of a snapshot, with the SHA-256 of each where the manifest has it."""
+    told = manifest_with_files(place).get("files", {})
+    files: dict[str, dict[Path, str | None]] = {}
+    for path in sorted(place.glob("*/*.parquet")):
+        entry = told.get(path.relative_to(place).as_posix(), {})
+        files.setdefault(path.parent.name, {})[path] = entry.get("sha256")
+    return files
+
+
+def age(place: Path) -> str:
+    """Say how old a snapshot is, such as ``3 hours``."""
+    try:
+        taken_at = datetime.fromisoformat(read_manifest(place)["created_at"])
+        seconds = (datetime.now(UTC) - taken_at).total_seconds()
+    except (KeyError, TypeError, ValueError):
+        seconds = time.time() - (place / MANIFEST).stat().st_mtime
+    for unit, length_s in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds >= 2 * length_s:
+            return f"{seconds // length_s:.0f} {unit}s"
+    return f"{max(0.0, seconds):.0f} seconds"
+
+
+# Who reads them
+
+
+def hold(place: Path) -> tuple[Path, Callable[[], None]]:
+    """Keep a snapshot from being removed for as long as this process reads it.
+
+    Returns
+    -------
+    place : Path
+        The snapshot's folder; a newer one's, should it have been removed just now.
+    let_go : callable
+        Ends it. So does the end of the process, however it comes.
+
+    Raises
+    ------
+    SnapshotError
+        When it is gone, and there is no newer one.
+    """
+    while True:
+        lock = _mark_as_held(place)
+        if (place / MANIFEST).is_file():
+            return place, partial(_let_go, lock)
+        _let_go(lock)
+        newer = newest(place.parent)
+        if newer is None or newer == place:
+            raise SnapshotError(f"{place} has been removed")
+        place = newer
+
+
+def _mark_as_held(place: Path) -> FileLock | None:
+    """Lock a file that says who reads; None where nobody removes snapshots, or nothing can be written."""
+    if not (place.parent / CURRENT).is_file():
+        return None
+    mark = place.parent / _HELD / f"{place.name}.{os.getpid()}-{secrets.token_hex(4)}"
+    lock = FileLock(mark, timeout=1.0, mode=0o666, thread_local=False)
+    try:
+        mark.parent.mkdir(exist_ok=True)
+        lock.acquire()
+    except (OSError, Timeout):
+        return None
+    return lock
+
+
+def _let_go(lock: FileLock | None) -> None:
+    if lock is not None:
+        lock.release()
+        with suppress(OSError):
+            Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def _is_held(place: Path) -> bool:
+    """Whether somebody reads a snapshot; the marks of those who ended without a word are cleared away."""
+    for mark in (place.parent / _HELD).glob(f"{place.name}.*"):
+        lock = FileLock(mark, mode=0o666)
+        try:
+            lock.acquire(timeout=0)
+        except (OSError, Timeout):
+            return True
+        _let_go(lock)
+    return False
