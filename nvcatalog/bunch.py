@@ -18,7 +18,7 @@ from nvcatalog.known import Known, KnownImage, MapKind
 from nvcatalog.matrix import find_words
 from nvcatalog.report import Report
 from nvcatalog.wish import Wish
-from nvcatalog.words import WordMatrix
+from nvcatalog.words import WordMatrix, as_dense
 
 if TYPE_CHECKING:
     from sklearn.utils import Bunch
@@ -102,7 +102,7 @@ def add_words(bunch: Bunch, store: Store, unlanded: Batch, image_ids: Sequence[i
         warnings.warn("No term is known for any of these images", WordsWarning, stacklevel=4)
         bunch["word_frequencies"] = bunch["vocabulary"] = None
         return
-    bunch["word_frequencies"] = words.frequencies if sparse else words.frequencies.toarray()
+    bunch["word_frequencies"] = words.frequencies if sparse else as_dense(words.frequencies)
     bunch["vocabulary"] = words.vocabulary
 
 

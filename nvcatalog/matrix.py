@@ -260,7 +260,7 @@ def _open_snapshot(store: Store, stack: ExitStack) -> duckdb.DuckDBPyConnection 
         return None
     try:
         return stack.enter_context(connected(store, newest.name))
-    except (SnapshotError, CatalogTooNewError):
+    except (SnapshotError, CatalogTooNewError, InvalidOptionError):  # the last where it was just removed
         return None
 
 

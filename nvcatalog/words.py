@@ -277,3 +277,12 @@ class _Filling:
         matrix: csr_matrix = csr_matrix((self._data, self._indices, self._indptr), shape=self._shape, copy=False)
         matrix.sort_indices()
         return matrix
+
+
+def as_dense(matrix: csr_matrix) -> np.ndarray:
+    """Return a matrix in canonical form as an array: its own weights, where it stores all of them."""
+    rows, columns = matrix.shape
+    if matrix.nnz == rows * columns:
+        return np.asarray(matrix.data).reshape(rows, columns)
+    dense: np.ndarray = matrix.toarray()
+    return dense

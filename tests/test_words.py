@@ -18,7 +18,7 @@ from sklearn.feature_extraction import DictVectorizer
 from nvcatalog import words
 from nvcatalog._batch import Words, long_table
 from nvcatalog.errors import MissingExtraError
-from nvcatalog.words import TableSource, WordMatrix, assemble
+from nvcatalog.words import TableSource, WordMatrix, as_dense, assemble
 
 # Neurosynth's own terms are text; those it never had must come out right too. Arrow has no half characters,
 # NumPy no zeros at the end of a text.
@@ -165,6 +165,16 @@ def test_an_index_is_as_wide_as_it_must_be(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(words, "_LARGEST_INT32", 3)
 
     assert words._Filling(np.array([2, 2]), 2, np.float64)._indices.dtype == np.int64
+
+
+def test_a_dense_matrix_is_a_copy_only_where_weights_are_not_stored() -> None:
+    table = table_of([(2, "b", 0.1), (2, "a", 0.2), (1, "b", 0.3), (1, "a", 0.0)])
+    full, _ = words_to_matrix([1, 2], table)
+    gappy, _ = words_to_matrix([1, 2], table.slice(1))
+
+    assert as_dense(full).tolist() == [[0.0, 0.3], [0.2, 0.1]]
+    assert np.shares_memory(as_dense(full), full.data)
+    assert as_dense(gappy).tolist() == [[0.0, 0.3], [0.2, 0.0]]
 
 
 # The result
