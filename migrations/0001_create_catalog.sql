@@ -453,7 +453,7 @@ CREATE TABLE words (
 COMMENT ON TABLE words IS 'One row per image and Neurosynth term, as the server gave them, zeros included.';
 COMMENT ON COLUMN words.image_id IS 'The image that was decoded';
 COMMENT ON COLUMN words.term_id IS 'The term';
-COMMENT ON COLUMN words.weight IS 'Pearson correlation of the map with the term''s map, -1 to 1: similarity, not probability';
+COMMENT ON COLUMN words.weight IS 'What the decoder of the image''s set of terms gave; Neurosynth: Pearson correlation of the map with the term''s map, -1 to 1: similarity, not probability';
 
 CREATE TABLE words_status (
     image_id INTEGER PRIMARY KEY,
@@ -464,7 +464,7 @@ CREATE TABLE words_status (
 COMMENT ON TABLE words_status IS 'One row per image asked of Neurosynth.';
 COMMENT ON COLUMN words_status.image_id IS 'The image that was asked for';
 COMMENT ON COLUMN words_status.status IS 'What came of it: present';
-COMMENT ON COLUMN words_status.reference IS 'The set of terms the image was compared with, such as terms_20k';
+COMMENT ON COLUMN words_status.reference IS 'The set of terms the image was compared with, such as terms_20k, or the name given with terms of one''s own';
 COMMENT ON COLUMN words_status.fetched_at IS 'When the answer came';
 
 -- Apart from the typed columns, so that reading those never drags the wide text along.
@@ -557,7 +557,7 @@ JOIN terms AS t USING (term_id);
 COMMENT ON VIEW image_words IS 'One row per image and Neurosynth term: the long table to ask.';
 COMMENT ON COLUMN image_words.image_id IS 'The image that was decoded';
 COMMENT ON COLUMN image_words.term IS 'The Neurosynth term';
-COMMENT ON COLUMN image_words.weight IS 'Pearson correlation of the map with the term''s map, -1 to 1: similarity, not probability';
+COMMENT ON COLUMN image_words.weight IS 'What the decoder of the image''s set of terms gave; Neurosynth: Pearson correlation of the map with the term''s map, -1 to 1: similarity, not probability';
 
 -- i.* on purpose: a column that a later migration adds to images is then here too.
 CREATE VIEW local_images AS
