@@ -54,7 +54,7 @@ def add_words(store: Store, table: Any, *, reference: str, replace: bool = False
     status = [
         {"image_id": id_, "status": "present", "reference": reference, "fetched_at": now} for id_ in image_ids
     ]
-    with store.writing() as connection:
+    with store.writing(marked=True) as connection:
         connection.execute("BEGIN")
         try:
             _check_images(connection, image_ids, None if replace else reference)

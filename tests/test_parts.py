@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from nvcatalog import _marks, kept, parts, snapshot
 from nvcatalog._batch import Batch, Listing, Words
 from nvcatalog._store import Store
+from nvcatalog.decoders import add_words
 from nvcatalog.known import Refusal
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
@@ -193,6 +194,16 @@ def test_a_range_of_which_no_row_is_left_is_an_empty_file(store: Store) -> None:
 
     assert pa.parquet.read_table(place / "files" / "part-00000016.parquet").num_rows == 0
     assert_is_as_if_written_whole(store, place)
+
+
+def test_words_that_somebody_brings_along_are_written_and_nothing_else(store: Store, former: Path) -> None:
+    table = pa.table({"image_id": [21], "term": ["pain"], "weight": [0.5]})
+    add_words(store, table, reference="terms_20k")
+
+    later = snapshot.take(store)
+
+    assert written(former, later) == {"words/part-00000020.parquet", "words_status/part-00000016.parquet"}
+    assert_is_as_if_written_whole(store, later)
 
 
 # What is private by now
