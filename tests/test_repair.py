@@ -289,6 +289,27 @@ def test_metadata_is_written_anew_from_the_catalog(
     assert is_well(data_dir)
 
 
+def test_whatever_is_in_the_place_of_metadata_gives_way(
+    filled: Path, mend: Callable[..., Repaired], data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = filled / "collection_3/image_3_metadata.json"
+    path.unlink()
+    path.mkdir()
+    assert mend().counts == {"rewritten": 1}
+    path.unlink()
+
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nvcatalog.sidecars.write_image", denied)
+        with pytest.warns(IncompleteWarning, match="it cannot be written"):
+            done = mend()
+        assert done.counts == {"left": 1}
+    assert mend().counts == {"rewritten": 1}
+    assert is_well(data_dir)
+
+
 def test_what_is_set_aside_is_nothing_to_nilearn(
     filled: Path, mend: Callable[..., Repaired], nilearn: Fetch, data_dir: Path
 ) -> None:

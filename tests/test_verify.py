@@ -294,6 +294,19 @@ def test_a_folder_that_cannot_be_listed_is_told_of_once(fetch: Fetch, open_dir: 
     assert as_nobody(read) == "fine"
 
 
+def test_a_file_that_cannot_be_read_is_not_called_corrupt(fetch: Fetch, open_dir: Path) -> None:
+    fetch(collection_ids=[3], data_dir=open_dir)
+    Catalog(open_dir).verify(deep=True, verbose=0)
+    file_of(open_dir, 3, 4).chmod(0)
+    (open_dir / "neurovault/collection_3/image_8718_metadata.json").chmod(0)
+
+    def read() -> None:
+        assert Catalog(open_dir).verify(verbose=0)
+        assert Catalog(open_dir).verify(deep=True, verbose=0).counts == {"unreadable": 1, "sidecar": 1}
+
+    assert as_nobody(read) == "fine"
+
+
 # Beside others
 
 
