@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 # How long an example takes, or the making of one, says more about the machine than about the code.
 settings.register_profile("nvcatalog", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("nvcatalog")
+
+# What starts tests in the background may have them ignore Ctrl-C, and all processes that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost", "0.0.0.0", "", None}
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")

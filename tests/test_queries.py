@@ -20,7 +20,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
-from waiting import PATIENCE_S, wait_until
+from waiting import PATIENCE_S, started, wait_until
 
 from nvcatalog import Catalog
 from nvcatalog._batch import Batch, Words
@@ -303,7 +303,7 @@ Catalog(sys.argv[1]).sql("SELECT count(*) FROM range(100000000000) AS t(i) WHERE
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_query_that_is_interrupted_or_killed_leaves_no_lock(filled: Path, how: signal.Signals) -> None:
     command = [sys.executable, "-c", STOPPED, str(filled)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout
         assert process.stdout.readline() == "asking\n"
         wait_until(lambda: is_locked(filled / "neurovault" / "catalog.duckdb"))
