@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 from fetching import FOUR, SEVEN_DAYS_AGO, file_of, ids, outcomes_of, traces, write
 from fetching import fetch_filtered as fetch_filtered
-from fetching import new_catalog as new_catalog
 from fetching import no_waiting as no_waiting
 from fetching import world as world
 from hypothesis import HealthCheck, given, settings
