@@ -13,6 +13,8 @@ from nvcatalog._progress import logger
 from nvcatalog._store import Store
 from nvcatalog.errors import CatalogLockedError
 
+# The first at once: it may have to make the catalog.
+_FIRST_AFTER_S = 0.0
 # One commit costs some 100 ms whatever its size, so few large ones; a kill costs at most this much of lists.
 _EVERY_S = 2.0
 _EVERY_ROWS = 2000
@@ -60,7 +62,7 @@ class Lander:
         self.writable = writable
         self._many = many
         self._misfits = False
-        self._due_at = time.monotonic()  # the first at once: it may have to make the catalog
+        self._due_at = time.monotonic() + _FIRST_AFTER_S
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="nvcatalog-lander")
         self._landing: Future[list[str]] | None = None
         self._taken: tuple[Batch, set[Path]] = (Batch(), set())  # what is being landed

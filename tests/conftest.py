@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import os
+import shutil
+import signal
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +15,7 @@ import requests
 from hypothesis import HealthCheck, settings
 from waiting import PATIENCE_S
 
+from nvcatalog._store import Store
 from nvcatalog.demo import DemoServer, World
 
 if TYPE_CHECKING:
@@ -21,17 +26,58 @@ if TYPE_CHECKING:
 settings.register_profile("nvcatalog", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("nvcatalog")
 
+# What starts tests in the background may have them ignore Ctrl-C, and all processes that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+_create = Store._create
 _LOOPBACK = {"127.0.0.1", "::1", "localhost", "0.0.0.0", "", None}
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of garbage collections: it stays, and is a million objects."""
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Let Python clear up at its end as ever."""
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+def clean_environment(monkeypatch: pytest.MonkeyPatch, homes: Iterator[Path]) -> None:
     """Forget the developer's own settings; a home of its own keeps tests out of real caches."""
     settings = [name for name in os.environ if name.startswith("NVCATALOG_")]
     for name in (*settings, "NILEARN_DATA", "NILEARN_SHARED_DATA", *_PROXIES, *map(str.lower, _PROXIES)):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+    monkeypatch.setenv("HOME", str(next(homes)))
+
+
+@pytest.fixture(scope="session")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return folders that are still to be made: pytest's own way looks at all that there are, each time."""
+    folder = tmp_path_factory.mktemp("homes")
+    return (folder / str(number) for number in itertools.count())
+
+
+@pytest.fixture(scope="session")
+def new_catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a catalog that has been through every migration."""
+    store = Store(tmp_path_factory.mktemp("catalog"))
+    with store.writing():
+        return store.path
+
+
+@pytest.fixture(autouse=True)
+def migrations_run_once(new_catalog: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test's new catalogs be copies of one: they take a fraction of the time."""
+    monkeypatch.setattr(Store, "_create", lambda store: shutil.copy(new_catalog, store.path))
+
+
+@pytest.fixture
+def migrations_run(migrations_run_once: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test make its catalogs itself, after all."""
+    monkeypatch.setattr(Store, "_create", _create)
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pytest
 
-from nvcatalog import fetch_neurovault, fetch_neurovault_ids, snapshot
-from nvcatalog._store import Store
+from nvcatalog import fetch_neurovault, fetch_neurovault_ids, landing, snapshot
 from nvcatalog.demo import World
 
 if TYPE_CHECKING:
@@ -40,18 +39,19 @@ def world() -> World:
 
 
 @pytest.fixture(scope="session")
-def new_catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a catalog that has been through every migration."""
-    store = Store(tmp_path_factory.mktemp("catalog"))
-    with store.writing():
-        return store.path
+def new_catalog(new_catalog: Path) -> Path:
+    """Return the one that conftest has, for test modules that name it."""
+    return new_catalog
 
 
 @pytest.fixture
-def no_waiting(new_catalog: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let a second try come at once, migrations run once for all, and snapshots wait, as they do after each."""
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let a second try come at once, rows land once, and snapshots wait.
+
+    What these leave out, the first landing at once and the snapshot of a call, have their own tests.
+    """
     monkeypatch.setattr("nvcatalog._http.BACKOFF_S", 0.001)
-    monkeypatch.setattr(Store, "_create", lambda store: shutil.copy(new_catalog, store.path))
+    monkeypatch.setattr(landing, "_FIRST_AFTER_S", landing._EVERY_S)
     monkeypatch.setattr(snapshot, "_age_s", lambda folder: 0.0)
     yield
     snapshot._waiting.clear()

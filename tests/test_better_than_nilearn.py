@@ -13,7 +13,6 @@ import nilearn.datasets.neurovault as theirs
 import pytest
 from fetching import fetch as fetch
 from fetching import ids, traces
-from fetching import new_catalog as new_catalog
 from fetching import no_waiting as no_waiting
 from oracle import assert_same, point_nilearn_at
 from oracle import nilearn as nilearn

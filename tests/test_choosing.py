@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,7 +21,6 @@ import numpy as np
 import pytest
 from fetching import FOUR, SEVEN_DAYS_AGO, file_of, ids, outcomes_of, traces, write
 from fetching import fetch_filtered as fetch_filtered
-from fetching import new_catalog as new_catalog
 from fetching import no_waiting as no_waiting
 from fetching import world as world
 from hypothesis import HealthCheck, given, settings
@@ -31,7 +28,7 @@ from hypothesis import strategies as st
 from oracle import nilearn_dir as nilearn_dir
 from oracle import nilearn_filtered as nilearn_filtered
 from test_store import as_nobody
-from waiting import PATIENCE_S, wait_until
+from waiting import PATIENCE_S, started, wait_until
 
 from nvcatalog import Catalog, Outcome, fetch_neurovault, fetch_neurovault_ids
 from nvcatalog._store import Store
@@ -484,7 +481,7 @@ def test_after_a_kill_the_next_call_completes_and_asks_for_no_file_that_is_here(
         server.fail("/media/*", faults.slow(3600), after=8)
         options = f"None, {{}}, image_terms={{}}, data_dir={str(data_dir)!r}, verbose=0, max_workers=2"
         code = f"from nvcatalog import fetch_neurovault; fetch_neurovault({options})"
-        with subprocess.Popen([sys.executable, "-c", code], env=dict(os.environ)) as process:
+        with started([sys.executable, "-c", code]) as process:
             wait_until(lambda: process.poll() is not None or len(list(data_dir.rglob("image_*.nii.gz"))) == 8)
             process.send_signal(signal.SIGKILL)
         assert process.returncode == -signal.SIGKILL

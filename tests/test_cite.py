@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fetching import new_catalog as new_catalog
 from fetching import no_waiting as no_waiting
 from hypothesis import given
 from hypothesis import strategies as st

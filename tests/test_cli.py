@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import duckdb
 import pytest
 from pyarrow import parquet
-from waiting import PATIENCE_S
+from waiting import PATIENCE_S, started
 
 from nvcatalog.cli import main
 
@@ -439,9 +439,7 @@ def test_the_demo_runs_again_in_the_same_folder(tmp_path: Path) -> None:
 def test_demo_serve_prints_what_a_shell_can_evaluate_and_ends_with_ctrl_c(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "nvcatalog", "demo", "--serve"]
     environment = {**os.environ, "TMPDIR": str(tmp_path), "COLUMNS": "20"}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
+    with started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(5)]
         exports = dict(line.removeprefix("export ").strip().split("=") for line in lines[1:4])

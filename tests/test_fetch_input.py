@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from fetching import FOUR, file_of, ids, outcomes_of, traces, write
 from fetching import fetch as fetch
-from fetching import new_catalog as new_catalog
 from fetching import no_waiting as no_waiting
 from fetching import world as world
 

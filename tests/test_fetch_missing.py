@@ -12,7 +12,6 @@ import fetching
 import pytest
 from fetching import FOUR, SEVEN_DAYS_AGO, file_of, ids, outcomes_of, write
 from fetching import fetch as fetch
-from fetching import new_catalog as new_catalog
 from fetching import no_waiting as no_waiting
 from fetching import world as world
 

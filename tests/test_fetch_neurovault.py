@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from fetching import FOUR, ids, traces
 from fetching import fetch_filtered as fetch_filtered
-from fetching import new_catalog as new_catalog
 from fetching import no_waiting as no_waiting
 from oracle import assert_same, files_in, sidecars_in, without_paths
 from oracle import nilearn_dir as nilearn_dir

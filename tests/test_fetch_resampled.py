@@ -11,7 +11,6 @@ import pytest
 from fetching import FOUR, file_of, ids, outcomes_of, traces
 from fetching import fetch as fetch
 from fetching import fetch_filtered as fetch_filtered
-from fetching import new_catalog as new_catalog
 from fetching import no_waiting as no_waiting
 from fetching import world as world
 

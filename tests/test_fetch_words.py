@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from fetching import FOUR, SEVEN_DAYS_AGO, ids, outcomes_of, write
 from fetching import fetch as fetch
-from fetching import new_catalog as new_catalog
 from fetching import no_waiting as no_waiting
 from fetching import world as world
 from scipy.sparse import csr_matrix

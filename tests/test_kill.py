@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
-from waiting import wait_until
+from waiting import started, wait_until
 
 from nvcatalog import Catalog, fetch_neurovault_ids
 from nvcatalog.demo import DemoServer, World, faults
@@ -275,12 +275,8 @@ def test_ctrl_c_ends_a_call_at_once_and_keeps_what_had_arrived(
     slow = place.server.fail("/media/*", faults.slow(SLOW_S), after=10)
     call = f"fetch_neurovault_ids({COLLECTION}, data_dir={str(place.data_dir)!r}, verbose=0)"
     environment = os.environ | {"NVCATALOG_CONTACT": DOOMED}
-    with subprocess.Popen(
-        [sys.executable, "-c", f"from nvcatalog import fetch_neurovault_ids; {call}"],
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    command = [sys.executable, "-c", f"from nvcatalog import fetch_neurovault_ids; {call}"]
+    with started(command, env=environment, stderr=subprocess.PIPE) as process:
         wait_until(lambda: process.poll() is not None or len(place.images) >= 10)
         process.send_signal(signal.SIGINT)
         _, complaint = process.communicate(timeout=N_IMAGES / 6 * SLOW_S / 2)

@@ -10,7 +10,6 @@ import pytest
 from fetching import FOUR, ids, outcomes_of, write
 from fetching import fetch as fetch
 from fetching import fetch_filtered as fetch_filtered
-from fetching import new_catalog as new_catalog
 from fetching import no_waiting as no_waiting
 from fetching import world as world
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import nilearn.datasets.neurovault as theirs
 import numpy as np
 import pytest
-from fetching import new_catalog as new_catalog
 from fetching import no_waiting as no_waiting
 from oracle import assert_same, point_nilearn_at
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import nibabel
 import numpy as np
 import pytest
-from fetching import new_catalog as new_catalog
 from fetching import no_waiting as no_waiting
 from nilearn.image import get_data
 from oracle import point_nilearn_at

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pytest
 from fetching import FOUR, ids, outcomes_of, write
-from fetching import new_catalog as new_catalog
 from fetching import no_waiting as no_waiting
 
 from nvcatalog import Catalog, fetch_collection, fetch_neurovault_ids, fetch_where

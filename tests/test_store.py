@@ -175,6 +175,7 @@ def in_forked_child(work: Callable[[], object]) -> str:
 # A new catalog
 
 
+@pytest.mark.usefixtures("migrations_run")
 def test_a_new_catalog_has_its_tables_and_knows_when_it_was_made(store: Store) -> None:
     tell(store, "SELECT 1")
 
@@ -202,6 +203,7 @@ def test_older_tools_can_open_the_file_after_years_of_writing(filled: Store) -> 
     assert "v1.0.0" in str(tags)
 
 
+@pytest.mark.usefixtures("migrations_run")
 def test_a_catalog_that_was_killed_while_it_was_made_is_not_there(store: Store) -> None:
     killed = python(
         """
@@ -227,6 +229,7 @@ def test_a_catalog_that_was_killed_while_it_was_made_is_not_there(store: Store) 
     assert {path.name for path in store.folder.iterdir()} == {"catalog.duckdb", "catalog.lock"}
 
 
+@pytest.mark.usefixtures("migrations_run")
 def test_the_log_of_a_catalog_that_was_moved_away_does_not_reach_the_new_one(filled: Store) -> None:
     die_with_a_log(filled)
     filled.path.rename(filled.folder / "catalog.duckdb.broken")
@@ -236,6 +239,7 @@ def test_the_log_of_a_catalog_that_was_moved_away_does_not_reach_the_new_one(fil
     assert ask(filled, "SELECT image_id FROM images") == [(5,)]
 
 
+@pytest.mark.usefixtures("migrations_run")
 def test_a_folder_with_a_quote_in_its_name_is_fine(tmp_path: Path) -> None:
     folder = tmp_path / "O'Brien's data" / "neurovault"
     folder.mkdir(parents=True)
@@ -1031,6 +1035,7 @@ except NoSpaceError as error:
     filled.land(batch_of(records=[image(3)]))
 
 
+@pytest.mark.usefixtures("migrations_run")
 def test_no_space_for_a_new_catalog_is_no_catalog(store: Store) -> None:
     script = """
 import resource, sys

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fetching import SEVEN_DAYS_AGO, file_of, write
-from fetching import new_catalog as new_catalog
 from fetching import no_waiting as no_waiting
 from waiting import PATIENCE_S, hold_until_together
 

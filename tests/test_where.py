@@ -54,8 +54,8 @@ ALL = (2, 3, 4, 12, 13, 1, 5)
 
 
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a small catalog; conditions change nothing, so all tests share it."""
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return a folder with a small catalog; conditions change nothing, so all tests share it, open."""
     folder = tmp_path_factory.mktemp("data") / "neurovault"
     folder.mkdir()
     batch = Batch(words={n: Words({"pain": n / 10}, None) for n in (1, 2, 3)})
@@ -71,15 +71,13 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with store.writing() as connection:
         connection.execute("INSERT INTO access VALUES (8, $token)", {"token": TOKEN})
         connection.execute("UPDATE images SET gone_at = $gone WHERE image_id > 10", {"gone": GONE})
-    return folder
+    with store.reading():  # what is open need not be opened again by each test
+        yield folder
 
 
 @pytest.fixture
-def store(filled: Path) -> Iterator[Store]:
-    """Return its store, held open meanwhile: readers in one process share a file that is open already."""
-    store = Store(filled)
-    with store.reading():
-        yield store
+def store(filled: Path) -> Store:
+    return Store(filled)
 
 
 def ids(store: Store, where: str, **options: Any) -> tuple[int, ...]:
@@ -692,22 +690,19 @@ def test_a_hostile_text_is_refused_and_changes_nothing_wherever_it_stands(
     text = text.format(folder=tmp_path, catalog=store.path, secret=secret, new=tmp_path / "new")
     before = kept_in(filled, tmp_path)
 
-    with store.reading():
-        settings = state(store)
-        for condition in (Condition(text), Condition("true", order_by=text), Condition(f"stat = 't' AND {text}")):
-            with pytest.raises(QueryError) as caught:
-                select(store, condition)
-            assert not any(word in str(caught.value) for word in (SECRET, TOKEN))
-        for query in (text, f"SELECT image_id FROM stat_maps WHERE {text}"):
-            assert SECRET not in answer_of(store, query)
-        params = {"text": text}
-        assert ids(store, "name = $text", params=params, order_by="name = $text") == ()
-        assert select(store, Condition(query="SELECT 1 AS image_id WHERE $text = ''", params=params)).total == 0
-        assert state(store) == settings
+    settings = state(store)
+    for condition in (Condition(text), Condition("true", order_by=text), Condition(f"stat = 't' AND {text}")):
+        with pytest.raises(QueryError) as caught:
+            select(store, condition)
+        assert not any(word in str(caught.value) for word in (SECRET, TOKEN))
+    for query in (text, f"SELECT image_id FROM stat_maps WHERE {text}"):
+        assert SECRET not in answer_of(store, query)
+    params = {"text": text}
+    assert ids(store, "name = $text", params=params, order_by="name = $text") == ()
+    assert select(store, Condition(query="SELECT 1 AS image_id WHERE $text = ''", params=params)).total == 0
 
+    assert state(store) == settings
     assert kept_in(filled, tmp_path) == before
-    with store.reading():
-        assert state(store) == settings
 
 
 def answer_of(store: Store, query: str) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
 import threading
 import time
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from nvcatalog._http import Service
     from nvcatalog.demo import DemoServer
@@ -25,6 +27,17 @@ def wait_until(happened: Callable[[], object]) -> None:
     while not happened():
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.005)
+
+
+@contextmanager
+def started(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Start a process that does not outlive a test that fails, whatever it was doing."""
+    with subprocess.Popen(command, text=True, **options) as process:
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise
 
 
 def hold_until_together(server: DemoServer, pattern: str, number: int) -> None:
