@@ -15,6 +15,7 @@ import requests
 from hypothesis import HealthCheck, settings
 from waiting import PATIENCE_S
 
+from nvcatalog import landing
 from nvcatalog._store import Store
 from nvcatalog.demo import DemoServer, World
 
@@ -72,6 +73,12 @@ def new_catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def migrations_run_once(new_catalog: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a test's new catalogs be copies of one: they take a fraction of the time."""
     monkeypatch.setattr(Store, "_create", lambda store: shutil.copy(new_catalog, store.path))
+
+
+@pytest.fixture(autouse=True)
+def rows_land_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what comes first land with the rest, as what comes next does; the first landing has its own tests."""
+    monkeypatch.setattr(landing, "_FIRST_AFTER_S", landing._EVERY_S)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pytest
 
-from nvcatalog import fetch_neurovault, fetch_neurovault_ids, landing, snapshot
+from nvcatalog import fetch_neurovault, fetch_neurovault_ids, snapshot
 from nvcatalog.demo import World
 
 if TYPE_CHECKING:
@@ -46,12 +46,8 @@ def new_catalog(new_catalog: Path) -> Path:
 
 @pytest.fixture
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let a second try come at once, rows land once, and snapshots wait.
-
-    What these leave out, the first landing at once and the snapshot of a call, have their own tests.
-    """
+    """Let a second try come at once, and snapshots wait, as they do after each."""
     monkeypatch.setattr("nvcatalog._http.BACKOFF_S", 0.001)
-    monkeypatch.setattr(landing, "_FIRST_AFTER_S", landing._EVERY_S)
     monkeypatch.setattr(snapshot, "_age_s", lambda folder: 0.0)
     yield
     snapshot._waiting.clear()

@@ -377,7 +377,7 @@ def test_an_unreachable_server_is_an_answer_not_a_traceback(
     assert b"Traceback" not in done.stderr
 
 
-def test_the_demo_runs_the_whole_way_in_a_folder_of_its_own(
+def test_the_demo_runs_the_whole_way_in_a_folder_of_its_own_and_again_in_that_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "home"
@@ -394,6 +394,11 @@ def test_the_demo_runs_the_whole_way_in_a_folder_of_its_own(
     assert "nvcatalog fetch --collections 555 --images 10426 --words" in said
     assert str(tmp_path / "nvcatalog-demo-") in said
     assert not home.exists()
+
+    (folder,) = tmp_path.glob("nvcatalog-demo-*")
+    again = subprocess.run([*command, "--data-dir", str(folder)], capture_output=True, check=False, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "21 maps" in again.stdout
 
 
 def test_sync_brings_in_the_metadata_and_says_how_much(nvcatalog: Run, server: DemoServer, data_dir: Path) -> None:
@@ -426,14 +431,6 @@ def test_sync_ends_with_1_and_names_what_could_not_be_had(
     assert done.returncode == 1
     assert "record 1 of collection 555" in done.stderr.decode()
     assert nvcatalog("sync", "--data-dir", data_dir, "--exclude-owner", "-3").returncode == 2
-
-
-def test_the_demo_runs_again_in_the_same_folder(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "nvcatalog", "demo", "--data-dir", str(tmp_path)]
-    for _ in range(2):
-        done = subprocess.run(command, capture_output=True, check=False, text=True)
-        assert done.returncode == 0, done.stderr
-        assert "21 maps" in done.stdout
 
 
 def test_demo_serve_prints_what_a_shell_can_evaluate_and_ends_with_ctrl_c(tmp_path: Path) -> None:

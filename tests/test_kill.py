@@ -19,6 +19,7 @@ import pytest
 from waiting import started, wait_until
 
 from nvcatalog import Catalog, fetch_neurovault_ids
+from nvcatalog._store import Store
 from nvcatalog.demo import DemoServer, World, faults
 
 if TYPE_CHECKING:
@@ -211,14 +212,19 @@ def _assert_complete(place: Place, maps: Bunch, *, words: bool) -> None:
     assert place.images == set(place.server.world.image_ids(COLLECTION))
     assert_consistent(place)
     catalog = Catalog(place.data_dir)
+    with Store(place.folder).reading():  # what is open need not be opened again by each question
+        _assert_all_rows_are_there(catalog, maps, words=words)
+    snapshot = catalog.snapshot()
+    assert json.loads((snapshot / "manifest.json").read_text())["rows"]["files"] == N_IMAGES
+
+
+def _assert_all_rows_are_there(catalog: Catalog, maps: Bunch, *, words: bool) -> None:
     assert catalog.sql("SELECT state, count(*) FROM files GROUP BY ALL").fetchall() == [("present", N_IMAGES)]
     assert catalog.sql("SELECT count(*) FROM images").fetchall() == [(N_IMAGES,)]
     n_words = catalog.sql("SELECT count(*) FROM words").fetchall()
     if words:
         assert n_words == [(N_IMAGES * len(WORDS),)]
         assert maps.word_frequencies.shape == (N_IMAGES, len(WORDS))
-    snapshot = catalog.snapshot()
-    assert json.loads((snapshot / "manifest.json").read_text())["rows"]["files"] == N_IMAGES
 
 
 @pytest.mark.parametrize("number", range(KILLS))

@@ -52,6 +52,11 @@ def no_snapshots(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     snapshot._waiting.clear()
 
 
+@pytest.fixture(autouse=True)
+def first_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(landing, "_FIRST_AFTER_S", 0.0)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     folder = tmp_path / "neurovault"

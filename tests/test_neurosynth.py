@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fetching import no_waiting as no_waiting
 from waiting import PATIENCE_S, hold_until_together
 
 from nvcatalog import fetch_neurovault_ids
@@ -29,12 +30,9 @@ from nvcatalog.neurosynth import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.usefixtures("no_waiting")
+
 DECODE = "/api/decode/"
-
-
-@pytest.fixture(autouse=True)
-def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nvcatalog._http.BACKOFF_S", 0.001)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import doctest
 import re
 import shlex
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from nvcatalog.cli import main
 from nvcatalog.errors import NVCatalogWarning
 
 if TYPE_CHECKING:
@@ -41,16 +41,16 @@ def test_the_python_session_gives_the_output_shown(
     assert not runner.failures, "".join(said)
 
 
-def test_the_commands_work_as_shown(server: DemoServer, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_work_as_shown(
+    server: DemoServer, data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("NILEARN_DATA", str(data_dir))
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("nvcatalog ")]
     assert len(commands) >= 2
     for command in commands:
-        done = subprocess.run(
-            [sys.executable, "-m", "nvcatalog.cli", *shlex.split(command)[1:]],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("\n") >= 2
+        monkeypatch.setattr(sys, "argv", shlex.split(command))
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        assert not ended.value.code, said.err
+        assert said.out.count("\n") >= 2

@@ -5,13 +5,16 @@ from __future__ import annotations
 import html
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from nvcatalog import Catalog
 from nvcatalog._batch import Batch
 from nvcatalog._store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 DATA = Path(__file__).parent / "data"
 STATS = {
@@ -35,16 +38,25 @@ def real_records(name: str) -> list[Record]:
     return [json.loads(line) for line in (DATA / name).read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.fixture
-def catalog(data_dir: Path) -> Catalog:
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
+    """Return the catalog of the real records, for all who only ask; open, so that nobody need open it again."""
+    data_dir = tmp_path_factory.mktemp("data")
     folder = data_dir / "neurovault"
-    folder.mkdir(parents=True)
+    folder.mkdir()
     batch = Batch()
     for record in real_records("collections.jsonl"):
         batch.add_record("collection", record)
     for record in real_records("images.jsonl"):
         batch.add_record("image", record)
     assert Store(folder).land(batch) == []
+    with Store(folder).reading():
+        yield Catalog(data_dir)
+
+
+@pytest.fixture
+def catalog(data_dir: Path) -> Catalog:
+    (data_dir / "neurovault").mkdir(parents=True)
     return Catalog(data_dir)
 
 
@@ -58,13 +70,13 @@ def name_or_none(text: str | None) -> str | None:
     return None if decoded.lower() in {"", "none", "none / other", "null", "n/a", "na"} else decoded
 
 
-def test_every_image_but_atlases_is_a_row(catalog: Catalog) -> None:
+def test_every_image_but_atlases_is_a_row(real: Catalog) -> None:
     expected = {record["id"] for record in real_records("images.jsonl") if record.get("image_type") != "atlas"}
-    assert set(rows(catalog, "name")) == expected
+    assert set(rows(real, "name")) == expected
 
 
-def test_statistic_and_sample_size_are_read_from_labels_and_codes(catalog: Catalog) -> None:
-    found = rows(catalog, "stat, n_subjects")
+def test_statistic_and_sample_size_are_read_from_labels_and_codes(real: Catalog) -> None:
+    found = rows(real, "stat, n_subjects")
     for record in real_records("images.jsonl"):
         if record["id"] in found:
             subjects = record.get("number_of_subjects")
@@ -73,8 +85,8 @@ def test_statistic_and_sample_size_are_read_from_labels_and_codes(catalog: Catal
     assert len({stat for stat, _ in found.values()}) > 4
 
 
-def test_task_and_contrast_are_names_or_null_never_placeholders(catalog: Catalog) -> None:
-    found = rows(catalog, "task, contrast")
+def test_task_and_contrast_are_names_or_null_never_placeholders(real: Catalog) -> None:
+    found = rows(real, "task, contrast")
     for record in real_records("images.jsonl"):
         if record["id"] in found:
             fields = ("cognitive_paradigm_cogatlas", "cognitive_contrast_cogatlas")
@@ -83,28 +95,30 @@ def test_task_and_contrast_are_names_or_null_never_placeholders(catalog: Catalog
 
 
 def test_entities_in_names_are_decoded(catalog: Catalog) -> None:
-    add(catalog, id=1, cognitive_contrast_cogatlas="subject&#39;s choice &amp; &quot;rest&quot;")
+    add(catalog, {"id": 1, "cognitive_contrast_cogatlas": "subject&#39;s choice &amp; &quot;rest&quot;"})
     assert rows(catalog, "contrast")[1] == ('subject\'s choice & "rest"',)
 
 
-@pytest.mark.parametrize("text", ["None / Other", " none ", "", "  ", "NULL", "n/a", "Na"])
-def test_a_placeholder_is_null_however_it_is_typed(catalog: Catalog, text: str) -> None:
+def test_a_placeholder_is_null_however_it_is_typed(catalog: Catalog) -> None:
     names = ("cognitive_paradigm_cogatlas", "cognitive_contrast_cogatlas")
     fields = (*names, *(f"{name}_id" for name in names))
-    add(catalog, id=1, **dict.fromkeys(fields, text))
-    add(catalog, id=2, **dict.fromkeys(fields, f"{text}s"))
+    texts = ["None / Other", " none ", "", "  ", "NULL", "n/a", "Na"]
+    placeholders = [{"id": n, **dict.fromkeys(fields, text)} for n, text in enumerate(texts, 1)]
+    values = [{"id": 100 + n, **dict.fromkeys(fields, f"{text}s")} for n, text in enumerate(texts, 1)]
+    add(catalog, *placeholders, *values)
     found = rows(catalog, "task, task_id, contrast, contrast_id")
-    assert found[1] == (None, None, None, None)
-    assert found[2] == (f"{text}s".strip(), f"{text}s", f"{text}s".strip(), f"{text}s")
+    for n, text in enumerate(texts, 1):
+        assert found[n] == (None, None, None, None), text
+        assert found[100 + n] == (f"{text}s".strip(), f"{text}s", f"{text}s".strip(), f"{text}s")
 
 
-def test_nilearn_default_is_what_nilearn_keeps(catalog: Catalog) -> None:
+def test_nilearn_default_is_what_nilearn_keeps(real: Catalog) -> None:
     from nilearn.datasets import neurovault
 
     collections = {record["id"]: record for record in real_records("collections.jsonl")}
     keep_image = neurovault.ResultFilter(**neurovault.basic_image_terms())
     keep_collection = neurovault.ResultFilter(**neurovault.basic_collection_terms())
-    found = rows(catalog, "nilearn_default")
+    found = rows(real, "nilearn_default")
     for record in real_records("images.jsonl"):
         if record["id"] in found:
             parent = collections.get(record.get("collection_id"))
@@ -134,9 +148,7 @@ def test_ibma_candidates_are_unthresholded_group_maps_of_enough_subjects(catalog
         {"number_of_subjects": 10},
         {"number_of_subjects": 0},
     ]
-    add(catalog, id=1, **good)
-    for number, change in enumerate(spoilt, start=2):
-        add(catalog, id=number, **(good | change))
+    add(catalog, *({"id": number, **good, **change} for number, change in enumerate([{}, *spoilt], start=1)))
     found = rows(catalog, "ibma_candidate")
     assert [found[number] for number in range(1, len(spoilt) + 2)] == [(True,), *[(False,)] * len(spoilt)]
 
@@ -147,14 +159,14 @@ def test_path_is_where_the_file_is_and_null_when_it_is_not_here(catalog: Catalog
     batch.add(
         "files", {"image_id": 1, "kind": "original", "path": "collection_1/image_1.nii.gz", "state": "present"}
     )
-    add(catalog, id=1)
-    add(catalog, id=2)
+    add(catalog, {"id": 1}, {"id": 2})
     store.land(batch)
     found = rows(catalog, "path")
     assert (found[1], found[2]) == (("collection_1/image_1.nii.gz",), (None,))
 
 
-def add(catalog: Catalog, **fields: Any) -> None:
+def add(catalog: Catalog, *records: Record) -> None:
     batch = Batch()
-    batch.add_record("image", {"collection_id": 1, "image_type": "statistic_map", **fields})
+    for record in records:
+        batch.add_record("image", {"collection_id": 1, "image_type": "statistic_map", **record})
     assert Store(catalog.folder).land(batch) == []
