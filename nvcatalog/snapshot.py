@@ -51,6 +51,13 @@ def publish(store: Store) -> str | None:
 
 def is_behind(store: Store) -> bool:
     """Whether something landed after the last snapshot, such as when a process was killed before it published."""
+    try:
+        return _is_behind(store)
+    except NVCatalogError:  # publishing says why
+        return True
+
+
+def _is_behind(store: Store) -> bool:
     place = kept.newest(store.folder / kept.FOLDER)
     if place is None:
         return store.exists
@@ -59,11 +66,8 @@ def is_behind(store: Store) -> bool:
         return False
     if not store.is_as_noted:
         return True
-    try:
-        with store.reading() as connection:
-            wanted = parts.View(connection).parts(parts.layouts_of(manifest))
-    except NVCatalogError:  # publishing says why
-        return True
+    with store.reading() as connection:
+        wanted = parts.View(connection).parts(parts.layouts_of(manifest))
     files = manifest.get("files", {})
     return {part.path: part.key for part in wanted} != {path: entry.get("key") for path, entry in files.items()}
 
@@ -84,7 +88,11 @@ if hasattr(os, "register_at_fork"):  # what waits in the parent, the parent publ
 
 def catch_up(store: Store) -> str | None:
     """Publish now what landed since the last snapshot; return why where that fails, as :func:`publish` does."""
-    return _trouble_with(store) if store.exists and is_behind(store) else None
+    try:
+        is_behind = store.exists and _is_behind(store)
+    except NVCatalogError as error:  # to publish would be to wait as long once more
+        return _told(error)
+    return _trouble_with(store) if is_behind else None
 
 
 # Taking
@@ -94,8 +102,12 @@ def _trouble_with(store: Store) -> str | None:
     try:
         take(store)
     except NVCatalogError as error:
-        return f"The Parquet snapshot was not published: {error}"
+        return _told(error)
     return None
+
+
+def _told(error: NVCatalogError) -> str:
+    return f"The Parquet snapshot was not published: {error}"
 
 
 def take(store: Store, name: str | None = None, *, whole: bool = False) -> Path:
