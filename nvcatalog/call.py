@@ -160,7 +160,8 @@ class Call:
                 self.lander.server_root = None if self.known.server_root else root
                 if servers.is_mirror_of(root):
                     servers.neurovault.stand_for(lookup.root_in_links(self.store, root))
-                storage.make_folder(self.folder)
+                if self._asks_for_anything:
+                    storage.make_folder(self.folder)
             self._open(servers)
             for request in self._rounds(servers):
                 self._one_round(request, servers)
@@ -178,6 +179,11 @@ class Call:
         if self.lander.landed or (servers.asked and self.store.exists and snapshot.is_behind(self.store)):
             self.warn(snapshot.publish(self.store), SnapshotWarning)
         self._tell(servers)
+
+    @property
+    def _asks_for_anything(self) -> bool:
+        """Whether anything may come of this call; a condition may have left no image."""
+        return bool(self.request.collection_ids or self.request.image_ids or self._wanted or self._opener)
 
     def _look(self, request: Request) -> Known:
         """Read what the catalog knows of the ids asked for."""

@@ -134,6 +134,7 @@ def freeze(
     *,
     resampled: bool = False,
     private: bool = False,
+    overwrite: bool = False,
     verbose: int = 2,
 ) -> Path:
     """Write a lock file of images that are here, and return its path.
@@ -150,6 +151,8 @@ def freeze(
         Whether it is their resampled maps that are meant, whatever else says so.
     private : bool
         Whether those of private collections are frozen too.
+    overwrite : bool
+        Whether it may take the place of an earlier lock file.
     verbose : int
         0 says nothing, 1 gives a summary, 2 shows a progress bar too.
 
@@ -158,7 +161,7 @@ def freeze(
     FreezeError
         When there is none, and when a file is not here, not proven, or no longer what was proven.
     """
-    target = _target(path)
+    target = _target(path, overwrite=overwrite)
     kind: MapKind = "resampled" if resampled or meant.kind == "resampled" else "original"
     rows = _rows(store, meant.image_ids, kind)
     chosen = [row for row in rows if private or not row.private]
@@ -236,12 +239,17 @@ _CAME_AT = """
 """
 
 
-def _target(path: object) -> Path:
+def _target(path: object, *, overwrite: bool) -> Path:
     if not isinstance(path, str | os.PathLike):
         raise InvalidOptionTypeError(f"path is {shown(path)}, a {type(path).__name__}; give a path")
     target = Path(os.fspath(path)).expanduser().absolute()
     if target.is_dir():
         raise InvalidOptionError(f"{target} is a folder; give the path of a file, such as maps.lock.json")
+    if target.exists():
+        if not overwrite:
+            text = "give another path, or overwrite=True (--overwrite) if it is a lock file to be replaced"
+            raise InvalidOptionError(f"{target} is there already: {text}")
+        lockfile.read(target)  # nothing else is replaced
     return target
 
 

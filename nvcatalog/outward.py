@@ -289,6 +289,7 @@ class Outward:
         params: Mapping[str, Any] | None = None,
         resample: bool = False,
         private: bool = False,
+        overwrite: bool = False,
         verbose: int = 2,
     ) -> Path:
         """Write a lock file from which :func:`nvcatalog.fetch_frozen` brings back exactly these maps.
@@ -312,6 +313,8 @@ class Outward:
             Whether their maps on the 3 mm grid are meant; those of an answer are told by their paths.
         private : bool
             Whether images of private collections are frozen too; their tokens never are.
+        overwrite : bool
+            Whether it may take the place of an earlier lock file; nothing else is ever replaced.
         verbose : int
             0 says nothing, 1 gives a summary, 2 shows a progress bar too.
 
@@ -326,7 +329,9 @@ class Outward:
             When there is no image, and when the file of one is not here, not proven, or no longer what was
             proven; the message names them all.
         InvalidOptionError, QueryError
-            For options that cannot be, and a condition that cannot be asked (ValueErrors).
+            For options that cannot be, a path that is taken, and a condition that cannot be asked (ValueErrors).
+        LockFileError
+            When `overwrite` meets a file that is no lock file (a ValueError).
 
         Warns
         -----
@@ -346,7 +351,15 @@ class Outward:
         self._warn_if_absent()
         kind: MapKind = "resampled" if resample else "original"
         meant = images_meant(self._store, where=where, bunch=bunch, image_ids=image_ids, params=params, kind=kind)
-        return freeze.freeze(self._store, path, meant, resampled=resample, private=private, verbose=verbose)
+        return freeze.freeze(
+            self._store,
+            path,
+            meant,
+            resampled=resample,
+            private=private,
+            overwrite=overwrite,
+            verbose=verbose,
+        )
 
     def cite(
         self,

@@ -562,5 +562,7 @@ def _moved_caret(found: re.Match[str]) -> str:
 
 
 def _near(name: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(name.lower(), [each.lower() for each in names], n=3, cutoff=0.6)
+    lower = [each.lower() for each in names]
+    close = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.6)
+    close = close or [each for each in lower if each.endswith(f"_{name.lower()}")][:2]  # id: image_id
     return f"; did you mean {' or '.join(close)}?" if close else ""

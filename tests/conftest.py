@@ -35,6 +35,22 @@ _LOOPBACK = {"127.0.0.1", "::1", "localhost", "0.0.0.0", "", None}
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
+# Crashes, races, hostile servers, nilearn as the oracle, random cases: one run is enough, whatever is installed.
+_EXHAUSTIVE = (
+    *("test_better_than_nilearn", "test_choosing", "test_fetch_neurovault", "test_fetch_resampled"),
+    *("test_filter_sql", "test_gate", "test_hostile", "test_kill", "test_matrix", "test_nilearn", "test_parts"),
+    *("test_processes", "test_rebuild", "test_repair", "test_seed", "test_stat_maps", "test_store", "test_sync"),
+    "test_where",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what one run is enough for."""
+    for item in items:
+        if item.path.stem in _EXHAUSTIVE:
+            item.add_marker("exhaustive")
+
+
 def pytest_collection_finish() -> None:
     """Leave what was imported out of garbage collections: it stays, and is a million objects."""
     gc.freeze()

@@ -454,11 +454,16 @@ def test_freeze_writes_a_lock_file_and_cite_the_citations(nvcatalog: Run, filled
     assert done.stdout.decode().strip() == str(path)
     frozen = json.loads(path.read_text(encoding="utf-8"))
     assert [each["image_id"] for each in frozen["images"]] == [10426]
-    assert b"froze 1 images" in nvcatalog("freeze", path, "--images", "10426", "-d", filled).stderr
-    missing = nvcatalog("freeze", path, "--images", "10426,9034", "-d", filled)
+    thawed = nvcatalog("thaw", path, "-d", tmp_path / "elsewhere", "-q")
+    assert thawed.returncode == 0, thawed.stderr
+    assert thawed.stdout.count(b"\n") == 2
+    taken = nvcatalog("freeze", path, "--images", "10426", "-d", filled)
+    assert (taken.returncode, b"--overwrite" in taken.stderr) == (2, True)
+    assert b"froze 1 images" in nvcatalog("freeze", path, "-i", "10426", "--overwrite", "-d", filled).stderr
+    missing = nvcatalog("freeze", tmp_path / "missing", "--images", "10426,9034", "-d", filled)
     assert missing.returncode == 1
     assert b"1 of 2 images cannot be frozen" in missing.stderr
-    forgotten = nvcatalog("freeze", path, "--where", "image_id = $id", "-d", filled)
+    forgotten = nvcatalog("freeze", tmp_path / "no", "--where", "image_id = $id", "-d", filled)
     assert forgotten.returncode == 2
     assert b"--param id=" in forgotten.stderr
 

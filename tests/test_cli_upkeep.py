@@ -172,3 +172,11 @@ def test_doctor_writes_a_page_and_ends_with_status_1_when_something_is_wrong(
     done = nvcatalog("doctor", "--data-dir", data_dir)
     assert done.returncode == 1
     assert b"\n! catalog" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["verify", "repair", "usage"])
+def test_of_a_mistyped_folder_nothing_is_well(nvcatalog: Run, tmp_path: Path, command: str) -> None:
+    done = nvcatalog(command, "--data-dir", tmp_path / "mistyped")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"mistyped/neurovault does not exist" in done.stderr
+    assert not (tmp_path / "mistyped").exists()

@@ -290,7 +290,7 @@ def test_resampled_maps_are_frozen_as_such(fetch: Fetch, data_dir: Path, elsewhe
         Path(image).read_bytes() for image in maps.images
     ]
     with pytest.raises(FreezeError, match=r"2 of 2 images .*no file here: 3, 4"):
-        Catalog(data_dir).freeze(path, image_ids=[3, 4], verbose=0)
+        Catalog(data_dir).freeze(path, image_ids=[3, 4], overwrite=True, verbose=0)
 
 
 def test_resampled_maps_made_otherwise_differ_and_leave_the_map_here_alone(
@@ -342,7 +342,7 @@ def test_two_lock_files_differ_by_a_line_for_each_image(fetch: Fetch, data_dir: 
     fetch(collection_ids=[3])
     texts: list[list[str]] = []
     for wanted in ([8719, 3, 4, 8718], [3, 4, 8719]):
-        path = Catalog(data_dir).freeze(tmp_path / "a.json", image_ids=wanted, verbose=0)
+        path = Catalog(data_dir).freeze(tmp_path / "a.json", image_ids=wanted, overwrite=True, verbose=0)
         texts.append(path.read_text(encoding="utf-8").splitlines())
     changes = [line for line in difflib.ndiff(texts[0], texts[1]) if line[0] in "+-" and "created_at" not in line]
     assert len(changes) == 1
@@ -366,13 +366,13 @@ def test_what_is_not_here_and_proven_is_named_and_nothing_is_written(
     path = tmp_path / "a.json"
     path.write_text("former", encoding="utf-8")
     with pytest.raises(FreezeError) as raised:
-        Catalog(data_dir).freeze(path, image_ids=[3, 4, 8718, 14250, 14251, 999], verbose=0)
+        Catalog(data_dir).freeze(path, image_ids=[3, 4, 8718, 14250, 14251, 999], overwrite=True, verbose=0)
     assert str(raised.value).startswith("6 of 6 images cannot be frozen")
     for said in ("no file here: 3, 14250, 14251", "never proven: 8718", "unknown to this catalog: 999"):
         assert said in str(raised.value)
     assert "no longer the file that was proven: 4" in str(raised.value)
     with pytest.raises(FreezeError, match=r"path IS NOT NULL"):
-        Catalog(data_dir).freeze(path, where="collection_id = 1058", verbose=0)
+        Catalog(data_dir).freeze(path, where="collection_id = 1058", overwrite=True, verbose=0)
     assert path.read_text(encoding="utf-8") == "former"
 
 
@@ -421,10 +421,10 @@ def test_private_collections_are_left_out_unless_asked_for_and_their_tokens_alwa
     fetch(collection_ids=[TOKEN], image_ids=[10426])
     path, everything = tmp_path / "a.json", tmp_path / "b.json"
     with pytest.warns(SelectionWarning, match="4 images of private collections are left out"):
-        Catalog(data_dir).freeze(path, verbose=0)
+        Catalog(data_dir).freeze(path, overwrite=True, verbose=0)
     assert [each["image_id"] for each in entries(path)] == [10426]
     with pytest.raises(FreezeError, match="private ones are left out unless private=True"):
-        Catalog(data_dir).freeze(path, image_ids=FOUR, verbose=0)
+        Catalog(data_dir).freeze(path, image_ids=FOUR, overwrite=True, verbose=0)
     Catalog(data_dir).freeze(everything, private=True, verbose=0)
     assert [each["image_id"] for each in entries(everything)] == [*FOUR, 10426]
     assert TOKEN not in everything.read_text(encoding="utf-8")
@@ -562,3 +562,20 @@ def test_whatever_a_field_of_a_lock_file_holds_it_is_read_or_refused_with_a_line
         said[where[0]][0][where[1]] = "@"
     path.write_bytes(json.dumps(said, indent=1).encode().replace(b'"@"', value))
     read_or_refused(path)
+
+
+def test_a_lock_file_is_replaced_only_on_demand_and_nothing_else_ever(
+    fetch: Fetch, data_dir: Path, tmp_path: Path
+) -> None:
+    fetch(collection_ids=[3])
+    path = Catalog(data_dir).freeze(tmp_path / "a.json", image_ids=[3], verbose=0)
+    former = path.read_bytes()
+    with pytest.raises(InvalidOptionError, match=r"there already.*overwrite=True"):
+        Catalog(data_dir).freeze(path, image_ids=[4], verbose=0)
+    assert path.read_bytes() == former
+    assert Catalog(data_dir).freeze(path, image_ids=[4], overwrite=True, verbose=0).read_bytes() != former
+    script = tmp_path / "analysis.py"
+    script.write_text("my work")
+    with pytest.raises(LockFileError):
+        Catalog(data_dir).freeze(script, image_ids=[4], overwrite=True, verbose=0)
+    assert script.read_text() == "my work"

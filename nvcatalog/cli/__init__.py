@@ -224,7 +224,7 @@ def query(
 
     catalog = catalog_in(data_dir)
     if name is None:
-        show(catalog.queries().arrow(), output)
+        _show_queries(catalog, output)
         return
     if name.startswith("-"):
         raise typer.BadParameter(f"{name} stands before the query's name; write nvcatalog query NAME {name} VALUE")
@@ -298,12 +298,13 @@ def freeze(
     param: Params = None,
     resample: Annotated[bool, typer.Option("--resample", help="Freeze the maps on the 3 mm grid.")] = False,
     private: Private = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier lock file.")] = False,
     data_dir: DataDir = None,
     quiet: Quiet = False,
 ) -> None:
     """Freeze maps that are here, all unless chosen, as a small file that brings back the same bytes elsewhere.
 
-    In Python, nvcatalog.fetch_frozen(PATH) does.
+    There, nvcatalog thaw PATH does.
     """
     catalog = catalog_in(data_dir)
     with named_as_here():
@@ -314,9 +315,42 @@ def freeze(
             params=parse_params(param),
             resample=resample,
             private=private,
+            overwrite=overwrite,
             verbose=0 if quiet else 2,
         )
     out.print(str(written), soft_wrap=True, markup=False)
+
+
+@app.command()
+def thaw(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A lock file that freeze wrote.")],
+    latest: Annotated[
+        bool, typer.Option("--latest", help="Where the frozen bytes cannot be had, take what the server has now.")
+    ] = False,
+    mode: When = Mode.download_new,
+    data_dir: DataDir = None,
+    timeout: Timeout = 10.0,
+    max_workers: Workers = None,
+    output: OutputFormat = None,
+    quiet: Quiet = False,
+) -> None:
+    """Bring back the maps of a lock file, byte for byte; one row an image on stdout.
+
+    Ends with status 1 when anything is missing or differs, and says what.
+    """
+    from nvcatalog.freeze import fetch_frozen
+
+    with leaving_politely():
+        maps = fetch_frozen(
+            path,
+            strict=not latest,
+            mode=mode,
+            data_dir=data_dir,
+            verbose=0 if quiet else 2,
+            timeout=timeout,
+            max_workers=max_workers,
+        )
+    _show_fetched(maps, output)
 
 
 class CitationFormat(StrEnum):
@@ -470,6 +504,15 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Say the ve
 
 
 # Input and output
+
+
+def _show_queries(catalog: Catalog, output: Format | None) -> None:
+    """Show what one looks for first: all that there is to say would fill many screens."""
+    listed = catalog.queries().arrow()
+    if output is None and sys.stdout.isatty():
+        listed = listed.select(["name", "summary"])
+        err.print("nvcatalog query --format csv lists the parameters too.")
+    show(listed, output)
 
 
 def _as_pairs(words: list[str], kinds: dict[str, str]) -> Iterator[str]:

@@ -23,9 +23,12 @@ from nvcatalog.cli.arguments import (
     split,
 )
 from nvcatalog.cli.output import Format, err, out, show
+from nvcatalog.errors import DataDirError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from nvcatalog.catalog import Catalog
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -42,8 +45,9 @@ def verify(
 
     Ends with status 1 when there is any. Only reads.
     """
+    catalog = _catalog_that_is_there(data_dir)
     with leaving_politely():
-        found = catalog_in(data_dir).verify(deep=deep, verbose=_verbosity(quiet=quiet))
+        found = catalog.verify(deep=deep, verbose=_verbosity(quiet=quiet))
     frame = found.df()
     _show_frame(frame if notes else frame[frame["problem"]].drop(columns="problem"), output)
     if not notes and found.duplicates and not quiet:
@@ -68,8 +72,9 @@ def repair(
 
     Ends with status 1 when anything could not be put right.
     """
+    catalog = _catalog_that_is_there(data_dir)
     with leaving_politely():
-        done = catalog_in(data_dir).repair(
+        done = catalog.repair(
             offline=offline,
             deep=not shallow,
             verbose=_verbosity(quiet=quiet),
@@ -146,7 +151,7 @@ def usage(
     output: OutputFormat = None,
 ) -> None:
     """Say what takes the room: files and bytes by kind and age, unless said otherwise."""
-    catalog = catalog_in(data_dir)
+    catalog = _catalog_that_is_there(data_dir)
     table = catalog.usage(by or ["kind", "age"]).arrow()
     show(table, output)
     files, size = (sum(table.column(name).to_pylist()) for name in ("files", "bytes"))
@@ -166,6 +171,14 @@ def doctor(
     out.out(str(found), highlight=False)
     if not found.ok:
         raise typer.Exit(SOMETHING_MISSING)
+
+
+def _catalog_that_is_there(data_dir: str | None) -> Catalog:
+    """Return the catalog of a folder that exists: of a mistyped one nothing is well."""
+    catalog = catalog_in(data_dir)
+    if not catalog.folder.is_dir():
+        raise DataDirError(f"{catalog.folder} does not exist; name the folder that has neurovault/ in it")
+    return catalog
 
 
 def _verbosity(*, quiet: bool) -> int:
