@@ -121,9 +121,7 @@ def test_a_size_that_no_file_has_is_an_unknown_one(
     world.edit_image(3, file_size=size)
     plan: Any = fetch(image_ids=[3, 4], dry_run=True)
     assert (plan.cost.bytes, plan.cost.unknown_sizes, plan.cost.fits) == (size_of(world, 4), 1, True)
-    note = (
-        "By their records 1 files to fetch have more than a terabyte, which is taken for an unknown size: images 3"
-    )
+    note = "A size of more than a terabyte in a record is taken for an unknown one: images 3"
     assert plan.report.notes == (note,)
     maps = fetch(image_ids=[3, 4])
     assert maps.report.counts == {"downloaded": 2}
