@@ -364,16 +364,15 @@ def test_what_is_not_here_and_proven_is_named_and_nothing_is_written(
     damage(file_of(data_dir, 3, 4))
     write(data_dir, "UPDATE files SET state = 'unverified', sha256 = NULL WHERE image_id = 8718")
     path = tmp_path / "a.json"
-    path.write_text("former", encoding="utf-8")
     with pytest.raises(FreezeError) as raised:
-        Catalog(data_dir).freeze(path, image_ids=[3, 4, 8718, 14250, 14251, 999], overwrite=True, verbose=0)
+        Catalog(data_dir).freeze(path, image_ids=[3, 4, 8718, 14250, 14251, 999], verbose=0)
     assert str(raised.value).startswith("6 of 6 images cannot be frozen")
     for said in ("no file here: 3, 14250, 14251", "never proven: 8718", "unknown to this catalog: 999"):
         assert said in str(raised.value)
     assert "no longer the file that was proven: 4" in str(raised.value)
     with pytest.raises(FreezeError, match=r"path IS NOT NULL"):
-        Catalog(data_dir).freeze(path, where="collection_id = 1058", overwrite=True, verbose=0)
-    assert path.read_text(encoding="utf-8") == "former"
+        Catalog(data_dir).freeze(path, where="collection_id = 1058", verbose=0)
+    assert not path.exists()
 
 
 def test_nothing_to_freeze_is_an_error(fetch: Fetch, data_dir: Path, tmp_path: Path) -> None:
