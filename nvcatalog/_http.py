@@ -404,10 +404,13 @@ class Health:
             transient, not_the_api = self._transient, self._not_the_api
             if error.retry_after_s:
                 self._resume_at = max(self._resume_at, time.monotonic() + error.retry_after_s)
-        if error.retry_after_s and self._pause:
-            self._pause.ask(error.retry_after_s)
-        if (error.retry_after_s or 0) > LONGEST_RETRY_AFTER_S:
-            self._stop(f"it asked for a pause of {error.retry_after_s:.0f} s ({error})")
+        asked_s = error.retry_after_s or 0.0
+        if (
+            self._pause and 0 < asked_s <= LONGEST_RETRY_AFTER_S
+        ):  # who is asked for more gives up, and waits for nothing
+            self._pause.ask(asked_s)
+        if asked_s > LONGEST_RETRY_AFTER_S:
+            self._stop(f"it asked for a pause of {asked_s:.0f} s ({error})")
         elif isinstance(error, _ChallengeError) or not_the_api >= self._limits.not_the_api_in_a_row:
             self._stop(f"something else answers in its place ({error})", blocked=True)
         elif transient >= self._limits.transient_in_a_row:
