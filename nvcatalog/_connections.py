@@ -130,8 +130,7 @@ class Lines:
         while True:
             with self._change:
                 self._change.wait(_LOOK_ROUND_S)
-                if not self._idle:
-                    self._watcher = None
+                if self._closed:
                     return
                 due = [line for line in self._idle if line.is_due]
                 self._idle = [line for line in self._idle if line not in due]
