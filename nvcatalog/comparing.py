@@ -121,8 +121,9 @@ def _contents(table: str, files: list[Path], terms: dict[Path, str | None], colu
     if table == "words" and terms:  # each catalog numbers its terms itself
         source += f" LEFT JOIN {connecting.files_as_table(list(terms))} USING (term_id)"
         columns = ["term", "weight"]
+    # Hashed twice: the hash of several values is an XOR of theirs, in which rows that swap values are the same.
     return f"""
-        SELECT {kind} AS kind, {id_} AS id, count(*) AS n, bit_xor(hash({", ".join(columns)})) AS content
+        SELECT {kind} AS kind, {id_} AS id, count(*) AS n, bit_xor(hash(hash({", ".join(columns)}))) AS content
         FROM {source}
         GROUP BY ALL
     """  # noqa: S608 - our own names

@@ -51,7 +51,7 @@ def find(home: Path, name: str | os.PathLike[str]) -> Path:
     """
     place = Path(name) if isinstance(name, os.PathLike) else home / name if _is_name(name) else None
     if place is not None and (place / MANIFEST).is_file():
-        return place
+        return place.resolve()  # "latest" is another one tomorrow
     there = ", ".join(place.name for place in _complete(home)) or "none"
     raise InvalidOptionError(f"snapshot is {name!r}, and {home} has none of that name; there are: {there}")
 

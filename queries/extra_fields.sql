@@ -40,7 +40,7 @@ SELECT
     field,
     count(DISTINCT id) AS records,
     count(DISTINCT collection_id) AS collections,
-    arg_min(json_extract_string(fields, '$."' || replace(field, '"', '\"') || '"'), id) AS example
+    arg_min(json_extract_string(fields, '/' || replace(replace(field, '~', '~0'), '/', '~1')), id) AS example
 FROM pairs
 GROUP BY kind, field
 HAVING count(DISTINCT id) >= coalesce($min_count, 0)

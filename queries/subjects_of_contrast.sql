@@ -24,7 +24,7 @@ SELECT
     CASE
         WHEN $subject_key IS NULL THEN
             nullif(regexp_extract(concat_ws(' ', name, parse_filename(file)), '\bsub-([A-Za-z0-9]+)', 1), '')
-        ELSE json_extract_string(extra, '$."' || replace(key, '"', '\"') || '"')
+        ELSE json_extract_string(extra, '/' || replace(replace(key, '~', '~0'), '/', '~1'))
     END AS subject,
     image_id,
     name,
