@@ -249,14 +249,11 @@ def mend_sidecars(folder: Path, known: Known, image_ids: Iterable[int], lander: 
     images = [image for id_ in image_ids if (image := known.images.get(id_))]
     try:
         for image in images:
+            if not image.fresh or image.written is image.record:
+                continue
             path = folder / storage.sidecar_path(image.collection_id, image.image_id)
             lies_here = image.is_here or storage.is_file(path)
-            if (
-                image.fresh
-                and lies_here
-                and image.written is not image.record
-                and not sidecars.holds(path, image.record)
-            ):
+            if lies_here and not sidecars.holds(path, image.record):
                 sidecars.write_image(folder, image.collection_id, image.image_id, image.record)
         for id_ in {image.collection_id for image in images if image.is_here} & known.collections.keys():
             record = known.collections[id_].record if known.collections[id_].fresh else None
