@@ -20,7 +20,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from nvcatalog._progress import logger
 from nvcatalog.errors import InvalidOptionError
 
-#: Where a data folder has its lock files. They are empty, and never deleted: whoever waits for one has it open.
+#: Where a data folder has its lock files, and moments beside them; never deleted: others may have them open.
 FOLDER = ".locks"
 _TURNS = 64
 # Hundreds of processes may wait, on a folder that is on a network: the longer one does, the less often it looks.

@@ -15,14 +15,8 @@ from nvcatalog._store import Store, moment
 from nvcatalog.errors import SelectionWarning
 from nvcatalog.meant import Meant
 
-# Private are collections whose record says so, and those that the server has refused as such since.
 _COLLECTIONS = """
-    WITH private AS (
-        SELECT collection_id FROM collections WHERE private
-        UNION
-        SELECT id FROM refusals WHERE kind = 'collection' AND status = 'private'
-    ),
-    came AS (
+    WITH came AS (
         SELECT image_id, max(downloaded_at) AS at
         FROM files
         WHERE kind IN ('original', 'resampled')
@@ -30,7 +24,7 @@ _COLLECTIONS = """
     )
     SELECT i.collection_id, any_value(c.name), any_value(c.authors), any_value(c.doi), any_value(c.preprint_doi),
            count(*), epoch_us(coalesce(max(came.at), max(i.fetched_at))),
-           i.collection_id IN (SELECT collection_id FROM private) AS is_private
+           i.collection_id IN (SELECT collection_id FROM private_collections) AS is_private
     FROM images AS i
     LEFT JOIN collections AS c ON c.collection_id = i.collection_id
     LEFT JOIN came ON came.image_id = i.image_id

@@ -6,6 +6,7 @@ import codecs
 import io
 import struct
 import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -152,7 +153,7 @@ def _prover(kind: Kind) -> FileProver:
 
 
 @dataclass
-class _XmlProver(FileProver):
+class _XmlProver(FileProver, ABC):
     """Proves XML: well-formed, whole, and without anything to expand."""
 
     _reader: XmlReader = field(default_factory=XmlReader)
@@ -166,8 +167,8 @@ class _XmlProver(FileProver):
         if self._reader.root is not None and not self._may_begin_with(self._reader.root):
             raise NotWholeError(f"no {self.what}: its outermost element is <{self._reader.root[:40]}>")
 
-    def _may_begin_with(self, root: str) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def _may_begin_with(self, root: str) -> bool: ...
 
     def finish(self, *, etag: str | None = None, last_modified: str | None = None) -> Proof:
         proof = super().finish(etag=etag, last_modified=last_modified)

@@ -210,18 +210,10 @@ class _Row(NamedTuple):
     private: bool
 
 
-# As in a snapshot: private are collections whose record says so, and what the server has refused as such since.
 _ROWS = """
-    WITH private AS (
-        SELECT collection_id FROM collections WHERE private
-        UNION
-        SELECT id FROM refusals WHERE kind = 'collection' AND status = 'private'
-    ),
-    hidden AS (SELECT id FROM refusals WHERE kind = 'image' AND status = 'private')
     SELECT w.image_id, i.collection_id, epoch_us(i.modify_date), i.image_type, i.map_type,
            f.path, f.size, f.sha256, f.state, f.origin,
-           coalesce(i.collection_id IN (SELECT collection_id FROM private), false)
-               OR w.image_id IN (SELECT id FROM hidden)
+           w.image_id IN (SELECT image_id FROM private_images)
     FROM (SELECT unnest($ids::INTEGER[]) AS image_id) AS w
     LEFT JOIN images AS i ON i.image_id = w.image_id
     LEFT JOIN files AS f ON f.image_id = w.image_id AND f.kind = $kind

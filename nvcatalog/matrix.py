@@ -149,14 +149,8 @@ _ALL = """
     ORDER BY image_id
 """
 _LOOK = """
-    WITH private AS (
-        SELECT collection_id FROM collections WHERE private
-        UNION
-        SELECT id FROM refusals WHERE kind = 'collection' AND status = 'private'
-    )
     SELECT a.image_id, s.image_id IS NOT NULL, s.reference, epoch_us(s.fetched_at), i.image_id IS NULL,
-           coalesce(i.collection_id IN (SELECT collection_id FROM private), false)
-               OR a.image_id IN (SELECT id FROM refusals WHERE kind = 'image' AND status = 'private')
+           a.image_id IN (SELECT image_id FROM private_images)
     FROM asked AS a
     LEFT JOIN words_status AS s ON s.image_id = a.image_id AND s.status = 'present'
     LEFT JOIN images AS i ON i.image_id = a.image_id

@@ -225,17 +225,9 @@ class _Row(NamedTuple):
 _DOI = "CASE WHEN c.doi LIKE '10.%' THEN c.doi WHEN c.preprint_doi LIKE '10.%' THEN c.preprint_doi END"
 _KEYS = {"doi": _DOI, "pack_id": "(SELECT min(pack_id) FROM nidm_packs AS p WHERE p.image_id = w.image_id)"}
 
-# Private are collections whose record says so, and what the server has refused as such since.
 _ROWS = """
-    WITH private AS (
-        SELECT collection_id FROM collections WHERE private
-        UNION
-        SELECT id FROM refusals WHERE kind = 'collection' AND status = 'private'
-    ),
-    hidden AS (SELECT id FROM refusals WHERE kind = 'image' AND status = 'private')
     SELECT w.image_id, i.image_id IS NOT NULL,
-           coalesce(i.collection_id IN (SELECT collection_id FROM private), false)
-               OR w.image_id IN (SELECT id FROM hidden),
+           w.image_id IN (SELECT image_id FROM private_images),
            m.stat, i.map_type, i.image_type,
            coalesce({study}, i.collection_id::VARCHAR, ''), {analysis}, coalesce(i.collection_id, 0),
            c.name, c.description, c.authors, c.journal_name, {doi},

@@ -32,17 +32,13 @@ _EVERYTHING = -(2**31), 2**31 - 1
 # holds their tokens. NIDM packs share the images' numbers.
 _HIDDEN = """
     CREATE OR REPLACE TEMP TABLE hidden_collections AS
-    SELECT collection_id AS id FROM collections WHERE private
-    UNION
-    SELECT id FROM refusals WHERE kind = 'collection' AND status = 'private' AND id IS NOT NULL;
+    SELECT collection_id AS id FROM private_collections;
 
     CREATE OR REPLACE TEMP TABLE hidden_images AS
-    SELECT image_id AS id FROM images WHERE collection_id IN (SELECT id FROM hidden_collections)
+    SELECT image_id AS id FROM private_images
     UNION
     SELECT pack_id FROM nidm_packs
-    WHERE collection_id IN (SELECT id FROM hidden_collections) AND pack_id IS NOT NULL
-    UNION
-    SELECT id FROM refusals WHERE kind = 'image' AND status = 'private' AND id IS NOT NULL;
+    WHERE collection_id IN (SELECT id FROM hidden_collections) AND pack_id IS NOT NULL;
 """
 _PRIVATE = "SELECT id FROM hidden_collections"
 _PRIVATE_IMAGES = "SELECT id FROM hidden_images"
