@@ -38,12 +38,6 @@ def world() -> World:
     return world
 
 
-@pytest.fixture(scope="session")
-def new_catalog(new_catalog: Path) -> Path:
-    """Return the one that conftest has, for test modules that name it."""
-    return new_catalog
-
-
 @pytest.fixture
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let a second try come at once, and snapshots wait, as they do after each."""

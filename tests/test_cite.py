@@ -8,21 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fetching import fetch as fetch
 from fetching import no_waiting as no_waiting
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nvcatalog import Catalog, fetch_neurovault_ids
+from nvcatalog import Catalog
 from nvcatalog.cite import Citations, CitedCollection, escaped
-from nvcatalog.demo import DemoServer, World
+from nvcatalog.demo import World
 from nvcatalog.errors import CatalogWarning, InvalidOptionError, SelectionWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from sklearn.utils import Bunch
-
-    Fetch = Callable[..., Bunch]
+    from fetching import Fetch
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
 
@@ -41,17 +38,6 @@ def world() -> World:
     for id_, record in ABOUT.items():
         world.add_collection(record, id=id_, images=[{"id": 10 * id_}, {"id": 10 * id_ + 1}])
     return world
-
-
-@pytest.fixture
-def fetch(server: DemoServer, data_dir: Path) -> Fetch:
-    """Return a function that fetches from the local server into the test's folder, quietly."""
-
-    def fetch(**options: Any) -> Bunch:
-        settings: dict[str, Any] = {"data_dir": data_dir, "verbose": 0}
-        return fetch_neurovault_ids(**settings | options)
-
-    return fetch
 
 
 @pytest.fixture

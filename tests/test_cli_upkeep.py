@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 from fetching import fetch as fetch
-from fetching import new_catalog as new_catalog
 from fetching import no_waiting as no_waiting
 from fetching import world as world
 from test_cli import nvcatalog as nvcatalog

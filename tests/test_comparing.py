@@ -161,3 +161,9 @@ def test_one_whose_files_cannot_be_read_is_an_error_that_names_it(catalog: Catal
 
     with pytest.raises(SnapshotError, match="images"):
         comparing.compare(Store(catalog.folder), "before", later)
+
+
+def test_weights_that_change_places_are_a_change(catalog: Catalog) -> None:
+    land(catalog, Batch(words={71: Words({"pain": 0.5, "motor": 0.25}, "terms_20k")}))
+    catalog.snapshot()
+    assert ("words", "changed", "image", 71) in rows(catalog, "before")

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
@@ -63,6 +63,24 @@ def rename_image(store: Store, name: str) -> None:
     batch = Batch()
     batch.add_record("image", {"id": 71, "collection_id": COLLECTION, "name": name, "map_type": "T map"})
     store.land(batch)
+
+
+# Which one
+
+
+def test_a_connection_to_the_latest_snapshot_stays_with_it(store: Store, catalog: Catalog) -> None:
+    catalog.snapshot()
+    with catalog.connect("latest") as connection:
+        rename_image(store, "renamed")
+        catalog.snapshot()
+        assert image_names(connection)[0] == "a map"
+        assert image_names(catalog.connect("latest"))[0] == "renamed"
+
+
+def test_times_come_to_python_in_utc(catalog: Catalog) -> None:
+    with catalog.connect() as connection:
+        ((fetched_at, *_), *_) = connection.sql("SELECT fetched_at FROM images").fetchall()
+    assert abs(datetime.now(UTC) - fetched_at) < timedelta(days=1)
 
 
 # What is in it

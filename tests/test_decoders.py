@@ -10,7 +10,6 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from fetching import fetch as fetch
-from fetching import new_catalog as new_catalog
 from fetching import no_waiting as no_waiting
 from fetching import world as world
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 from fetching import fetch as fetch
-from fetching import new_catalog as new_catalog
 from fetching import no_waiting as no_waiting
 from fetching import traces
 from fetching import world as world

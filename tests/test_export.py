@@ -20,7 +20,6 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from fetching import new_catalog as new_catalog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import csv as pa_csv

@@ -12,22 +12,20 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from fetching import new_catalog as new_catalog
+from fetching import fetch as fetch
 from fetching import no_waiting as no_waiting
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nvcatalog import Catalog, fetch_neurovault_ids
-from nvcatalog.demo import DemoServer, World
+from nvcatalog import Catalog
+from nvcatalog.demo import World
 from nvcatalog.errors import CatalogWarning, InvalidOptionError, MissingExtraError, SelectionWarning
 from nvcatalog.nimads import Nimads, Remark, Remarks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    from sklearn.utils import Bunch
-
-    Fetch = Callable[..., Bunch]
+    from fetching import Fetch
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
 
@@ -56,17 +54,6 @@ def world() -> World:
     for id_, images in IMAGES.items():
         world.add_collection(ABOUT.get(id_), id=id_, images=images)
     return world
-
-
-@pytest.fixture
-def fetch(server: DemoServer, data_dir: Path) -> Fetch:
-    """Return a function that fetches from the local server into the test's folder, quietly."""
-
-    def fetch(**options: Any) -> Bunch:
-        settings: dict[str, Any] = {"data_dir": data_dir, "verbose": 0}
-        return fetch_neurovault_ids(**settings | options)
-
-    return fetch
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import pytest
 from dying import dies
 from fetching import FOUR, file_of, ids, traces, write
 from fetching import fetch as fetch
-from fetching import new_catalog as new_catalog
 from fetching import no_waiting as no_waiting
 from fetching import world as world
 from oracle import nilearn as nilearn

@@ -15,7 +15,6 @@ from dying import dies
 from fetching import FOUR, file_of, ids, traces, write
 from fetching import fetch as fetch
 from fetching import fetch_filtered as fetch_filtered
-from fetching import new_catalog as new_catalog
 from fetching import no_waiting as no_waiting
 from fetching import open_dir as open_dir
 from fetching import world as world

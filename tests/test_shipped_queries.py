@@ -867,3 +867,15 @@ def test_a_query_says_what_its_rows_are_and_what_each_parameter_means(name: str)
 
 def takes(name: str, parameter: str) -> bool:
     return parameter in {each.name for each in shelf.find(name).parameters}
+
+
+def test_an_extra_field_may_have_any_name(tmp_path: Path) -> None:
+    odd = {name: f"value {place}" for place, name in enumerate(["*", "", "a\\", "\\", 'a\\"b', "x/y~", "$"])}
+    batch = Batch()
+    batch.add_record("collection", {"id": 3, "name": "odd"})
+    batch.add_record("image", {"id": 4, "collection_id": 3, "name": "odd", **odd})
+    store = Store(tmp_path / "neurovault")
+    store.folder.mkdir()
+    store.land(batch)
+    found = Catalog(tmp_path).query("extra_fields").df().set_index("field")["example"]
+    assert found.to_dict() == odd

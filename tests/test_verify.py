@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import pytest
 from fetching import fetch as fetch
 from fetching import file_of, traces, write
-from fetching import new_catalog as new_catalog
 from fetching import no_waiting as no_waiting
 from fetching import open_dir as open_dir
 from fetching import world as world
