@@ -34,7 +34,8 @@ def connect(store: Store, name: str | os.PathLike[str] | None = None) -> duckdb.
     Returns
     -------
     duckdb.DuckDBPyConnection
-        To a database in memory. The snapshot stays on disk until the connection is closed or forgotten.
+        To a database in memory. The snapshot stays on disk until the connection is closed or forgotten; its
+        function ``nvcatalog_snapshot()`` tells which one it is.
 
     Raises
     ------
@@ -55,11 +56,24 @@ def connect(store: Store, name: str | os.PathLike[str] | None = None) -> duckdb.
     place, let_go = _snapshot_to_read(store, name)
     try:
         connection = _open(place, commented=True)
+        connection.create_function("nvcatalog_snapshot", _kept_for(place, let_go), [], "VARCHAR")
     except BaseException:
         let_go()
         raise
-    weakref.finalize(connection, let_go)
     return connection
+
+
+def _kept_for(place: Path | None, let_go: Callable[[], None]) -> Callable[[], str | None]:
+    """Return what tells which snapshot a connection reads, and lets go of it when the connection forgets it.
+
+    DuckDB does so when the connection is closed; the connection itself may be there for long after that.
+    """
+
+    def folder() -> str | None:
+        return None if place is None else str(place)
+
+    weakref.finalize(folder, let_go)
+    return folder
 
 
 @contextmanager

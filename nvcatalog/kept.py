@@ -15,8 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, Timeout
 
+from nvcatalog._locks import file_lock, lock_of, lock_timeout_s
 from nvcatalog.errors import InvalidOptionError, SnapshotError
 from nvcatalog.storage import write_whole
 
@@ -179,31 +180,30 @@ def hold(place: Path) -> tuple[Path, Callable[[], None]]:
     """
     while True:
         lock = _mark_as_held(place)
+        let_go = partial(_let_go, lock, os.getpid())
         if (place / MANIFEST).is_file():
-            return place, partial(_let_go, lock)
-        _let_go(lock)
+            return place, let_go
+        let_go()
         newer = newest(place.parent)
         if newer is None or newer == place:
             raise SnapshotError(f"{place} has been removed")
         place = newer
 
 
-def _mark_as_held(place: Path) -> FileLock | None:
+def _mark_as_held(place: Path) -> BaseFileLock | None:
     """Lock a file that says who reads; None where nobody removes snapshots, or nothing can be written."""
     if not (place.parent / CURRENT).is_file():
         return None
     mark = place.parent / _HELD / f"{place.name}.{os.getpid()}-{secrets.token_hex(4)}"
-    lock = FileLock(mark, timeout=1.0, mode=0o666, thread_local=False)
     try:
         mark.parent.mkdir(exist_ok=True)
-        lock.acquire()
+        return file_lock(mark).acquire(timeout=lock_timeout_s()).lock
     except (OSError, Timeout):
         return None
-    return lock
 
 
-def _let_go(lock: FileLock | None) -> None:
-    if lock is not None:
+def _let_go(lock: BaseFileLock | None, holder: int) -> None:
+    if lock is not None and os.getpid() == holder:  # a forked child has it too, and its end is not the holder's
         lock.release()
         with suppress(OSError):
             Path(lock.lock_file).unlink(missing_ok=True)
@@ -212,10 +212,10 @@ def _let_go(lock: FileLock | None) -> None:
 def _is_held(place: Path) -> bool:
     """Whether somebody reads a snapshot; the marks of those who ended without a word are cleared away."""
     for mark in (place.parent / _HELD).glob(f"{place.name}.*"):
-        lock = FileLock(mark, mode=0o666)
+        lock = lock_of(mark)
         try:
             lock.acquire(timeout=0)
         except (OSError, Timeout):
             return True
-        _let_go(lock)
+        _let_go(lock, os.getpid())
     return False

@@ -460,7 +460,8 @@ class Outward:
         Returns
         -------
         duckdb.DuckDBPyConnection
-            To a database in memory. The snapshot stays on disk until the connection is closed or forgotten.
+            To a database in memory. The snapshot stays on disk until the connection is closed or forgotten;
+            ``SELECT nvcatalog_snapshot()`` tells which one it is.
 
         Raises
         ------
