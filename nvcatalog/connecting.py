@@ -123,17 +123,19 @@ def _snapshot_to_read(store: Store, name: str | os.PathLike[str] | None) -> tupl
     """Return a snapshot's folder, None where there is no catalog to have one, and how to let go of it."""
     home = store.folder / kept.FOLDER
     if name is not None:
-        return kept.hold(kept.find(home, name))
-    trouble = snapshot.catch_up(store)
-    place = kept.newest(home)
-    if place is None:
+        place = kept.find(home, name)
+        kept.read_manifest(place)  # who asks for this one is told what is wrong with it
+        return kept.hold(place)
+    trouble = snapshot.catch_up(store) or kept.why_passed_over(home)
+    newest = kept.newest(home)
+    if newest is None:
         if trouble is not None:
             raise SnapshotError(trouble)
         _warn(f"There is no catalog in {store.folder}: fetch something, or adopt() what is there", CatalogWarning)
         return None, _nothing_to_let_go
     if trouble is not None:
-        _warn(f"{trouble}. What is read is the snapshot of {kept.age(place)} ago, {place.name}", SnapshotWarning)
-    return kept.hold(place)
+        _warn(f"{trouble}. What is read is the snapshot of {kept.age(newest)} ago, {newest.name}", SnapshotWarning)
+    return kept.hold(newest)
 
 
 def _warn(text: str, category: type[Warning]) -> None:

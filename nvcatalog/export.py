@@ -16,7 +16,7 @@ from typing import Any, Literal, cast, get_args
 
 import duckdb
 
-from nvcatalog import __version__
+from nvcatalog import __version__, storage
 from nvcatalog._formats import PLACES, WRITERS, Column, Format, Relation, plain
 from nvcatalog._progress import Progress, summarise
 from nvcatalog._store import Store
@@ -58,12 +58,10 @@ def parse_target(target: object) -> Path:
 
     Raises
     ------
-    InvalidOptionTypeError
-        When it is no path.
+    InvalidOptionError, InvalidOptionTypeError
+        When it is no path, or none that can be.
     """
-    if not isinstance(target, str | os.PathLike) or not os.fspath(target):
-        raise InvalidOptionTypeError(f"target is {shown(target)}; give a path, such as 'out'")
-    return Path(os.fspath(target)).expanduser().resolve()
+    return storage.parse_path("target", target, example="out").resolve()
 
 
 def parse_order(target: Path, what: object, format: object, *, private: bool, gone: bool) -> Order:  # noqa: A002 - as callers say
@@ -193,7 +191,9 @@ def _no_such_table(name: str, there: Iterable[str]) -> str:
         return f"what has {name!r}: it holds the tokens of private collections, and is never exported"
     close = difflib.get_close_matches(name, there, n=3)
     near = f"; did you mean {' or '.join(close)}?" if close else ""
-    return f"what has {name!r}, and there is no table of that name; there are {', '.join(sorted(there))}{near}"
+    return (
+        f"what has {shown(name)}, and there is no table of that name; there are {', '.join(sorted(there))}{near}"
+    )
 
 
 @contextmanager

@@ -266,7 +266,7 @@ def is_as_written(path: Path, entry: Mapping[str, Any], *, every_byte: bool) -> 
     if found.st_size != entry["bytes"]:
         return False
     if every_byte or found.st_mtime_ns != entry.get("mtime_ns"):
-        return sha256_of(path) == entry["sha256"]
+        return sha256_of(path) == str(entry["sha256"])
     with path.open("rb") as file:
         first = file.read(len(_MAGIC))
         file.seek(-len(_MAGIC), os.SEEK_END)

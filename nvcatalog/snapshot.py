@@ -59,8 +59,9 @@ def is_behind(store: Store) -> bool:
 
 
 def _is_behind(store: Store) -> bool:
-    place = kept.newest(store.folder / kept.FOLDER)
-    if place is None:
+    home = store.folder / kept.FOLDER
+    place = kept.newest(home)
+    if place is None or kept.why_passed_over(home) is not None:
         return store.exists
     manifest = kept.manifest_with_files(place)
     if not store.exists or manifest.get("catalog") == store.state:
@@ -136,6 +137,11 @@ def take(store: Store, name: str | None = None, *, whole: bool = False) -> Path:
         When it cannot be written, or there is no catalog yet.
     CatalogLockedError
         When another process keeps the catalog open.
+
+    Warns
+    -----
+    SnapshotWarning
+        When the former one was damaged, and this one has taken its place.
     """
     if name is not None:
         kept.check_is_free(store.folder / kept.FOLDER, name)
@@ -147,12 +153,17 @@ def take(store: Store, name: str | None = None, *, whole: bool = False) -> Path:
         home.mkdir(parents=True, exist_ok=True)
         with file_lock(home / ".lock").acquire(timeout=lock_timeout_s()):
             _sweep(home)
+            passed_over = kept.why_passed_over(home)
             snapshot = _write(store, home, kept.newest(home), whole=whole, for_good=name is not None)
             _make_current(home, snapshot)
             kept.prune(home, keep=snapshot)
-            return snapshot if name is None else _name_it(home, snapshot, name)
+            if name is not None:
+                snapshot = _name_it(home, snapshot, name)
     except (OSError, duckdb.Error) as error:
         raise SnapshotError(f"{home}: {str(error).splitlines()[0]}") from error
+    if passed_over is not None:
+        warnings.warn(f"{passed_over}. A new snapshot, {snapshot.name}, is there", SnapshotWarning, stacklevel=3)
+    return snapshot
 
 
 def _age_s(folder: Path) -> float:

@@ -492,9 +492,13 @@ def test_a_target_of_the_wrong_kind_is_refused(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InvalidOptionError, match="the folder you are in"):
         export(target=".")
-    for target in (3, None, ""):
+    for target in (3, None, "", b"out"):
         with pytest.raises(InvalidOptionTypeError, match="target is"):
             export(target=target)
+    for target in ("a" * 300, "a" * 240, "/".join(["a" * 200] * 30), "a\0b", "a\udc80", "~nobody at all/a"):
+        with pytest.raises(InvalidOptionError, match=r"target is .*; give another path, such as 'out'"):
+            export(target=target)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.duckdb", "left.duckdb.wal"]
 
 
 def test_a_target_by_way_of_a_link_stays_a_link(export: Callable[..., Path], tmp_path: Path) -> None:
