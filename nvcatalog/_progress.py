@@ -1,7 +1,4 @@
-"""Say how a long call is getting on: a progress bar and a one-line summary, on stderr, as ``verbose`` asks.
-
-Into a log, no bar is drawn: a line now and then says the same.
-"""
+"""Say how a long call is getting on, on stderr, as ``verbose`` asks: by a bar, or now and then a line in a log."""
 
 from __future__ import annotations
 

@@ -276,6 +276,8 @@ def _is_held(place: Path) -> bool:
         try:
             lock.acquire(timeout=0)
         except (OSError, Timeout):
-            return True
-        _let_go(lock, os.getpid())
+            if mark.exists():  # not so where one who has ended was cleared away by just this
+                return True
+        else:
+            _let_go(lock, os.getpid())
     return False
