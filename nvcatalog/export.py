@@ -87,7 +87,7 @@ def parse_order(target: Path, what: object, format: object, *, private: bool, go
     order = Order(cast("Format", wanted), tuple(dict.fromkeys(tables)), None, bool(private), bool(gone), one_file)
     if one_file and ending != wanted:
         raise InvalidOptionError(
-            f"target is {target.name!r}, and format is {wanted!r}; "
+            f"target is {target.name!r}, and format is {str(wanted)!r}; "
             f"give a target that ends in .{wanted}, or a folder"
         )
     if one_file and ending != "duckdb" and len(order.what) != 1:
