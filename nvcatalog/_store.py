@@ -109,13 +109,13 @@ class Store:
     # Opening
 
     @contextmanager
-    def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
+    def reading(self, *, timeout_s: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open the catalog fenced and read-only, beside any other readers; an empty one where there is none."""
         if not self.exists:
             with empty_catalog() as connection:
                 yield connection
             return
-        patience_s = lock_timeout_s()
+        patience_s = lock_timeout_s() if timeout_s is None else timeout_s
         with ExitStack() as stack:
             stack.enter_context(_troubles_told(self.path))
             try:

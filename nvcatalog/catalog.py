@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nvcatalog import adopt, lookup, matrix, outdated, queries, shelf, snapshot, storage
+from nvcatalog import adopt, connecting, lookup, matrix, outdated, queries, shelf, snapshot, storage
 from nvcatalog._store import Store
 from nvcatalog.errors import LabelsError, SnapshotWarning
 from nvcatalog.ids import parse_ids
@@ -85,6 +85,11 @@ class Catalog(Outward, Upkeep):
             When DuckDB refuses the query (a ValueError).
         CatalogLockedError, CatalogCorruptError, CatalogTooNewError
             When the catalog cannot be read.
+
+        Warns
+        -----
+        CatalogWarning
+            When somebody keeps the catalog for more than 2 s and the newest snapshot answers in its place.
         """
         self._warn_if_absent()
         return self._ask(query, queries.all_params(params, kwargs), tables)
@@ -439,5 +444,5 @@ class Catalog(Outward, Upkeep):
         )
 
     def _ask(self, query: str, params: Params, tables: Mapping[str, Any] | None = None) -> Answer:
-        with self._store.reading() as connection:
+        with connecting.asked(self._store) as connection:
             return queries.run(connection, query, params, tables)

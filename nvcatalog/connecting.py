@@ -8,7 +8,7 @@ import tempfile
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -16,9 +16,14 @@ from typing import NamedTuple
 import duckdb
 
 from nvcatalog import kept, parts, snapshot
+from nvcatalog._locks import lock_timeout_s
 from nvcatalog._store import Store, empty_catalog, in_memory
-from nvcatalog.errors import CatalogTooNewError, CatalogWarning, SnapshotError, SnapshotWarning
+from nvcatalog.errors import CatalogLockedError, CatalogTooNewError, CatalogWarning, SnapshotError, SnapshotWarning
 from nvcatalog.migrate import load_migrations
+
+#: How long a question waits for the catalog before a snapshot answers it.
+QUESTION_PATIENCE_S = 2.0
+_OF_WHO_ASKS = 8  # through the context managers, and Catalog's methods
 
 
 def connect(store: Store, name: str | os.PathLike[str] | None = None) -> duckdb.DuckDBPyConnection:
@@ -110,6 +115,52 @@ def held(store: Store, name: str | os.PathLike[str] | None = None) -> Iterator[P
         if place is None:
             raise SnapshotError(f"{store.folder} has no snapshot yet")
         yield place
+    finally:
+        let_go()
+
+
+@contextmanager
+def asked(store: Store) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open what answers a question of a user's, fenced: the catalog, or the newest snapshot where that takes long.
+
+    Warns
+    -----
+    CatalogWarning
+        When a snapshot answers: it says why, and how old that is.
+
+    Raises
+    ------
+    CatalogLockedError
+        When there is no snapshot, and somebody keeps the catalog for ``lock_timeout``.
+    """
+    patience_s = lock_timeout_s()
+    with ExitStack() as stack:
+        try:
+            connection = stack.enter_context(store.reading(timeout_s=min(QUESTION_PATIENCE_S, patience_s)))
+        except CatalogLockedError as error:
+            place = kept.newest(store.folder / kept.FOLDER)
+            if place is None:  # nothing else can answer
+                left_s = max(0.0, patience_s - QUESTION_PATIENCE_S)
+                connection = stack.enter_context(store.reading(timeout_s=left_s))
+            else:
+                connection = stack.enter_context(_fenced(place, error))
+        yield connection
+
+
+@contextmanager
+def _fenced(place: Path, why: CatalogLockedError) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a snapshot for a question of a user's: what they wrote reaches its files and nothing else."""
+    place, let_go = kept.hold(place)
+    try:
+        with _open(place, commented=False) as connection:
+            files = ", ".join(_literal(path) for path in sorted(place.glob("*/*.parquet")))
+            connection.execute(f"SET allowed_paths = [{files}]")
+            connection.execute("SET temp_directory = ''")
+            connection.execute("SET enable_external_access = false")
+            connection.execute("SET lock_configuration = true")
+            instead = f"The snapshot of {kept.age(place)} ago answers, {place.name}, without private collections"
+            warnings.warn(f"{why}. {instead}", CatalogWarning, stacklevel=_OF_WHO_ASKS)
+            yield connection
     finally:
         let_go()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,12 +13,20 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from test_store import as_nobody
+from test_store import as_nobody, held_elsewhere
 
 from nvcatalog import Catalog, connecting, snapshot
 from nvcatalog._batch import Batch, Words
 from nvcatalog._store import Store
-from nvcatalog.errors import CatalogTooNewError, CatalogWarning, InvalidOptionError, SnapshotError, SnapshotWarning
+from nvcatalog.errors import (
+    CatalogLockedError,
+    CatalogTooNewError,
+    CatalogWarning,
+    InvalidOptionError,
+    QueryError,
+    SnapshotError,
+    SnapshotWarning,
+)
 
 COLLECTION, PRIVATE = 7, 8
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
@@ -373,3 +382,61 @@ def test_a_folder_that_cannot_be_written_is_read_all_the_same(catalog: Catalog, 
     assert as_nobody(read) == "fine"
     for folder in folders:
         folder.chmod(0o755)
+
+
+# Questions that cannot wait
+
+
+def test_a_question_is_answered_by_the_newest_snapshot_while_somebody_keeps_the_catalog(
+    catalog: Catalog, store: Store
+) -> None:
+    name = catalog.snapshot().name
+
+    query = "SELECT name, raw->>'$.own[0]' AS own FROM images JOIN raw_records ON id = image_id"
+    with held_elsewhere(store), pytest.warns(CatalogWarning) as warned:
+        answer = catalog.sql(query)
+
+    assert answer.fetchall() == [("a map", "1")]
+    [warning] = warned
+    assert re.search(rf"process \d+.*The snapshot of \d+ seconds ago answers, {name}", str(warning.message))
+    assert warning.filename == __file__
+    assert list(store.folder.glob("snapshots/.held/*")) == []
+
+
+def test_a_query_of_the_shelf_is_answered_by_it_too(catalog: Catalog, store: Store) -> None:
+    catalog.snapshot()
+
+    with held_elsewhere(store), pytest.warns(CatalogWarning, match="The snapshot of .* answers") as warned:
+        rows = catalog.query("collections_overview").df()
+
+    assert rows["collection_id"].to_list() == [COLLECTION]
+    assert warned[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT * FROM read_text('/etc/hostname')",
+        "SELECT * FROM glob('{folder}/*')",
+        "COPY images TO '{folder}/out.csv'",
+        "SET memory_limit = '1GB'",
+    ],
+)
+def test_a_question_to_a_snapshot_reaches_nothing_else(catalog: Catalog, store: Store, query: str) -> None:
+    catalog.snapshot()
+
+    with (
+        held_elsewhere(store),
+        pytest.warns(CatalogWarning, match="The snapshot of .* answers"),
+        pytest.raises(QueryError),
+    ):
+        catalog.sql(query.format(folder=store.folder))
+
+
+def test_without_a_snapshot_a_question_waits_and_says_who_is_waited_for(
+    catalog: Catalog, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NVCATALOG_LOCK_TIMEOUT", "0.2")
+
+    with held_elsewhere(store) as process, pytest.raises(CatalogLockedError, match=f"process {process.pid}"):
+        catalog.sql("SELECT 1")
