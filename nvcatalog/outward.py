@@ -131,6 +131,7 @@ class Outward:
         resample: bool = False,
         without_files: bool = False,
         private: bool = False,
+        gone: bool = False,
     ) -> Nimads:
         """Describe maps as a NIMADS studyset, the dictionary that meta-analysis tools such as NiMARE read.
 
@@ -163,6 +164,9 @@ class Outward:
             Whether maps that are not here are part of it too, by their links.
         private : bool
             Whether images of private collections are part of it.
+        gone : bool
+            Whether those are that the server no longer has, where no id and no answer names them; named ones are
+            taken with a warning. Of a condition, where their files are here.
 
         Returns
         -------
@@ -203,6 +207,7 @@ class Outward:
             kind="resampled" if resample else meant.kind,
             without_files=without_files,
             private=private,
+            gone=gone,
         )
 
     def to_nimare(
@@ -217,6 +222,7 @@ class Outward:
         sample_sizes: SampleSizes = None,
         resample: bool = False,
         private: bool = False,
+        gone: bool = False,
     ) -> Any:
         """Return maps that are here as a NiMARE ``Studyset``, ready for an image-based meta-analysis.
 
@@ -244,6 +250,8 @@ class Outward:
             Whether their maps on the 3 mm grid are meant.
         private : bool
             Whether images of private collections are part of it.
+        gone : bool
+            Whether those are that the server no longer has.
 
         Returns
         -------
@@ -276,6 +284,7 @@ class Outward:
             sample_sizes=sample_sizes,
             kind="resampled" if resample else meant.kind,
             private=private,
+            gone=gone,
         )
         return nimare.Studyset(studyset)
 
@@ -289,6 +298,7 @@ class Outward:
         params: Mapping[str, Any] | None = None,
         resample: bool = False,
         private: bool = False,
+        gone: bool = False,
         overwrite: bool = False,
         verbose: int = 2,
     ) -> Path:
@@ -313,6 +323,9 @@ class Outward:
             Whether their maps on the 3 mm grid are meant; those of an answer are told by their paths.
         private : bool
             Whether images of private collections are frozen too; their tokens never are.
+        gone : bool
+            Whether those are that the server no longer has, where no id and no answer names them; named ones are
+            taken with a warning. Of a condition, where their files are here.
         overwrite : bool
             Whether it may take the place of an earlier lock file; nothing else is ever replaced.
         verbose : int
@@ -336,7 +349,7 @@ class Outward:
         Warns
         -----
         SelectionWarning
-            When images of private collections are left out.
+            When images of private collections are left out, and of what the server no longer has.
 
         Examples
         --------
@@ -357,6 +370,7 @@ class Outward:
             meant,
             resampled=resample,
             private=private,
+            gone=gone,
             overwrite=overwrite,
             verbose=verbose,
         )
@@ -369,6 +383,7 @@ class Outward:
         image_ids: Iterable[int | str] | int | str | None = None,
         params: Mapping[str, Any] | None = None,
         private: bool = False,
+        gone: bool = False,
     ) -> Citations:
         """Return how to cite the collections behind images, NeuroVault, and Neurosynth where terms were used.
 
@@ -385,6 +400,9 @@ class Outward:
             Values for each ``$name`` of the condition.
         private : bool
             Whether private collections are cited too.
+        gone : bool
+            Whether images count that the server no longer has, where no id and no answer names them; named ones
+            are taken with a warning. Of a condition, where their files are here.
 
         Returns
         -------
@@ -399,8 +417,8 @@ class Outward:
         Warns
         -----
         SelectionWarning
-            When there is nothing to cite, and when something is left out: private collections, and images that
-            the catalog does not know.
+            When there is nothing to cite, and when something is left out: private collections, images that the
+            catalog does not know, and what the server no longer has.
 
         Examples
         --------
@@ -413,7 +431,7 @@ class Outward:
 
         self._warn_if_absent()
         meant = images_meant(self._store, where=where, bunch=bunch, image_ids=image_ids, params=params)
-        return cite(self._store, meant, private=private)
+        return cite(self._store, meant, private=private, gone=gone)
 
     def snapshot(self, name: str | None = None, *, whole: bool = False) -> Path:
         """Write the catalog as Parquet now, and return the folder of the snapshot.

@@ -435,6 +435,27 @@ def test_private_collections_are_left_out_unless_asked_for_and_their_tokens_alwa
     assert ids(fetch_frozen(everything, data_dir=elsewhere, verbose=0)) == [*FOUR, 10426]
 
 
+def test_what_is_gone_from_the_server_is_left_out_unless_asked_for_and_named_with_a_warning(
+    fetch: Fetch, data_dir: Path, tmp_path: Path
+) -> None:
+    maps = fetch(collection_ids=[3])
+    write(data_dir, "UPDATE images SET gone_at = now() WHERE image_id = 4")
+
+    def frozen(name: str, **options: Any) -> list[int]:
+        path = Catalog(data_dir).freeze(tmp_path / name, verbose=0, **options)
+        return [each["image_id"] for each in entries(path)]
+
+    for choice in ({"where": "image_id < 9"}, {}):
+        with pytest.warns(SelectionWarning, match="1 images are gone from the server, and left out: 4. gone=True"):
+            assert frozen(f"{len(choice)}.json", **choice) == [3, *([] if choice else FOUR[2:])]
+    assert frozen("asked.json", where="image_id < 9", gone=True) == [3, 4]
+    for name, choice in {"ids": {"image_ids": [3, 4]}, "bunch": {"bunch": maps}}.items():
+        with pytest.warns(SelectionWarning, match="gone from the server, and taken as they are here: 4$"):
+            assert 4 in frozen(name, **choice)
+    with pytest.raises(FreezeError, match=r"no image to freeze .* left out: 4. gone=True takes them too"):
+        frozen("none.json", where="image_id = 4")
+
+
 # Lock files
 
 MOMENT = datetime(2016, 1, 21, 17, 22, 46, 112356, UTC)
