@@ -261,7 +261,8 @@ class Catalog(Outward, Upkeep):
         reference : str
             The name of the set of terms, say of the decoder and what it was trained on. No matrix mixes two.
         replace : bool
-            Whether images may lose terms of another reference set, such as Neurosynth's.
+            Whether images may lose terms of another reference set, such as Neurosynth's. Those added here no fetch
+            replaces: with ``mode='overwrite'`` they are ``kept_old``, and Neurosynth's answer is beside the map.
 
         Returns
         -------
