@@ -521,6 +521,12 @@ class _FrozenCall(Call):
             yield "with other bytes", _other_bytes("the server's version has", other, frozen) + taken
         if outcome.here and file and file.sha256 not in right:
             yield "with other bytes", _other_bytes("the file here has", file, frozen)
+        elif outcome.here and file and file.sha256 == frozen.sha256 and file.size != frozen.size:
+            text = f"it is as frozen by its sha256, and of {file.size:,} bytes; the lock file says {frozen.size:,}"
+            yield "of another size than the lock file says", text
+        if image is not None and image.collection_id != frozen.collection_id:
+            text = f"it is in collection {image.collection_id}; the lock file says {frozen.collection_id}"
+            yield "of another collection than the lock file says", text
         if frozen.collection_id in self._hidden and outcome.status in ("private", "not_found"):
             yield "of private collections", f"collection {frozen.collection_id} is private: fetch it by its token"
         elif outcome.status == "not_found" or self._is_gone(frozen.image_id):

@@ -25,7 +25,15 @@ if TYPE_CHECKING:
 SampleSizes = float | Mapping[Any, Any] | None
 
 RemarkKind = Literal[
-    "left_out", "no_file", "several_analyses", "apart", "no_sample_size", "thresholded", "not_mni", "gone"
+    "left_out",
+    "no_file",
+    "several_analyses",
+    "apart",
+    "no_sample_size",
+    "unused_size",
+    "thresholded",
+    "not_mni",
+    "gone",
 ]
 
 
@@ -37,8 +45,9 @@ class Remark(NamedTuple):
     kind : str
         'left_out': no part of it, `text` says why. 'no_file': its file is not here. 'several_analyses': a study
         that contributes several, which are not independent. 'apart': maps of one analysis that are of one kind,
-        and so each an analysis of its own. 'no_sample_size': nobody says how many subjects. 'thresholded',
-        'not_mni': as the record has it. 'gone': no longer on the server, and taken because it is named.
+        and so each an analysis of its own. 'no_sample_size': nobody says how many subjects. 'unused_size': a key
+        of `sample_sizes` that is none of the images and studies. 'thresholded', 'not_mni': as the record has it.
+        'gone': no longer on the server, and taken because it is named.
     study : str or None
         The study's id in the dictionary; None for what is left out.
     image_id : int or None
@@ -162,7 +171,8 @@ def to_nimads(
     builder = _Builder(store.folder, _size_reader(sample_sizes, maps))
     studies = [builder.study(id_, members) for id_, members in _grouped(maps, lambda row: row.study)]
     named = [Remark("gone", row.study, row.image_id, "no longer on the server") for row in maps if row.gone]
-    report = Remarks([*left_out, *no_file, *builder.remarks, *([] if gone else named)])
+    unused = _unused_sizes(sample_sizes, rows)
+    report = Remarks([*left_out, *no_file, *builder.remarks, *unused, *([] if gone else named)])
     _tell(report, n_maps=len(maps))
     name = f"NeuroVault: {meant.about['where']}" if "where" in meant.about else "NeuroVault"
     return Nimads({"id": "nvcatalog", "name": name, "studies": studies}, report)
@@ -320,6 +330,14 @@ def _size_reader(given: Any, maps: Sequence[_Row]) -> Callable[[_Row], int | Non
     return lambda row: sizes.get(str(row.image_id)) or sizes.get(row.study) or row.n_subjects
 
 
+def _unused_sizes(given: Any, rows: Sequence[_Row]) -> list[Remark]:
+    """Note the keys that are none of the images meant, though these may be left out, and none of their studies."""
+    keys = given.keys() if hasattr(given, "items") else ()
+    meant = {str(row.image_id) for row in rows} | {row.study for row in rows}
+    unused = [shown(key) for key in keys if _size_key(key) not in meant]
+    return [Remark("unused_size", None, None, f"{key} is no image and no study of these") for key in unused]
+
+
 def _size_key(key: Any) -> str:
     """Return a key as ids are written: whole numbers, which pandas may make floats of, without a fraction."""
     number = real_number(key)
@@ -469,6 +487,8 @@ def _tell(report: Remarks, *, n_maps: int) -> None:
             f"{len(several)} studies contribute several analyses, which are not independent "
             f"({_named(each.study for each in several)})"
         )
+    if unused := report.of("unused_size"):
+        lines.append(f"{len(unused)} of sample_sizes are of no use ({_named(each.text for each in unused)})")
     for kind, text in _FURTHER.items():
         if found := report.of(kind):
             lines.append(f"{len(found)} {text} ({_named(each.image_id for each in found)})")

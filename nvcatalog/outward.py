@@ -173,7 +173,8 @@ class Outward:
         Nimads
             A dictionary, which JSON can hold. Its ``report`` says what is left out and why, which maps are not
             here, which studies contribute several analyses (those are not independent), which maps have no
-            sample size, are thresholded, or not in MNI space. ``report.df()`` is a dataframe of it.
+            sample size, are thresholded, or not in MNI space, and which of `sample_sizes` are of none of them.
+            ``report.df()`` is a dataframe of it.
 
         Raises
         ------
