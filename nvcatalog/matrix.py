@@ -34,7 +34,8 @@ from nvcatalog.words import Part, Source, TableSource, WordMatrix, assemble
 
 # Up to here the catalog itself is read, which takes some 200 ms: whoever wants to write waits that long.
 _MOST_AT_ONCE = 2_000
-_WORDS_AT_ONCE = 122_880
+# Few enough that their memory is used again and again: to be given fresh memory costs more than the words.
+_WORDS_AT_ONCE = 30_720
 _NAMED = 5
 # So often the catalog is asked anew where terms come meanwhile; then those who write have to wait.
 _TRIES = 3
@@ -329,8 +330,9 @@ class _Landed:
 
     def _count(self, n_rows: int) -> tuple[np.ndarray, dict[int, str]]:
         """Count each row's words, and find all terms among them."""
+        counted = f"count(*) FILTER (WHERE {self._heavy})" if self._least else "count(*)"  # a filter costs a third
         query = f"""
-            SELECT row, count(*) FILTER (WHERE {self._heavy}) AS n,
+            SELECT row, {counted} AS n,
                    hash(count(*), bit_xor(hash(term_id))) AS terms
             FROM words
             JOIN asked USING (image_id)
@@ -352,7 +354,9 @@ class _Landed:
             JOIN terms USING (term_id)
             WHERE row IN (SELECT unnest($rows::INTEGER[])) AND {which}
         """  # noqa: S608 - as above
-        return dict(self._connection.execute(query, {"rows": np.asarray(rows).tolist()}).fetchall())
+        # In columns: thousands of tuples would have Python look through all of its objects for what is garbage.
+        found = self._connection.execute(query, {"rows": np.asarray(rows).tolist()}).fetchnumpy()
+        return dict(zip(found["term_id"].tolist(), found["term"].tolist(), strict=True))
 
     def terms_of(self, rows: Collection[int]) -> set[str]:
         """Return all terms that any of these rows has here, whatever is wished for."""
