@@ -67,7 +67,7 @@ def build_bunch(
     images = [known.images[id_] for id_ in image_ids]
     collections = {id_: _collection_meta(folder, known, id_) for id_ in {image.collection_id for image in images}}
     return Bunch(
-        images=[str(folder / file.path) for image in images if (file := image.map(kind))],
+        images=[storage.place(folder, file.path) for image in images if (file := image.map(kind))],
         images_meta=[_image_meta(folder, image) for image in images],
         collections_meta=[dict(collections[image.collection_id]) for image in images],
         description=DESCRIPTION,
@@ -143,9 +143,9 @@ def _image_meta(folder: Path, image: KnownImage) -> dict[str, Any]:
         "resampled_relative_path": storage.map_path(*place, "resampled"),
         "ns_words_relative_path": storage.words_path(*place),
     }
-    home = f"{folder}{os.sep}"  # text, since this runs for every image of every answer
-    paths |= {name: path for name, path in optional.items() if os.path.isfile(home + path)}  # noqa: PTH113 - as above
-    absolute = {name.replace("relative", "absolute"): home + path for name, path in paths.items()}
+    places = {name: storage.place(folder, path) for name, path in optional.items()}
+    paths |= {name: optional[name] for name, place in places.items() if os.path.isfile(place)}  # noqa: PTH113 - text
+    absolute = {name.replace("relative", "absolute"): storage.place(folder, path) for name, path in paths.items()}
     return records.null_placeholders(image.record) | paths | absolute
 
 

@@ -13,8 +13,8 @@ from nvcatalog._progress import logger
 from nvcatalog._store import Store
 from nvcatalog.errors import CatalogLockedError
 
-# The first at once: it may have to make the catalog.
-_FIRST_AFTER_S = 0.0
+# The first soon, since it may have to make the catalog: best while the first files are waited for.
+_FIRST_AFTER_S = 0.1
 # One commit costs some 100 ms whatever its size, so few large ones; a kill costs at most this much of lists.
 _EVERY_S = 2.0
 _EVERY_ROWS = 2000

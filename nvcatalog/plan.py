@@ -314,7 +314,7 @@ def _look(folder: Path, image: KnownImage | None, kind: MapKind) -> tuple[LocalF
     file = image.map(kind) if image else None
     if file is None:
         return None, "its file is not here"
-    trouble = storage.why_not_here(folder / file.path, file.size)
+    trouble = storage.why_not_here(storage.place(folder, file.path), file.size)
     return (file, None) if trouble is None else (None, trouble)
 
 

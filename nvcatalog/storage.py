@@ -10,6 +10,7 @@ import secrets
 import shutil
 import stat
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -34,6 +35,8 @@ _CHUNK = 1 << 18
 _PART = re.compile(r"\..+\.[0-9]+-[0-9a-f]{8}\.part")
 #: Temporary files older than this were left by a process that was killed.
 LEFTOVER_S = 24 * 3600.0
+# How much of an answer may have come without having been looked at.
+_CHUNKS_AHEAD = 4
 _CACHEDIR_TAG = (
     "Signature: 8a477f597d28d172789f06886806bc55\n# Downloaded data; see https://bford.info/cachedir/\n"
 )
@@ -195,10 +198,15 @@ def identity(path: Path) -> tuple[int, int, int] | None:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def why_not_here(path: Path, size: int) -> str | None:
+def place(folder: Path, relative: str) -> str:
+    """Return where a file is, as text: to join paths takes longer than to look, for every image of an answer."""
+    return f"{folder}{os.sep}{relative}"
+
+
+def why_not_here(path: Path | str, size: int) -> str | None:
     """Return None when a file is there with its recorded size, else what was found instead."""
     try:
-        found = path.stat().st_size
+        found = os.stat(path).st_size  # noqa: PTH116 - it may be text
     except OSError as error:
         return f"{path} is gone ({error.strerror})"
     return None if found == size else f"{path} has {found:,} bytes, {size:,} are recorded"
@@ -372,25 +380,38 @@ class _Transfer:
         self._etag: str | None = None
         self._last_modified: str | None = None
         self._has_length = False
+        self._waiting: deque[bytes] = deque()
 
     def run(self) -> Proof:
         """Receive what is missing, and return the proof of the whole."""
-        with self._service.get(self._path, headers=self._headers()) as response:
-            _judge(response, self._service.name, self._path)
-            if response.status_code == 200:
-                self._begin(response)
-            else:
-                self._go_on(response)
-            # As sent, not unpacked: a server that calls a .nii.gz "Content-Encoding: gzip" means the file itself.
-            for chunk in self._service.chunks(response):
-                self._file.write(chunk)
-                self._prover.feed(chunk)
-                self._check_size(is_whole=False)
+        self._waiting.clear()
+        try:
+            with self._service.get(self._path, headers=self._headers()) as response:
+                _judge(response, self._service.name, self._path)
+                if response.status_code == 200:
+                    self._begin(response)
+                else:
+                    self._go_on(response)
+                # As sent, not unpacked: a .nii.gz that is "Content-Encoding: gzip" is the file itself.
+                for chunk in self._service.chunks(response):
+                    self._waiting.append(chunk)
+                    if len(self._waiting) > _CHUNKS_AHEAD:
+                        self._take()
+        finally:  # the connection serves the next file while the last bytes of this one are looked at
+            while self._waiting:
+                self._take()
         self._check_size(is_whole=True)
         try:
             return self._prover.finish(etag=self._etag, last_modified=self._last_modified)
         except NotWholeError as error:
             raise self._unreadable(error) from error
+
+    def _take(self) -> None:
+        """Write the bytes that have waited longest, and look at them."""
+        chunk = self._waiting.popleft()
+        self._file.write(chunk)
+        self._prover.feed(chunk)
+        self._check_size(is_whole=False)
 
     def _headers(self) -> dict[str, str]:
         headers = {"Accept-Encoding": "identity"}

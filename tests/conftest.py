@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,13 +16,13 @@ import requests
 from hypothesis import HealthCheck, settings
 from waiting import PATIENCE_S
 
+import nvcatalog
 from nvcatalog import landing
 from nvcatalog._store import Store
 from nvcatalog.demo import DemoServer, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 # How long an example takes, or the making of one, says more about the machine than about the code.
 settings.register_profile("nvcatalog", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -30,25 +31,17 @@ settings.load_profile("nvcatalog")
 # What starts tests in the background may have them ignore Ctrl-C, and all processes that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Processes that tests start take the nvcatalog that is tested, not the one of the folder they start in.
+os.environ["PYTHONSAFEPATH"] = "1"
+
 _create = Store._create
 _LOOPBACK = {"127.0.0.1", "::1", "localhost", "0.0.0.0", "", None}
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
-# Crashes, races, hostile servers, nilearn as the oracle, random cases: one run is enough, whatever is installed.
-_EXHAUSTIVE = (
-    *("test_better_than_nilearn", "test_choosing", "test_fetch_neurovault", "test_fetch_resampled"),
-    *("test_filter_sql", "test_gate", "test_hostile", "test_kill", "test_matrix", "test_nilearn", "test_parts"),
-    *("test_processes", "test_rebuild", "test_repair", "test_seed", "test_stat_maps", "test_store", "test_sync"),
-    "test_where",
-)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what one run is enough for."""
-    for item in items:
-        if item.path.stem in _EXHAUSTIVE:
-            item.add_marker("exhaustive")
+def pytest_report_header() -> str:
+    """Say which nvcatalog is tested: an installed one, or that of the checkout."""
+    return f"nvcatalog: {Path(nvcatalog.__file__).parent}"
 
 
 def pytest_collection_finish() -> None:

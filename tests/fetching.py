@@ -49,9 +49,8 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def open_dir() -> Iterator[Path]:
-    """Return a data folder outside of pytest's own, which nobody but its owner may enter."""
+    """Return a data folder of which a test may lock what it likes."""
     home = Path(tempfile.mkdtemp())
-    home.chmod(0o755)
     yield home
     for path in (home, *home.rglob("*")):
         if path.is_dir():

@@ -133,7 +133,6 @@ def test_every_module_has_its_row_and_imports_only_from_rows_before_it() -> None
     assert wrong == []
 
 
-@pytest.mark.checkout
 def test_contributors_are_shown_the_same_rows() -> None:
     text = (CHECKOUT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| \d+ \| (.*) \|$", text, re.MULTILINE)
@@ -324,7 +323,6 @@ def test_the_examples_of_a_module_run(
 # What ships
 
 
-@pytest.mark.checkout
 def test_the_version_is_the_same_wherever_it_is_written() -> None:
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
@@ -348,7 +346,6 @@ def data_files() -> set[str]:
     return {str(path.relative_to(PACKAGE)) for path in files if "__pycache__" not in path.parts}
 
 
-@pytest.mark.checkout
 def test_the_wheel_has_the_code_its_sql_its_data_its_types_and_its_licences(built: Path) -> None:
     [wheel] = built.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
@@ -364,7 +361,6 @@ def test_the_wheel_has_the_code_its_sql_its_data_its_types_and_its_licences(buil
     assert len(data_files()) > 3
 
 
-@pytest.mark.checkout
 def test_the_sdist_has_all_that_is_needed_to_build_and_test_it(built: Path) -> None:
     [sdist] = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
@@ -403,7 +399,6 @@ print(len(tables), len(World.demo().image_ids()), find("top_terms").text.startsw
 """
 
 
-@pytest.mark.checkout
 def test_an_installed_wheel_finds_its_sql_and_its_data_and_not_those_of_a_checkout(
     built: Path, tmp_path: Path
 ) -> None:
@@ -422,7 +417,6 @@ def test_an_installed_wheel_finds_its_sql_and_its_data_and_not_those_of_a_checko
     assert has_queries == "True"
 
 
-@pytest.mark.checkout
 def test_the_installed_command_starts(built: Path) -> None:
     [wheel] = built.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
