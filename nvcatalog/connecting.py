@@ -34,7 +34,8 @@ def connect(store: Store, name: str | os.PathLike[str] | None = None) -> duckdb.
     Returns
     -------
     duckdb.DuckDBPyConnection
-        To a database in memory. The snapshot stays on disk until the connection is closed or forgotten.
+        To a database in memory. The snapshot stays on disk until the connection is closed or forgotten; its
+        function ``nvcatalog_snapshot()`` tells which one it is.
 
     Raises
     ------
@@ -55,11 +56,24 @@ def connect(store: Store, name: str | os.PathLike[str] | None = None) -> duckdb.
     place, let_go = _snapshot_to_read(store, name)
     try:
         connection = _open(place, commented=True)
+        connection.create_function("nvcatalog_snapshot", _kept_for(place, let_go), [], "VARCHAR")
     except BaseException:
         let_go()
         raise
-    weakref.finalize(connection, let_go)
     return connection
+
+
+def _kept_for(place: Path | None, let_go: Callable[[], None]) -> Callable[[], str | None]:
+    """Return what tells which snapshot a connection reads, and lets go of it when the connection forgets it.
+
+    DuckDB does so when the connection is closed; the connection itself may be there for long after that.
+    """
+
+    def folder() -> str | None:
+        return None if place is None else str(place)
+
+    weakref.finalize(folder, let_go)
+    return folder
 
 
 @contextmanager
@@ -109,17 +123,19 @@ def _snapshot_to_read(store: Store, name: str | os.PathLike[str] | None) -> tupl
     """Return a snapshot's folder, None where there is no catalog to have one, and how to let go of it."""
     home = store.folder / kept.FOLDER
     if name is not None:
-        return kept.hold(kept.find(home, name))
-    trouble = snapshot.catch_up(store)
-    place = kept.newest(home)
-    if place is None:
+        place = kept.find(home, name)
+        kept.read_manifest(place)  # who asks for this one is told what is wrong with it
+        return kept.hold(place)
+    trouble = snapshot.catch_up(store) or kept.why_passed_over(home)
+    newest = kept.newest(home)
+    if newest is None:
         if trouble is not None:
             raise SnapshotError(trouble)
         _warn(f"There is no catalog in {store.folder}: fetch something, or adopt() what is there", CatalogWarning)
         return None, _nothing_to_let_go
     if trouble is not None:
-        _warn(f"{trouble}. What is read is the snapshot of {kept.age(place)} ago, {place.name}", SnapshotWarning)
-    return kept.hold(place)
+        _warn(f"{trouble}. What is read is the snapshot of {kept.age(newest)} ago, {newest.name}", SnapshotWarning)
+    return kept.hold(newest)
 
 
 def _warn(text: str, category: type[Warning]) -> None:

@@ -23,12 +23,11 @@ from nvcatalog.errors import (
     FreezeError,
     FrozenWarning,
     InvalidOptionError,
-    InvalidOptionTypeError,
+    NoSpaceError,
     RefusedError,
     ResampleError,
     SelectionWarning,
     WrongServerError,
-    shown,
 )
 from nvcatalog.known import KnownImage, LocalFile, MapKind
 from nvcatalog.lockfile import FrozenCollection, FrozenImage, LockFile
@@ -187,7 +186,12 @@ def freeze(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         created_by=f"nvcatalog {__version__}",
     )
-    lockfile.write(lock, target)
+    try:
+        lockfile.write(lock, target)
+    except NoSpaceError:
+        raise
+    except OSError as error:
+        raise FreezeError(f"{target} cannot be written: {error.strerror or error}") from error
     if len(chosen) < len(rows):
         text = f"{len(rows) - len(chosen)} images of private collections are left out; private=True takes them too"
         warnings.warn(text, SelectionWarning, stacklevel=3)
@@ -239,9 +243,7 @@ _CAME_AT = """
 
 
 def _target(path: object, *, overwrite: bool) -> Path:
-    if not isinstance(path, str | os.PathLike):
-        raise InvalidOptionTypeError(f"path is {shown(path)}, a {type(path).__name__}; give a path")
-    target = Path(os.fspath(path)).expanduser().absolute()
+    target = storage.parse_path("path", path, example="maps.lock.json")
     if target.is_dir():
         raise InvalidOptionError(f"{target} is a folder; give the path of a file, such as maps.lock.json")
     if target.exists():

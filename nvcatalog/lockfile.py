@@ -138,7 +138,7 @@ def read(path: str | os.PathLike[str]) -> LockFile:
     """
     try:
         content = Path(path).expanduser().read_bytes()
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise LockFileError(
             f"{shown(path)} cannot be read: {reason}. Catalog.freeze writes such a file"

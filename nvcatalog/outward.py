@@ -54,7 +54,8 @@ class Outward:
         Parameters
         ----------
         target : path-like
-            A folder, for 'duckdb' a file; it appears whole or not at all.
+            A folder. For one table it may be a file, such as ``images.csv``; for 'duckdb' it is one. It appears
+            whole or not at all.
         what : iterable of str, str or None
             Tables and views, such as ``images`` or ``image_words``. None means the metadata: ``collections``,
             ``images``, ``stat_maps``, ``files`` and ``nidm_packs``.
@@ -68,9 +69,10 @@ class Outward:
         params : mapping, optional
             Values for each ``$name`` of the condition.
         format : {'parquet', 'csv', 'arrow', 'ndjson', 'duckdb'} or None
-            None means 'duckdb' for a target that ends in ``.duckdb``, else 'parquet'.
+            None means what a file's name ends in, and 'parquet' for a folder.
         overwrite : bool
-            Whether an earlier export is replaced, once the new one is whole. Nothing but an export ever is.
+            Whether an earlier export is replaced, once the new one is whole. Nothing but an export ever is, where
+            the target is no file of one table.
         private : bool
             Whether rows of private collections are part of it; tokens never are. The catalog itself is read then,
             and whoever writes to it waits.
@@ -82,7 +84,7 @@ class Outward:
         Returns
         -------
         Path
-            Where it is. Beside its files, ``nvcatalog-export.json`` says what they hold and what their columns
+            Where it is. In a folder, ``nvcatalog-export.json`` says what its files hold and what their columns
             mean; in a DuckDB file, comments and the table ``nvcatalog_export`` do.
 
         Raises
@@ -108,6 +110,8 @@ class Outward:
         >>> place = Catalog().export(Catalog().folder / "out", "images", where="stat = 'z'", verbose=0)
         >>> sorted(file.name for file in place.iterdir())
         ['images.parquet', 'nvcatalog-export.json']
+        >>> Catalog().export(place.parent / "maps.csv", "images", verbose=0).read_text().split(",")[0]
+        'image_id'
         """
         from nvcatalog.export import export, parse_order, parse_target
 
@@ -479,7 +483,8 @@ class Outward:
         Returns
         -------
         duckdb.DuckDBPyConnection
-            To a database in memory. The snapshot stays on disk until the connection is closed or forgotten.
+            To a database in memory. The snapshot stays on disk until the connection is closed or forgotten;
+            ``SELECT nvcatalog_snapshot()`` tells which one it is.
 
         Raises
         ------

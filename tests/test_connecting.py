@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 import subprocess
 import sys
@@ -284,6 +285,58 @@ def test_a_connection_that_is_forgotten_keeps_nothing(catalog: Catalog, store: S
     assert list(store.folder.glob("snapshots/.held/*")) == []
 
 
+def test_a_connection_that_is_closed_keeps_nothing(catalog: Catalog, store: Store) -> None:
+    connection = catalog.connect()
+    place = store.folder / "snapshots" / snapshots(store)[0]
+    assert connection.execute("SELECT nvcatalog_snapshot()").fetchall() == [(str(place),)]
+
+    connection.close()
+
+    assert list(store.folder.glob("snapshots/.held/*")) == []
+    del connection
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 advises against it
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+def test_the_end_of_a_forked_child_is_not_that_of_its_parents_connection(
+    catalog: Catalog, store: Store, kind: str
+) -> None:
+    script = [sys.executable, "-c", FORK_READING, str(store.folder.parent)]
+    with subprocess.Popen(
+        script,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"NVCATALOG_LOCK": kind},
+    ) as reader:
+        assert reader.stdout
+        assert reader.stdin
+        assert reader.stdout.readline() == "the child has ended\n"
+        (read,) = snapshots(store)
+        for _ in range(4):
+            catalog.snapshot()
+        assert read in snapshots(store)
+        assert len(list(store.folder.glob("snapshots/.held/*"))) == 1
+        reader.stdin.close()
+        assert reader.stdout.read() == "[('a map',)]\n"
+    assert reader.returncode == 0
+    assert list(store.folder.glob("snapshots/.held/*")) == []
+
+
+FORK_READING = """
+import os, sys
+from nvcatalog import Catalog
+connection = Catalog(sys.argv[1]).connect()
+child = os.fork()
+if child == 0:
+    sys.exit()
+os.waitpid(child, 0)
+print("the child has ended", flush=True)
+sys.stdin.read()
+print(connection.execute("SELECT name FROM images").fetchall())
+"""
+
+
 DIE_READING = """
 import os, signal, sys
 from nvcatalog import Catalog
@@ -292,9 +345,11 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_reader_that_was_killed_keeps_nothing(catalog: Catalog, store: Store) -> None:
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+def test_a_reader_that_was_killed_keeps_nothing(catalog: Catalog, store: Store, kind: str) -> None:
     command = [sys.executable, "-c", DIE_READING, str(store.folder.parent)]
-    subprocess.run(command, capture_output=True, timeout=60, check=False)
+    environment = os.environ | {"NVCATALOG_LOCK": kind}
+    subprocess.run(command, capture_output=True, timeout=60, check=False, env=environment)
     (read,) = snapshots(store)
     assert len(list(store.folder.glob("snapshots/.held/*"))) == 1
 

@@ -401,6 +401,11 @@ def test_an_answer_of_another_folder_is_told_from_ones_own(
         ({"bunch": [3]}, InvalidOptionError, "bunch is a list; give what a fetcher returned"),
         ({"where": "nonsense = 1"}, QueryError, "no column nonsense"),
         ({"path": ""}, InvalidOptionError, "is a folder"),
+        ({"path": "a" * 300}, InvalidOptionError, "path is .*: File name too long; give another path"),
+        ({"path": "a" * 240}, InvalidOptionError, "File name too long"),
+        ({"path": "a\0b"}, InvalidOptionError, r"path is .*a\\x00b'\): embedded null byte; give another"),
+        ({"path": "a\udc80"}, InvalidOptionError, "path is .*surrogates not allowed"),
+        ({"path": Path("~nobody at all/a")}, InvalidOptionError, "path is .*home directory; give another"),
         ({"path": 3}, InvalidOptionTypeError, "path is 3, a int"),
     ],
 )

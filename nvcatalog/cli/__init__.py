@@ -399,7 +399,9 @@ class ExportFormat(StrEnum):
 
 @app.command()
 def export(
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="A folder; for duckdb a file: maps.duckdb.")],
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="A folder; a file for one table: images.csv, or maps.duckdb.")
+    ],
     what: Annotated[
         list[str] | None,
         typer.Option(
@@ -410,7 +412,7 @@ def export(
     images: Images = None,
     param: Params = None,
     output: Annotated[
-        ExportFormat | None, typer.Option("--format", "-f", help="As what; parquet, duckdb for TARGET.duckdb.")
+        ExportFormat | None, typer.Option("--format", "-f", help="As what; as TARGET ends, or parquet.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
     private: Private = False,
