@@ -13,7 +13,7 @@ from typing import Any
 from nvcatalog import records
 from nvcatalog._store import Store, moment
 from nvcatalog.errors import SelectionWarning
-from nvcatalog.meant import Meant
+from nvcatalog.meant import Meant, without_gone
 
 _COLLECTIONS = """
     WITH came AS (
@@ -153,7 +153,7 @@ class Citations:
         return "\n\n".join(parts) + "\n"
 
 
-def cite(store: Store, meant: Meant, *, private: bool = False) -> Citations:
+def cite(store: Store, meant: Meant, *, private: bool = False, gone: bool = False) -> Citations:
     """Return the citations that go with some images of a catalog.
 
     Parameters
@@ -164,18 +164,21 @@ def cite(store: Store, meant: Meant, *, private: bool = False) -> Citations:
         The images; their terms are cited where it says so, or else where any is here.
     private : bool
         Whether private collections are cited too; the links lead nowhere for whom they are not open to.
+    gone : bool
+        Whether images count that the server no longer has, where they are not named.
 
     Warns
     -----
     SelectionWarning
-        When there is nothing to cite, and when something is left out: images that the catalog does not know, and
-        private collections.
+        When there is nothing to cite, and when something is left out: images that the catalog does not know,
+        private collections, and what the server no longer has.
     """
+    meant, about_gone = without_gone(store, meant, gone=gone)
     ids = {"ids": list(meant.image_ids)}
     with store.reading() as connection:
         rows = connection.execute(_COLLECTIONS, ids).fetchall()
         [(with_terms,)] = connection.execute(_WITH_TERMS, ids).fetchall()
-    _tell(meant, rows, private=private)
+    _tell(meant, rows, private=private, about_gone=about_gone)
     return Citations(
         (_cited(*row) for *row, is_private in rows if private or not is_private),
         terms=bool(with_terms) if meant.terms is None else meant.terms,
@@ -197,7 +200,7 @@ def _cited(
     )
 
 
-def _tell(meant: Meant, rows: Sequence[tuple[Any, ...]], *, private: bool) -> None:
+def _tell(meant: Meant, rows: Sequence[tuple[Any, ...]], *, private: bool, about_gone: str | None) -> None:
     unknown = len(meant.image_ids) - sum(row[5] for row in rows)
     hidden = 0 if private else sum(row[-1] for row in rows)
     if not meant.image_ids:
@@ -208,6 +211,8 @@ def _tell(meant: Meant, rows: Sequence[tuple[Any, ...]], *, private: bool) -> No
     if hidden:
         text = f"{hidden} private collections are not cited; private=True cites them too"
         warnings.warn(text, SelectionWarning, stacklevel=4)
+    if about_gone:
+        warnings.warn(about_gone, SelectionWarning, stacklevel=4)
 
 
 # BibTeX
