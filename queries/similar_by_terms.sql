@@ -13,7 +13,7 @@ WITH target AS MATERIALIZED (
     LEFT JOIN words AS w ON w.term_id = t.term_id AND w.image_id = $image_id
 ),
 others AS (
-    SELECT i.image_id, i.name, i.collection_id
+    SELECT i.image_id, i.name, i.collection_id, s.reference
     FROM images AS i
     JOIN words_status AS s USING (image_id)
     JOIN words_status AS mine
@@ -34,7 +34,7 @@ scores AS (
     JOIN target AS t USING (term_id)
     GROUP BY w.image_id
 )
-SELECT o.image_id, o.name, o.collection_id, s.cosine
+SELECT o.image_id, o.name, o.collection_id, s.cosine, o.reference
 FROM scores AS s
 JOIN others AS o USING (image_id)
 ORDER BY s.cosine DESC NULLS LAST, o.image_id

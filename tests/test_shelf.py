@@ -74,7 +74,7 @@ def test_a_query_takes_its_defaults_and_what_is_given(shared: Catalog) -> None:
     assert [row[0] for row in shared.query("images_by_term", term="pain").fetchall()] == [3, 2, 1]
     assert len(shared.query("images_by_term", {"term": "pain"}, limit=2)) == 2
     assert len(shared.query("images_by_term", term="pain", min_weight=0.2)) == 2
-    assert shared.query("top_terms", image_id=3, n=1).fetchall() == [("pain", 0.3)]
+    assert shared.query("top_terms", image_id=3, n=1).fetchall() == [("pain", 0.3, None)]
 
 
 @pytest.mark.parametrize(
