@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import pytest
 from fetching import fetch as fetch
 from fetching import no_waiting as no_waiting
@@ -145,6 +146,15 @@ def test_neurosynth_is_cited_where_terms_were_used(catalog: Catalog, fetch: Fetc
     assert parse(citations.bibtex())["yarkoni_2011"]["doi"] == "10.1038/nmeth.1635"
     assert "doi:10.1038/nmeth.1635" in citations.text()
     assert "with Neurosynth's terms" in repr(citations)
+
+
+def test_neurosynth_is_not_cited_for_the_terms_of_another_decoder(catalog: Catalog, fetch: Fetch) -> None:
+    maps = fetch(image_ids=[30, 31], fetch_neurosynth_words=True)
+    for image_id, left in ((30, True), (31, False)):
+        theirs = pd.DataFrame({"image_id": [image_id], "term": ["pain"], "weight": [7.5]})
+        catalog.add_words(theirs, reference="gclda", replace=True)
+        assert not catalog.cite(image_ids=[image_id]).terms
+        assert catalog.cite(bunch=maps).terms == left
 
 
 def test_private_collections_are_cited_only_when_asked_for(fetch: Fetch, world: World, data_dir: Path) -> None:
