@@ -212,8 +212,12 @@ _DECLARED = re.compile(
 )
 _PARAMETER = re.compile(r"\$(?P<name>\w+): (?P<about>.*)", re.DOTALL)
 _ALIAS = re.compile(r"the same as \$(\w+)")
-# Comments and texts, in which a $name is none; and names.
-_NAMES = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"[^\"]*\"|\$(?P<name>[A-Za-z_]\w*)", re.DOTALL)
+# Comments and texts, those between $$ or $tag$ included, in which a $name is none; and names.
+_NAMES = re.compile(
+    r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"[^\"]*\"|\$(?P<tag>(?:[A-Za-z_]\w*)?)\$.*?\$(?P=tag)\$"
+    r"|\$(?P<name>[A-Za-z_]\w*)",
+    re.DOTALL,
+)
 _WORDS = {"NULL": None, "TRUE": True, "FALSE": False}
 
 

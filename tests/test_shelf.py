@@ -299,6 +299,11 @@ def test_parameters_that_no_comment_declares_take_anything(data_dir: Path) -> No
     assert shelf.arguments(query, {"a": 1, "B": None}) == {"a": 1, "b": None}
 
 
+def test_text_between_dollars_holds_no_parameters(data_dir: Path, catalog: Catalog) -> None:
+    put(data_dir, "mine", "SELECT $$it's $5, $name$$ AS a, $x$ $other $$ $x$ AS b, $n AS c, $$$$ AS d, $m AS e")
+    assert catalog.query("mine", n=1, m=2).fetchall() == [("it's $5, $name", " $other $$ ", 1, "", 2)]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="a home is named otherwise there")
 def test_the_folder_may_be_named_from_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sql").mkdir()
