@@ -211,7 +211,7 @@ def _tell(meant: Meant, rows: Sequence[tuple[Any, ...]], *, private: bool) -> No
     unknown = len(meant.image_ids) - sum(row[5] for row in rows)
     hidden = 0 if private else sum(row[-1] for row in rows)
     if not meant.image_ids:
-        warnings.warn("There is no image to cite collections of", SelectionWarning, stacklevel=4)
+        warnings.warn("No image was chosen: NeuroVault alone is cited", SelectionWarning, stacklevel=4)
     if unknown:
         text = f"{unknown} of {len(meant.image_ids)} images are unknown to the catalog, and not cited"
         warnings.warn(text, SelectionWarning, stacklevel=4)

@@ -2,7 +2,7 @@
 --
 -- Only images that were compared with the same set of terms are like one another; a term that one of them lacks counts
 -- as 0. The cosine is NULL where all weights of an image are 0.
--- $image_id: the image (image id, required)
+-- $image_id: the image (image id from words_status.image_id, required)
 -- $collection_ids: images of these collections alone (collection ids, default NULL)
 -- $private: images of private collections too, not only where collection_ids names them (boolean, default false)
 -- $gone: images that are gone from the server too (boolean, default false)

@@ -2,9 +2,9 @@
 --
 -- A term counts where both sets have images with it. A difference is no test: maps of one study are not independent.
 -- Weights of several reference sets do not compare: each has rows of its own, and the first of each come first.
--- $a: the one set (image ids, required)
--- $b: the other set (image ids, required)
--- $reference: images compared with this reference set alone, '' for answers that name none (text, default NULL)
+-- $a: the one set (image ids from words_status.image_id, required)
+-- $b: the other set (image ids from words_status.image_id, required)
+-- $reference: images compared with this reference set alone, '' for answers that name none (text from words_status.reference, default NULL)
 -- $limit: how many terms (count, default 100)
 WITH chosen AS (
     SELECT image_id, reference

@@ -170,7 +170,7 @@ def test_private_collections_are_cited_only_when_asked_for(fetch: Fetch, world: 
 def test_what_cannot_be_cited_is_said(catalog: Catalog, tmp_path: Path) -> None:
     with pytest.warns(SelectionWarning, match="1 of 2 images are unknown to the catalog, and not cited"):
         assert len(catalog.cite(image_ids=[30, 999]).collections) == 1
-    with pytest.warns(SelectionWarning, match="no image to cite"):
+    with pytest.warns(SelectionWarning, match="No image was chosen"):
         assert list(parse(catalog.cite(where="false").bibtex())) == ["gorgolewski_2015"]
     with pytest.warns(CatalogWarning, match="no catalog"), pytest.warns(SelectionWarning):
         assert Catalog(tmp_path / "empty").cite().collections == ()

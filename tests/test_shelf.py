@@ -112,7 +112,11 @@ def test_a_date_may_be_a_date_or_text(shared: Catalog) -> None:
         ("", {}, "there is no query ''"),
         ("top_terms", {"image_id": 3, "limt": 3}, "top_terms has no parameter limt; did you mean limit?"),
         ("top_terms", {"image_id": 3, "zzz": 3}, "top_terms has no parameter zzz; it has image_id, limit"),
-        ("top_terms", {}, r"top_terms needs a value for image_id: the image \(image id, required\)"),
+        (
+            "top_terms",
+            {},
+            r"top_terms needs a value for image_id: the image \(image id from words_status.image_id, required\)",
+        ),
         ("terms_between", {}, "needs a value for a: the one set .*; b: the other set"),
         ("top_terms", {"image_id": 3, "n": 3, "limit": 3}, "top_terms: limit is given twice"),
         ("top_terms", {"image_id": None}, "image_id of top_terms is NULL; give the id of an image, such as 10426"),
@@ -204,7 +208,10 @@ def test_what_a_file_says_at_its_head_is_listed(data_dir: Path, catalog: Catalog
         str(path),
     )
     assert listed["top_terms"][-1] is None
-    assert listed["top_terms"][2].splitlines()[0] == "image_id: the image (image id, required)"
+    assert (
+        listed["top_terms"][2].splitlines()[0]
+        == "image_id: the image (image id from words_status.image_id, required)"
+    )
 
 
 def test_the_environment_names_another_folder(
@@ -255,6 +262,10 @@ def test_a_query_of_ones_own_is_fenced_like_any_other(data_dir: Path, catalog: C
         (
             "-- Rows.\n-- $n: how many (count, default few)\nSELECT $n",
             r"the default of \$n is few; write NULL, true",
+        ),
+        (
+            "-- Rows.\n-- $n: how many (text from terms, required)\nSELECT $n",
+            r"\$n is from 'terms'; write a table and a column",
         ),
         ("-- Rows.\n-- $n: how many (count, default -3)\nSELECT $n", "must be an integer from 0"),
     ],

@@ -38,6 +38,7 @@ from nvcatalog.cli.arguments import (
     split,
 )
 from nvcatalog.cli.demonstration import demonstrate, earlier_demo, serve_until_stopped
+from nvcatalog.cli.named import show_help, why_nothing
 from nvcatalog.cli.output import Format, err, out, show, show_warning
 from nvcatalog.errors import DataDirError, NVCatalogError, NVCatalogWarning
 
@@ -208,6 +209,7 @@ def sql(
 @app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     options_metavar="[OPTIONS] [--PARAMETER VALUE]...",
+    add_help_option=False,  # with a name, that query's help is wanted
 )
 def query(
     context: typer.Context,
@@ -215,6 +217,9 @@ def query(
     param: Params = None,
     data_dir: DataDir = None,
     output: OutputFormat = None,
+    helped: Annotated[
+        bool, typer.Option("--help", "-h", help="Show this message or, after a query's name, what it takes.")
+    ] = False,
 ) -> None:
     """Run a query that ships with the package or one of your own, or list them with their parameters.
 
@@ -222,19 +227,29 @@ def query(
     """
     from nvcatalog import shelf
 
+    if helped and name is None:
+        out.print(context.get_help(), markup=False, soft_wrap=True)
+        return
     catalog = catalog_in(data_dir)
     if name is None:
         _show_queries(catalog, output)
         return
     if name.startswith("-"):
         raise typer.BadParameter(f"{name} stands before the query's name; write nvcatalog query NAME {name} VALUE")
-    kinds = {each.name: each.kind for each in shelf.find(name, shelf.own_folder(catalog.folder)).parameters}
+    found = shelf.find(name, shelf.own_folder(catalog.folder))
+    if helped:
+        show_help(found)
+        return
+    kinds = {each.name: each.kind for each in found.parameters}
     pairs = [*(param or []), *_as_pairs(context.args, kinds)]
     # A parameter of a declared kind is read as such: its text must not become a number on the way.
     texts = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
     params = {key: texts[key] if kinds.get(key.lower()) else value for key, value in parse_params(pairs).items()}
     with _asking(catalog):
-        show(catalog.query(name, params).arrow(), output)
+        rows = catalog.query(name, params).arrow()
+        show(rows, output)
+        if not rows.num_rows and _exists(catalog):
+            err.print(escape(why_nothing(catalog, found, shelf.arguments(found, params))), soft_wrap=True)
 
 
 @app.command()
@@ -369,7 +384,10 @@ def cite(
     data_dir: DataDir = None,
     output: Annotated[CitationFormat, typer.Option("--format", "-f", help="How.")] = CitationFormat.bibtex,
 ) -> None:
-    """Cite the collections behind the maps that are here, or behind those chosen."""
+    """Cite the collections behind the maps that are here, or behind those chosen.
+
+    Ends with status 1 when there is none.
+    """
     catalog = catalog_in(data_dir)
     with _asking(catalog):
         citations = catalog.cite(
@@ -377,6 +395,8 @@ def cite(
         )
         text = citations.bibtex() if output is CitationFormat.bibtex else citations.text()
         out.out(text, end="", highlight=False)
+        if not citations.collections:
+            raise typer.Exit(SOMETHING_MISSING)
 
 
 class ExportFormat(StrEnum):
