@@ -16,7 +16,7 @@ from typing import Any, Literal, cast, get_args
 
 import duckdb
 
-from nvcatalog import __version__, storage
+from nvcatalog import __version__, neurosynth, storage
 from nvcatalog._formats import WRITERS, Column, Format, Relation, place_of, plain
 from nvcatalog._progress import Progress, summarise
 from nvcatalog._store import Store
@@ -146,7 +146,7 @@ def export(store: Store, target: Path, order: Order, *, overwrite: bool = False,
                 rows = pool.submit(writer.write, relation, query, connection)
                 counts[relation.name] = _result(rows, connection)
                 progress.step()
-            writer.finish(_manifest(order, relations, counts))
+            writer.finish(_manifest(order, relations, counts, _references(connection, order, sense)))
             left_out = _left_out(connection, order)
     except (OSError, duckdb.Error) as error:
         raise ExportError(f"{target} cannot be written: {str(error).splitlines()[0]}") from error
@@ -335,13 +335,22 @@ def _left_out(connection: duckdb.DuckDBPyConnection, order: Order) -> str | None
     return f"{missing} of {total} images that were chosen are not exported: {', or '.join(reasons)}"
 
 
-_LICENCES = {
-    "records": "CC0-1.0, NeuroVault (https://neurovault.org)",
-    "terms, words": "ODbL-1.0, Neurosynth (https://neurosynth.org)",
-}
+_LICENCES = {"records": "CC0-1.0, NeuroVault (https://neurovault.org)"}
+_OF_TERMS = {"terms", "words", "image_words"}
 
 
-def _manifest(order: Order, relations: Sequence[Relation], counts: dict[str, int]) -> dict[str, Any]:
+def _references(connection: duckdb.DuckDBPyConnection, order: Order, sense: str) -> set[str | None]:
+    """Return the reference sets of the terms in an export."""
+    if _OF_TERMS.isdisjoint(order.what):
+        return set()
+    marked = "(SELECT id FROM nvcatalog_marked WHERE kind = 'image')"
+    query = f"SELECT DISTINCT reference FROM words_status WHERE image_id {sense} {marked}"  # noqa: S608 - constants
+    return {reference for (reference,) in connection.execute(query).fetchall()}
+
+
+def _manifest(
+    order: Order, relations: Sequence[Relation], counts: dict[str, int], references: set[str | None]
+) -> dict[str, Any]:
     """Return what an export says about itself, the meaning of its columns included."""
     tables = {
         relation.name: {
@@ -357,6 +366,6 @@ def _manifest(order: Order, relations: Sequence[Relation], counts: dict[str, int
         "chosen": order.chosen.about if order.chosen else {"all": "the whole catalog"},
         "private": order.private,
         "gone": order.gone,
-        "licences": _LICENCES,
+        "licences": _LICENCES | neurosynth.licences(references),
         "tables": tables,
     }

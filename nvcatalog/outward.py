@@ -398,7 +398,7 @@ class Outward:
             A condition over ``stat_maps`` chooses the images, as in :func:`nvcatalog.fetch_where`.
         bunch : Bunch or None
             What a fetcher returned chooses them, and says whether terms were used. Without it, Neurosynth is cited
-            where terms of any of the images are here.
+            where its terms of any of the images are here; other decoders are yours to cite.
         image_ids : iterable of int or str, int, str or None
             Their ids do. Where nothing chooses, all that are here are meant.
         params : mapping, optional

@@ -136,6 +136,11 @@ class View:
         ).fetchall():
             self._columns.setdefault(table, []).append((column[0], column[1], column[2]))
 
+    def references(self) -> set[str | None]:
+        """Return the reference sets of the terms that are published."""
+        query = f"SELECT DISTINCT reference FROM words_status WHERE {_ROWS['words_status']}"  # noqa: S608 - our own
+        return {reference for (reference,) in self._connection.execute(query).fetchall()}
+
     # Which files
 
     def parts(self, layouts: dict[str, Layout]) -> list[Part]:

@@ -39,6 +39,8 @@ class Parameter:
         Whether there is no default.
     default : object
         What it is when it is not given; None, written NULL, restricts nothing.
+    source : str
+        The column that its values are looked for in, as ``stat_maps.task``; empty where the file does not say.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Parameter:
     kind: str = ""
     required: bool = True
     default: Any = None
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -208,14 +211,18 @@ def _all(own: Path | None) -> Iterator[NamedQuery]:
 
 # Reading files
 
-# What a parameter's comment ends with: "(count, default 100)", "(text, required)".
+# What a parameter's comment ends with: "(count, default 100)", "(text from terms.term, required)".
 _DECLARED = re.compile(
     r"(?P<about>.*?)\s*\((?:(?P<kind>[^()]*), )?(?:required|default (?P<default>[^()]*))\)", re.DOTALL
 )
 _PARAMETER = re.compile(r"\$(?P<name>\w+): (?P<about>.*)", re.DOTALL)
 _ALIAS = re.compile(r"the same as \$(\w+)")
-# Comments and texts, in which a $name is none; and names.
-_NAMES = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"[^\"]*\"|\$(?P<name>[A-Za-z_]\w*)", re.DOTALL)
+# Comments and texts, those between $$ or $tag$ included, in which a $name is none; and names.
+_NAMES = re.compile(
+    r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"[^\"]*\"|\$(?P<tag>(?:[A-Za-z_]\w*)?)\$.*?\$(?P=tag)\$"
+    r"|\$(?P<name>[A-Za-z_]\w*)",
+    re.DOTALL,
+)
 _WORDS = {"NULL": None, "TRUE": True, "FALSE": False}
 
 
@@ -260,12 +267,17 @@ def _parameter(name: str, comment: str, file: Path) -> Parameter:
     found = _DECLARED.fullmatch(comment)
     if found is None:
         return Parameter(name, comment)
-    kind = found["kind"] or ""
+    kind, has_source, source = (found["kind"] or "").partition(" from ")
     if not _kinds.is_known(kind):
         raise QueryError(f"{file}: ${name} is of kind {kind!r}; write {_kinds.ALL}")
+    if has_source and not re.fullmatch(r"\w+\.\w+", source):
+        raise QueryError(
+            f"{file}: ${name} is from {source!r}; write a table and a column, as in text from terms.term"
+        )
     if found["default"] is None:
-        return Parameter(name, comment, kind)
-    return Parameter(name, comment, kind, required=False, default=_default(name, kind, found["default"], file))
+        return Parameter(name, comment, kind, source=source)
+    default = _default(name, kind, found["default"], file)
+    return Parameter(name, comment, kind, required=False, default=default, source=source)
 
 
 def _default(name: str, kind: str, text: str, file: Path) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 
 import duckdb
 
-from nvcatalog import __version__, kept, parts
+from nvcatalog import __version__, kept, neurosynth, parts
 from nvcatalog._locks import file_lock, lock_timeout_s
 from nvcatalog._progress import logger
 from nvcatalog._store import Store
@@ -28,10 +28,7 @@ HELD_S = 0.5
 FILES_AT_LEAST = 10
 _PATIENCE_S = 60.0
 
-_LICENCES = {
-    "records": "CC0-1.0, NeuroVault (https://neurovault.org)",
-    "terms, words": "ODbL-1.0, Neurosynth (https://neurosynth.org)",
-}
+_LICENCES = {"records": "CC0-1.0, NeuroVault (https://neurovault.org)"}
 
 _waiting: dict[Path, Store] = {}
 
@@ -211,6 +208,7 @@ class _Files:
         self._layouts = parts.layouts_of(manifest)
         self._done: dict[str, dict[str, Any]] = {}
         self._schema_version = 0
+        self._references: set[str | None] = set()
         self._seen = ""
 
     def fill(self, store: Store) -> None:
@@ -233,6 +231,7 @@ class _Files:
         """Write files until it is time to let others at the catalog, and return whether all is as it is there."""
         wanted = view.parts(self._layouts)
         self._schema_version = view.schema_version
+        self._references = view.references()
         for path in self._done.keys() - {part.path for part in wanted}:
             self._remove(path)
         to_write = []
@@ -279,7 +278,7 @@ class _Files:
             "created_by": f"nvcatalog {__version__}",
             "schema_version": self._schema_version,
             "rows": rows,
-            "licences": _LICENCES,
+            "licences": _LICENCES | neurosynth.licences(self._references),
             "catalog": self._seen,
             "layouts": {table: layout.as_told(table) for table, layout in self._layouts.items()},
             "files": dict(sorted(self._done.items())),

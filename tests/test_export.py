@@ -27,7 +27,7 @@ from pyarrow import ipc, parquet
 from pyarrow import json as pa_json
 
 from nvcatalog import Catalog, _formats
-from nvcatalog._batch import Batch
+from nvcatalog._batch import Batch, Words
 from nvcatalog._formats import WRITERS, Column, Relation, plain
 from nvcatalog._store import Store, in_memory
 from nvcatalog.errors import ExportError, InvalidOptionError, InvalidOptionTypeError, SelectionWarning
@@ -369,6 +369,23 @@ def test_images_that_were_chosen_and_are_left_out_are_counted(export: Callable[.
         assert ids(export("images", target=tmp_path / "none", where="false")) == []
 
 
+def test_it_says_whose_the_terms_in_it_are(tmp_path: Path) -> None:
+    batch = Batch(words={30: Words({"pain": 0.5}, "terms_20k"), 31: Words({"pain": 7.5}, "gclda")})
+    batch.add_record("collection", {"id": 3})
+    for image_id in batch.words:
+        batch.add_record("image", {"id": image_id, "collection_id": 3})
+    catalog = Catalog(tmp_path)
+    Store(catalog.folder).land(batch)
+
+    def licences(what: str, *image_ids: int) -> set[str]:
+        place = catalog.export(tmp_path / "out", what, image_ids=image_ids, overwrite=True, verbose=0)
+        return {*json.loads((place / "nvcatalog-export.json").read_text())["licences"]}
+
+    assert licences("image_words", 30, 31) == {"records", "terms, words", "terms, words of gclda"}
+    assert licences("image_words", 31) == {"records", "terms, words of gclda"}
+    assert licences("images", 30) == {"records"}
+
+
 def test_it_says_what_it_holds_and_what_columns_mean(export: Callable[..., Path], tmp_path: Path) -> None:
     place = export("images", where="collection_id < 6 AND stat = 'z'")
     about = json.loads((place / "nvcatalog-export.json").read_text())
@@ -378,6 +395,7 @@ def test_it_says_what_it_holds_and_what_columns_mean(export: Callable[..., Path]
     assert about["tables"]["images"]["rows"] == 2
     meaning = about["tables"]["images"]["columns"]["number_of_subjects"]["comment"]
     assert "0 means unknown" in meaning
+    assert about["licences"].keys() == {"records"}
     assert "CC0" in about["licences"]["records"]
     field = parquet.read_schema(place / "images.parquet").field("number_of_subjects")
     assert field.metadata[b"comment"].decode() == meaning

@@ -256,7 +256,21 @@ def test_the_manifest_says_what_is_in_it_and_whose_it_is(store: Store) -> None:
     assert manifest["rows"] == counted
     assert "nvcatalog" in manifest["created_by"]
     assert abs(datetime.now(UTC) - datetime.fromisoformat(manifest["created_at"])) < timedelta(minutes=5)
-    assert "ODbL" in str(manifest["licences"])
+    assert manifest["licences"].keys() == {"records", "terms, words"}
+    assert "ODbL" in manifest["licences"]["terms, words"]
+
+
+def test_only_neurosynths_terms_are_under_its_licence(store: Store) -> None:
+    def licences() -> dict[str, str]:
+        licences: dict[str, str] = json.loads((snapshot.take(store) / "manifest.json").read_text())["licences"]
+        return licences
+
+    store.land(Batch(words={72: Words({"pain": 0.5}, "gclda")}))
+    assert licences().keys() == {"records", "terms, words", "terms, words of gclda"}
+    with store.writing() as connection:
+        connection.execute("DELETE FROM words_status WHERE reference <> 'gclda'")
+    assert licences().keys() == {"records", "terms, words of gclda"}
+    assert "ODbL" not in str(licences())
 
 
 # Where it is
