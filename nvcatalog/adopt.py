@@ -268,7 +268,7 @@ def _needs_proof(folder: Path, image: KnownImage, kind: MapKind) -> bool:
     file = image.map(kind)
     if file is None:
         return storage.is_file(folder / storage.map_path(image.collection_id, image.image_id, kind))
-    why_not = storage.why_not_here(folder / file.path, file.size)
+    why_not = storage.why_not_here(storage.place(folder, file.path), file.size)
     return file.state != "present" if why_not is None else storage.is_file(folder / file.path)
 
 

@@ -67,7 +67,7 @@ def build_bunch(
     images = [known.images[id_] for id_ in image_ids]
     collections = {id_: _collection_meta(folder, known, id_) for id_ in {image.collection_id for image in images}}
     return Bunch(
-        images=[str(folder / file.path) for image in images if (file := image.map(kind))],
+        images=[storage.place(folder, file.path) for image in images if (file := image.map(kind))],
         images_meta=[_image_meta(folder, image) for image in images],
         collections_meta=[dict(collections[image.collection_id]) for image in images],
         description=DESCRIPTION,
@@ -117,7 +117,10 @@ def _words_of_one_set(store: Store, image_ids: Sequence[int], waiting: Mapping[i
         return find_words(store, wish, waiting).words
     except MixedSetsError as error:
         text = f"word_frequencies has rows of zeros for images whose terms are not of the largest set: {error}"
-        offer = "Catalog().words has the others; mode='overwrite' asks Neurosynth for all anew"
+        offer = (
+            "Catalog().words has the others; mode='overwrite' asks Neurosynth for all anew, and Catalog.add_words "
+            "alone replaces what it added"
+        )
         warnings.warn(f"{text}. {offer}", WordsWarning, stacklevel=5)
         largest = error.largest or ""
         return find_words(store, replace(wish, reference=largest), waiting).words
@@ -140,9 +143,9 @@ def _image_meta(folder: Path, image: KnownImage) -> dict[str, Any]:
         "resampled_relative_path": storage.map_path(*place, "resampled"),
         "ns_words_relative_path": storage.words_path(*place),
     }
-    home = f"{folder}{os.sep}"  # text, since this runs for every image of every answer
-    paths |= {name: path for name, path in optional.items() if os.path.isfile(home + path)}  # noqa: PTH113 - as above
-    absolute = {name.replace("relative", "absolute"): home + path for name, path in paths.items()}
+    places = {name: storage.place(folder, path) for name, path in optional.items()}
+    paths |= {name: optional[name] for name, place in places.items() if os.path.isfile(place)}  # noqa: PTH113 - text
+    absolute = {name.replace("relative", "absolute"): storage.place(folder, path) for name, path in paths.items()}
     return records.null_placeholders(image.record) | paths | absolute
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from nvcatalog import neurosynth, records
 from nvcatalog._store import Store, moment
 from nvcatalog.errors import SelectionWarning
-from nvcatalog.meant import Meant
+from nvcatalog.meant import Meant, without_gone
 
 _COLLECTIONS = """
     WITH came AS (
@@ -155,7 +155,7 @@ class Citations:
         return "\n\n".join(parts) + "\n"
 
 
-def cite(store: Store, meant: Meant, *, private: bool = False) -> Citations:
+def cite(store: Store, meant: Meant, *, private: bool = False, gone: bool = False) -> Citations:
     """Return the citations that go with some images of a catalog.
 
     Parameters
@@ -167,18 +167,21 @@ def cite(store: Store, meant: Meant, *, private: bool = False) -> Citations:
         of other decoders are not Neurosynth's.
     private : bool
         Whether private collections are cited too; the links lead nowhere for whom they are not open to.
+    gone : bool
+        Whether images count that the server no longer has, where they are not named.
 
     Warns
     -----
     SelectionWarning
-        When there is nothing to cite, and when something is left out: images that the catalog does not know, and
-        private collections.
+        When there is nothing to cite, and when something is left out: images that the catalog does not know,
+        private collections, and what the server no longer has.
     """
+    meant, about_gone = without_gone(store, meant, gone=gone)
     ids = {"ids": list(meant.image_ids)}
     with store.reading() as connection:
         rows = connection.execute(_COLLECTIONS, ids).fetchall()
         references = {reference for (reference,) in connection.execute(_REFERENCES, ids).fetchall()}
-    _tell(meant, rows, private=private)
+    _tell(meant, rows, private=private, about_gone=about_gone)
     return Citations(
         (_cited(*row) for *row, is_private in rows if private or not is_private),
         terms=_are_neurosynths(meant, references),
@@ -207,7 +210,7 @@ def _cited(
     )
 
 
-def _tell(meant: Meant, rows: Sequence[tuple[Any, ...]], *, private: bool) -> None:
+def _tell(meant: Meant, rows: Sequence[tuple[Any, ...]], *, private: bool, about_gone: str | None) -> None:
     unknown = len(meant.image_ids) - sum(row[5] for row in rows)
     hidden = 0 if private else sum(row[-1] for row in rows)
     if not meant.image_ids:
@@ -218,6 +221,8 @@ def _tell(meant: Meant, rows: Sequence[tuple[Any, ...]], *, private: bool) -> No
     if hidden:
         text = f"{hidden} private collections are not cited; private=True cites them too"
         warnings.warn(text, SelectionWarning, stacklevel=4)
+    if about_gone:
+        warnings.warn(about_gone, SelectionWarning, stacklevel=4)
 
 
 # BibTeX

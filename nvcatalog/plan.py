@@ -314,7 +314,7 @@ def _look(folder: Path, image: KnownImage | None, kind: MapKind) -> tuple[LocalF
     file = image.map(kind) if image else None
     if file is None:
         return None, "its file is not here"
-    trouble = storage.why_not_here(folder / file.path, file.size)
+    trouble = storage.why_not_here(storage.place(folder, file.path), file.size)
     return (file, None) if trouble is None else (None, trouble)
 
 
@@ -393,7 +393,8 @@ def _plan_words(
         if outcome is None:
             to_ask.add(image_id)
         else:
-            settled["words", image_id] = outcome
+            here = image_id in known.with_words  # of a decoder other than Neurosynth's, as it may be
+            settled["words", image_id] = outcome._replace(status="kept_old") if here else outcome
     return frozenset(to_ask), settled
 
 

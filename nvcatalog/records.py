@@ -162,9 +162,8 @@ def null_placeholders(record: Mapping[str, Any]) -> Record:
     {'modality': None, 'contrast_definition': 'None > all'}
     """
     says_nothing = _PLACEHOLDER.fullmatch  # looked up once: this runs for every value of every answer
-    return {
-        key: None if isinstance(value, str) and says_nothing(value) else value for key, value in record.items()
-    }
+    empty = [key for key, value in record.items() if isinstance(value, str) and says_nothing(value)]
+    return {**record, **dict.fromkeys(empty)}
 
 
 def collection_row(record: Mapping[str, Any]) -> Row:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nvcatalog import _kinds
 from nvcatalog._resources import sql_folder
-from nvcatalog.errors import InvalidOptionError, QueryError
+from nvcatalog.errors import InvalidOptionError, QueryError, shown
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -118,6 +118,8 @@ def find(name: str, own: Path | None = None) -> NamedQuery:
     >>> [parameter.name for parameter in find("top_terms").parameters]
     ['image_id', 'limit']
     """
+    if not isinstance(name, str):
+        raise QueryError(f"{shown(name)} is no name of a query; give a text, such as 'images_by_term'")
     shipped, mine = _shipped(), _own(own)
     if name in shipped and name in mine:
         raise QueryError(f"there are two queries {name}, one that ships and {mine[name]}; rename yours")
@@ -126,7 +128,7 @@ def find(name: str, own: Path | None = None) -> NamedQuery:
     if name in mine:
         return _read_own(name, mine[name])
     names = sorted(shipped.keys() | mine.keys())
-    raise QueryError(f"there is no query {name!r}; {_near(name, names) or 'there are ' + ', '.join(names)}")
+    raise QueryError(f"there is no query {shown(name)}; {_near(name, names) or 'there are ' + ', '.join(names)}")
 
 
 def arguments(query: NamedQuery, given: object) -> dict[str, Any]:

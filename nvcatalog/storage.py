@@ -22,11 +22,13 @@ import requests
 from nvcatalog import _http
 from nvcatalog.errors import (
     DataDirError,
+    InvalidOptionError,
     InvalidOptionTypeError,
     NoSpaceError,
     RefusedError,
     TooManyFilesError,
     TransientError,
+    shown,
 )
 from nvcatalog.proving import FileProver, NotWholeError, Proof, Prover
 
@@ -142,6 +144,45 @@ is known about them, `snapshots/` the same as Parquet for dataframe tools (the n
 """
 
 
+def parse_path(what: str, given: object, *, example: str) -> Path:
+    """Return the path at which a caller wants something written.
+
+    Parameters
+    ----------
+    what : str
+        What the caller knows it by, such as "target".
+    given : object
+        What was typed.
+    example : str
+        A path that would do.
+
+    Raises
+    ------
+    InvalidOptionTypeError
+        When it is no path.
+    InvalidOptionError
+        When no file can be of that name: too long, with a zero byte, in the home of nobody.
+    """
+    text = os.fspath(given) if isinstance(given, str | os.PathLike) else None
+    if not isinstance(text, str) or not text:
+        raise InvalidOptionTypeError(
+            f"{what} is {shown(given)}, a {type(given).__name__}; give a path, such as {example!r}"
+        )
+    try:
+        path = Path(text).expanduser().absolute()
+        str(path.resolve()).encode()  # DuckDB opens no other names
+        with scratch(path) as longest:
+            longest.lstat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass  # whoever writes there says so
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
+        raise InvalidOptionError(
+            f"{what} is {shown(given)}: {reason}; give another path, such as {example!r}"
+        ) from error
+    return path
+
+
 def collection_folder(collection_id: int) -> str:
     """Return a collection's folder, relative to the data folder."""
     return f"collection_{collection_id}"
@@ -198,10 +239,15 @@ def identity(path: Path) -> tuple[int, int, int] | None:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def why_not_here(path: Path, size: int) -> str | None:
+def place(folder: Path, relative: str) -> str:
+    """Return where a file is, as text: to join paths takes longer than to look, for every image of an answer."""
+    return f"{folder}{os.sep}{relative}"
+
+
+def why_not_here(path: Path | str, size: int) -> str | None:
     """Return None when a file is there with its recorded size, else what was found instead."""
     try:
-        found = path.stat().st_size
+        found = os.stat(path).st_size  # noqa: PTH116 - it may be text
     except OSError as error:
         return f"{path} is gone ({error.strerror})"
     return None if found == size else f"{path} has {found:,} bytes, {size:,} are recorded"

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from fetching import fetch as fetch
 from fetching import no_waiting as no_waiting
+from fetching import write
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -165,6 +166,17 @@ def test_private_collections_are_cited_only_when_asked_for(fetch: Fetch, world: 
     citations = Catalog(data_dir).cite(private=True)
     assert [each.collection_id for each in citations.collections] == [3, 7]
     assert TOKEN not in citations.bibtex() + citations.text()
+
+
+def test_what_is_gone_is_cited_where_it_is_named_or_asked_for(catalog: Catalog, data_dir: Path) -> None:
+    write(data_dir, "UPDATE images SET gone_at = now() WHERE image_id IN (70, 71, 80)")
+
+    for choice, expected in (("true", [3, 8, 9]), (None, [3, 8, 9])):
+        with pytest.warns(SelectionWarning, match="3 images are gone from the server, and left out: 70, 71, 80."):
+            assert [each.collection_id for each in catalog.cite(where=choice).collections] == expected
+    assert [each.collection_id for each in catalog.cite(where="true", gone=True).collections] == [3, 7, 8, 9]
+    with pytest.warns(SelectionWarning, match="gone from the server, and taken as they are here: 70"):
+        assert [each.collection_id for each in catalog.cite(image_ids=[30, 70]).collections] == [3, 7]
 
 
 def test_what_cannot_be_cited_is_said(catalog: Catalog, tmp_path: Path) -> None:

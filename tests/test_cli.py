@@ -501,7 +501,8 @@ def test_freeze_writes_a_lock_file_and_cite_the_citations(nvcatalog: Run, filled
     assert thawed.stdout.count(b"\n") == 2
     taken = nvcatalog("freeze", path, "--images", "10426", "-d", filled)
     assert (taken.returncode, b"--overwrite" in taken.stderr) == (2, True)
-    assert b"froze 1 images" in nvcatalog("freeze", path, "-i", "10426", "--overwrite", "-d", filled).stderr
+    again = nvcatalog("freeze", path, "--where", "image_id = 10426", "--gone", "--overwrite", "-d", filled)
+    assert b"froze 1 images" in again.stderr
     missing = nvcatalog("freeze", tmp_path / "missing", "--images", "10426,9034", "-d", filled)
     assert missing.returncode == 1
     assert b"1 of 2 images cannot be frozen" in missing.stderr
@@ -509,7 +510,7 @@ def test_freeze_writes_a_lock_file_and_cite_the_citations(nvcatalog: Run, filled
     assert forgotten.returncode == 2
     assert b"--param id=" in forgotten.stderr
 
-    cited = nvcatalog("cite", "--where", "image_id = $id", "-p", "id=10426", "-d", filled)
+    cited = nvcatalog("cite", "--where", "image_id = $id", "-p", "id=10426", "--gone", "-d", filled)
     assert cited.returncode == 0, cited.stderr
     assert b"@misc{neurovault_658,\n" in cited.stdout
     assert cited.stdout.count(b"@") == 3, "with the terms that were fetched, Neurosynth too"

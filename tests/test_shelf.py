@@ -110,6 +110,9 @@ def test_a_date_may_be_a_date_or_text(shared: Catalog) -> None:
         ("../migrations/0001_create_catalog", {}, "there is no query"),
         ("top_terms.sql", {}, "did you mean top_terms"),
         ("", {}, "there is no query ''"),
+        ("a\0b", {}, r"there is no query 'a\\x00b'"),
+        ("a" * 100_000, {}, r"there is no query 'a{299}\.\.\.; there are"),
+        (["a"], {}, r"\['a'\] is no name of a query"),
         ("top_terms", {"image_id": 3, "limt": 3}, "top_terms has no parameter limt; did you mean limit?"),
         ("top_terms", {"image_id": 3, "zzz": 3}, "top_terms has no parameter zzz; it has image_id, limit"),
         (

@@ -617,6 +617,23 @@ def test_a_fetch_publishes_what_it_landed_and_one_that_landed_nothing_publishes_
     assert current(data_dir / "neurovault") == first
 
 
+def test_a_fetch_passes_over_a_damaged_snapshot_and_says_so(
+    server: DemoServer, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "EVERY_S", 0.0)
+    fetch_neurovault_ids([3], data_dir=data_dir, verbose=0)
+    damaged = current(data_dir / "neurovault")
+    assert damaged is not None
+    (damaged / "manifest.json").write_text('{"files": [')
+
+    with pytest.warns(SnapshotWarning, match=r"manifest\.json cannot be read: Expecting"):
+        fetch_neurovault_ids([4], data_dir=data_dir, verbose=0)
+
+    newest = current(data_dir / "neurovault")
+    assert newest not in (None, damaged)
+    assert pl.read_parquet(f"{newest}/files/*.parquet")["image_id"].to_list() == [31, 41]
+
+
 def test_a_fetch_answers_even_if_nothing_can_be_published(server: DemoServer, data_dir: Path) -> None:
     (data_dir / "neurovault").mkdir(parents=True)
     (data_dir / "neurovault" / "snapshots").write_text("a file in the way")

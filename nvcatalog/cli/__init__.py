@@ -23,6 +23,7 @@ from nvcatalog.cli.arguments import (
     SOMETHING_MISSING,
     WRONG_USE,
     DataDir,
+    Gone,
     Images,
     OutputFormat,
     Params,
@@ -313,6 +314,7 @@ def freeze(
     param: Params = None,
     resample: Annotated[bool, typer.Option("--resample", help="Freeze the maps on the 3 mm grid.")] = False,
     private: Private = False,
+    gone: Gone = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier lock file.")] = False,
     data_dir: DataDir = None,
     quiet: Quiet = False,
@@ -330,6 +332,7 @@ def freeze(
             params=parse_params(param),
             resample=resample,
             private=private,
+            gone=gone,
             overwrite=overwrite,
             verbose=0 if quiet else 2,
         )
@@ -381,6 +384,7 @@ def cite(
     images: Images = None,
     param: Params = None,
     private: Private = False,
+    gone: Gone = False,
     data_dir: DataDir = None,
     output: Annotated[CitationFormat, typer.Option("--format", "-f", help="How.")] = CitationFormat.bibtex,
 ) -> None:
@@ -391,7 +395,11 @@ def cite(
     catalog = catalog_in(data_dir)
     with _asking(catalog):
         citations = catalog.cite(
-            where=where, image_ids=split(images) or None, params=parse_params(param), private=private
+            where=where,
+            image_ids=split(images) or None,
+            params=parse_params(param),
+            private=private,
+            gone=gone,
         )
         text = citations.bibtex() if output is CitationFormat.bibtex else citations.text()
         out.out(text, end="", highlight=False)
@@ -411,7 +419,9 @@ class ExportFormat(StrEnum):
 
 @app.command()
 def export(
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="A folder; for duckdb a file: maps.duckdb.")],
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="A folder; a file for one table: images.csv, or maps.duckdb.")
+    ],
     what: Annotated[
         list[str] | None,
         typer.Option(
@@ -422,11 +432,11 @@ def export(
     images: Images = None,
     param: Params = None,
     output: Annotated[
-        ExportFormat | None, typer.Option("--format", "-f", help="As what; parquet, duckdb for TARGET.duckdb.")
+        ExportFormat | None, typer.Option("--format", "-f", help="As what; as TARGET ends, or parquet.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
     private: Private = False,
-    gone: Annotated[bool, typer.Option("--gone", help="What the server no longer has, too.")] = False,
+    gone: Gone = False,
     data_dir: DataDir = None,
     quiet: Quiet = False,
 ) -> None:
