@@ -3,7 +3,8 @@
 -- Weights of several reference sets do not compare: the first images of each set come first, with the set's name.
 -- $term: the term, as Neurosynth spells it (text from terms.term, required)
 -- $min_weight: leave out images less similar than this, a correlation from -1 to 1 (number, default NULL)
--- $reference: images compared with this reference set alone, '' for answers that name none (text from words_status.reference, default NULL)
+-- $reference: images compared with this reference set alone, '' for answers that name none
+--     (text from words_status.reference, default NULL)
 -- $collection_ids: images of these collections alone (collection ids, default NULL)
 -- $private: images of private collections too, not only where collection_ids names them (boolean, default false)
 -- $gone: images that are gone from the server too (boolean, default false)

@@ -4,7 +4,8 @@
 -- Weights of several reference sets do not compare: each has rows of its own, and the first of each come first.
 -- $a: the one set (image ids from words_status.image_id, required)
 -- $b: the other set (image ids from words_status.image_id, required)
--- $reference: images compared with this reference set alone, '' for answers that name none (text from words_status.reference, default NULL)
+-- $reference: images compared with this reference set alone, '' for answers that name none
+--     (text from words_status.reference, default NULL)
 -- $limit: how many terms (count, default 100)
 WITH chosen AS (
     SELECT image_id, reference

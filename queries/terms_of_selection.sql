@@ -2,7 +2,8 @@
 --
 -- Weights of several reference sets have no common mean: each has rows of its own, and the first of each come first.
 -- $image_ids: the images, of which those without terms do not count (image ids from words_status.image_id, required)
--- $reference: images compared with this reference set alone, '' for answers that name none (text from words_status.reference, default NULL)
+-- $reference: images compared with this reference set alone, '' for answers that name none
+--     (text from words_status.reference, default NULL)
 -- $limit: how many terms (count, default 100)
 WITH chosen AS (
     SELECT image_id, reference
