@@ -1,4 +1,4 @@
-"""What a query with a name takes, and why it may have found nothing."""
+"""The queries with names: which there are, what each takes, and why one may have found nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def list_queries(catalog: Catalog, output: Format | None) -> None:
     listed = catalog.queries().arrow()
     if output is None and sys.stdout.isatty():
         listed = listed.select(["name", "summary"])
-        err.print("nvcatalog query --format csv lists the parameters too.")
+        err.print("nvcatalog query NAME --help shows what one takes; --format csv lists it for all.")
     show(listed, output)
 
 
