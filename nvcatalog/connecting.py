@@ -143,22 +143,24 @@ def asked(store: Store) -> Iterator[duckdb.DuckDBPyConnection]:
                 left_s = max(0.0, patience_s - QUESTION_PATIENCE_S)
                 connection = stack.enter_context(store.reading(timeout_s=left_s))
             else:
-                connection = stack.enter_context(_fenced(place, error))
+                connection = stack.enter_context(_fenced(store, place, error))
         yield connection
 
 
 @contextmanager
-def _fenced(place: Path, why: CatalogLockedError) -> Iterator[duckdb.DuckDBPyConnection]:
+def _fenced(store: Store, place: Path, why: CatalogLockedError) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open a snapshot for a question of a user's: what they wrote reaches its files and nothing else."""
     place, let_go = kept.hold(place)
     try:
         with _open(place, commented=False) as connection:
-            files = ", ".join(_literal(path) for path in sorted(place.glob("*/*.parquet")))
+            files = ", ".join(_literal(path) for files in kept.files_of(place).values() for path in files)
             connection.execute(f"SET allowed_paths = [{files}]")
             connection.execute("SET temp_directory = ''")
             connection.execute("SET enable_external_access = false")
             connection.execute("SET lock_configuration = true")
-            instead = f"The snapshot of {kept.age(place)} ago answers, {place.name}, without private collections"
+            instead = f"The snapshot of {kept.age(place)} ago answers, {place.name}, without what was private then"
+            if kept.read_manifest(place).get("catalog") != store.state:
+                instead += "; what has landed since is not in it, nor what has become private since left out"
             warnings.warn(f"{why}. {instead}", CatalogWarning, stacklevel=_OF_WHO_ASKS)
             yield connection
     finally:
@@ -232,15 +234,17 @@ def _set_up(connection: duckdb.DuckDBPyConnection, place: Path | None, *, commen
     connection.execute(f"SET temp_directory = {_literal(spill)}")
     connection.execute("SET TimeZone = 'UTC'")
     relations = [each for each in _relations() if each.sql is not None or each.name in parts.TABLES]
-    statements = [each.sql or _view_of_files(connection, place, each) for each in relations]
+    files = kept.files_of(place) if place else {}
+    statements = [
+        each.sql or _view_of_files(connection, list(files.get(each.name, ())), each) for each in relations
+    ]
     if commented:
         statements += [comment for each in relations for comment in _comments(each)]
     connection.execute("BEGIN; " + ";\n".join(statement.rstrip("; \n") for statement in statements) + "; COMMIT")
 
 
-def _view_of_files(connection: duckdb.DuckDBPyConnection, place: Path | None, table: _Relation) -> str:
+def _view_of_files(connection: duckdb.DuckDBPyConnection, files: list[Path], table: _Relation) -> str:
     """Return a table as a view of its files, with the columns that this version expects."""
-    files = sorted((place / table.name).glob("*.parquet")) if place else []
     source = files_as_table(files)
     given = {name for name, *_ in connection.execute(f"DESCRIBE FROM {source}").fetchall()} if files else set()
     columns = ", ".join(_read_as(column, given) for column in table.columns)

@@ -19,6 +19,7 @@ from filelock import BaseFileLock, Timeout
 
 from nvcatalog._locks import file_lock, lock_of, lock_timeout_s
 from nvcatalog.errors import InvalidOptionError, SnapshotError, shown
+from nvcatalog.parts import is_as_written
 from nvcatalog.storage import is_file, write_whole
 
 FOLDER = "snapshots"
@@ -198,13 +199,31 @@ def manifest_with_files(place: Path | None) -> dict[str, Any]:
 
 
 def files_of(place: Path) -> dict[str, dict[Path, str | None]]:
-    """Return the files of each table of a snapshot, with the SHA-256 of each where the manifest has it."""
-    told = manifest_with_files(place).get("files", {})
+    """Return the files of each table of a snapshot, with the SHA-256 of each where the manifest has it.
+
+    Raises
+    ------
+    SnapshotError
+        When the manifest cannot be read, or a file that it names is not there as it was written.
+    """
+    manifest = read_manifest(place)
+    # An older version did not list them. What else lies there, such as a copy of a sync tool's, is no part of it.
+    told = manifest.get("files", {path.relative_to(place).as_posix(): {} for path in place.glob("*/*.parquet")})
     files: dict[str, dict[Path, str | None]] = {}
-    for path in sorted(place.glob("*/*.parquet")):
-        entry = told.get(path.relative_to(place).as_posix(), {})
-        files.setdefault(path.parent.name, {})[path] = entry.get("sha256")
+    for path, entry in sorted(told.items()):
+        if entry:
+            _check_file(place / path, entry)
+        files.setdefault((place / path).parent.name, {})[place / path] = entry.get("sha256")
     return files
+
+
+def _check_file(path: Path, entry: Mapping[str, Any]) -> None:
+    try:
+        found = None if is_as_written(path, entry, every_byte=False) else "is not as it was written"
+    except OSError as error:
+        found = f"cannot be read ({error.strerror})"
+    if found:
+        raise SnapshotError(f"{path} {found}, so this snapshot is damaged: ask another one, or take one now")
 
 
 def age(place: Path) -> str:

@@ -94,15 +94,20 @@ def test_a_row_that_is_the_same_but_for_when_it_was_asked_for_has_not_changed(ca
     assert answer.df().columns.tolist() == ["table_name", "change", "kind", "id"]
 
 
-def test_files_that_both_have_are_not_read(catalog: Catalog) -> None:
+def test_files_that_both_have_are_not_read(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = Batch()
     add_image(batch, 72, "renamed")
     land(catalog, batch)
-    later = catalog.snapshot()
-    (later / "words" / "part-0.parquet").unlink()
-    (later / "words" / "part-0.parquet").write_bytes(b"no Parquet")
+    read: list[Path] = []
+    contents = comparing._contents
+    monkeypatch.setattr(
+        comparing, "_contents", lambda table, files, *rest: read.extend(files) or contents(table, files, *rest)
+    )
 
-    assert rows(catalog, "before", later) == [("images", "changed", "image", 72)]
+    assert rows(catalog, "before", catalog.snapshot()) == [("images", "changed", "image", 72)]
+
+    assert "images" in {file.parent.name for file in read}
+    assert "words" not in {file.parent.name for file in read}
 
 
 def test_what_has_become_private_went(catalog: Catalog) -> None:

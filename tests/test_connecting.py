@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import re
 import shutil
@@ -12,7 +13,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 from test_store import as_nobody, held_elsewhere
 
 from nvcatalog import Catalog, connecting, snapshot
@@ -148,8 +151,11 @@ def test_a_snapshot_of_a_version_without_a_table_and_a_column_has_them_empty(sto
         other = file.with_name("older.parquet")
         duckdb.execute(f"COPY (SELECT * EXCLUDE (figure) FROM '{file}') TO '{other}'")
         file.unlink()
+    manifest = json.loads((place / "manifest.json").read_text())
+    del manifest["files"], manifest["layouts"]
+    (place / "manifest.json").write_text(json.dumps(manifest))
 
-    with connecting.connected(store) as connection:
+    with connecting.connected(store, place.name) as connection:
         assert connection.execute("FROM record_history").fetchall() == []
         assert connection.execute("SELECT image_id, figure FROM stat_maps").fetchall() == [(71, None)]
 
@@ -167,7 +173,7 @@ def test_one_that_is_damaged_is_an_error_that_names_it(store: Store) -> None:
     (file,) = (place / "images").iterdir()
     file.write_bytes(b"no Parquet")
 
-    with pytest.raises(SnapshotError, match=f"{place.name} cannot be read"):
+    with pytest.raises(SnapshotError, match=f"{re.escape(str(file))} is not as it was written"):
         connecting.connect(store, place)
 
 
@@ -440,3 +446,69 @@ def test_without_a_snapshot_a_question_waits_and_says_who_is_waited_for(
 
     with held_elsewhere(store) as process, pytest.raises(CatalogLockedError, match=f"process {process.pid}"):
         catalog.sql("SELECT 1")
+
+
+def test_the_snapshot_that_answers_is_said_to_miss_what_landed_since(catalog: Catalog, store: Store) -> None:
+    catalog.snapshot()
+    batch = Batch()
+    batch.add_record("image", {"id": 72, "collection_id": COLLECTION, "name": "another"})
+    store.land(batch)
+
+    with held_elsewhere(store), pytest.warns(CatalogWarning, match="what has landed since is not in it"):
+        answer = catalog.sql("SELECT name FROM images")
+
+    assert answer.fetchall() == [("a map",)]
+
+
+# Files that are not as they were written
+
+
+def damaged(store: Store, how: str) -> Path:
+    """Damage the newest snapshot, and return the file that is not as it was written."""
+    file = (store.folder / "snapshots/latest").resolve() / "images/part-0.parquet"
+    if how == "gone":
+        file.unlink()
+    elif how == "forged":
+        table = parquet.read_table(file)
+        names = pa.array(["b map"] * len(table))
+        parquet.write_table(table.set_column(table.schema.get_field_index("name"), "name", names), file)
+    else:
+        file.write_bytes(file.read_bytes()[:-1])
+    return file
+
+
+@pytest.mark.parametrize("how", ["gone", "forged", "cut off"])
+def test_a_damaged_snapshot_is_not_read_by_its_name(catalog: Catalog, store: Store, how: str) -> None:
+    catalog.snapshot("paper")
+    (store.folder / "snapshots/latest").unlink()
+    (store.folder / "snapshots/latest").symlink_to("paper")
+    file = damaged(store, how)
+
+    with pytest.raises(SnapshotError, match=re.escape(f"{file} ")):
+        catalog.connect("paper")
+    with pytest.raises(SnapshotError, match="this snapshot is damaged"):
+        catalog.diff("paper")
+
+
+@pytest.mark.parametrize("how", ["gone", "forged", "cut off"])
+def test_a_snapshot_that_is_taken_now_stands_in_for_a_damaged_one(
+    catalog: Catalog, store: Store, how: str
+) -> None:
+    catalog.snapshot()
+    damaged(store, how)
+    with pytest.raises(SnapshotError, match="ask another one, or take one now"):
+        catalog.connect()
+
+    catalog.snapshot()
+
+    with catalog.connect() as connection:
+        assert image_names(connection) == ["a map"]
+
+
+def test_what_others_laid_into_a_snapshot_is_no_part_of_it(catalog: Catalog, store: Store) -> None:
+    file = catalog.snapshot() / "images/part-0.parquet"
+    shutil.copy(file, file.with_name("part-0 (conflicted copy).parquet"))
+    shutil.copy(file, file.with_name("part-1.parquet"))
+
+    with catalog.connect() as connection:
+        assert image_names(connection) == ["a map"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -152,8 +153,9 @@ def test_whatever_a_manifest_holds_it_is_sound_or_a_snapshot_error(
         assert kept.manifest_with_files(place) == {}
     else:
         parts.layouts_of(kept.manifest_with_files(place))
-        kept.files_of(place)
         kept.age(place)
+        with suppress(SnapshotError):  # its files are not there
+            kept.files_of(place)
 
 
 SOUND = {
