@@ -133,16 +133,20 @@ def _nothing_to_let_go() -> None:
 # The database
 
 
-class _Column(NamedTuple):
+class Column(NamedTuple):
+    """A column of a table or view."""
+
     name: str
     type: str
     comment: str | None
 
 
-class _Relation(NamedTuple):
+class Relation(NamedTuple):
+    """A table or view of the catalog."""
+
     name: str
     comment: str | None
-    columns: list[_Column]
+    columns: list[Column]
     sql: str | None  # a view's own
 
 
@@ -164,14 +168,14 @@ def _set_up(connection: duckdb.DuckDBPyConnection, place: Path | None, *, commen
     spill = Path(tempfile.gettempdir()) / f"nvcatalog-{os.getpid()}-{secrets.token_hex(4)}"
     connection.execute(f"SET temp_directory = {_literal(spill)}")
     connection.execute("SET TimeZone = 'UTC'")
-    relations = [each for each in _relations() if each.sql is not None or each.name in parts.TABLES]
+    relations = [each for each in relations_here() if each.sql is not None or each.name in parts.TABLES]
     statements = [each.sql or _view_of_files(connection, place, each) for each in relations]
     if commented:
         statements += [comment for each in relations for comment in _comments(each)]
     connection.execute("BEGIN; " + ";\n".join(statement.rstrip("; \n") for statement in statements) + "; COMMIT")
 
 
-def _view_of_files(connection: duckdb.DuckDBPyConnection, place: Path | None, table: _Relation) -> str:
+def _view_of_files(connection: duckdb.DuckDBPyConnection, place: Path | None, table: Relation) -> str:
     """Return a table as a view of its files, with the columns that this version expects."""
     files = sorted((place / table.name).glob("*.parquet")) if place else []
     source = files_as_table(files)
@@ -182,7 +186,7 @@ def _view_of_files(connection: duckdb.DuckDBPyConnection, place: Path | None, ta
     return f'CREATE VIEW "{table.name}" AS SELECT {columns} {rows}'
 
 
-def _read_as(column: _Column, given: set[str]) -> str:
+def _read_as(column: Column, given: set[str]) -> str:
     if column.name not in given:
         return f'NULL::{column.type} AS "{column.name}"'
     return f'"{column.name}"::JSON AS "{column.name}"' if column.type == "JSON" else f'"{column.name}"'
@@ -202,7 +206,7 @@ def _check_schema(place: Path) -> None:
         )
 
 
-def _comments(relation: _Relation) -> Iterator[str]:
+def _comments(relation: Relation) -> Iterator[str]:
     if relation.comment:
         yield f'COMMENT ON VIEW "{relation.name}" IS {_quoted(relation.comment)}'
     for column in relation.columns:
@@ -215,7 +219,7 @@ def _quoted(text: str) -> str:
 
 
 @cache  # to migrate an empty catalog takes longer than all the rest
-def _relations() -> list[_Relation]:
+def relations_here() -> list[Relation]:
     """Return the catalog's tables and views as the migrations leave them, those first that others are made of."""
     with empty_catalog() as connection:
         relations = connection.execute("""
@@ -229,6 +233,6 @@ def _relations() -> list[_Relation]:
             "ORDER BY table_name, column_index"
         ).fetchall()
     return [
-        _Relation(name, comment, [_Column(*rest) for table, *rest in columns if table == name], sql)
+        Relation(name, comment, [Column(*rest) for table, *rest in columns if table == name], sql)
         for name, comment, sql, _ in relations
     ]

@@ -392,7 +392,7 @@ class _FrozenCall(Call):
         if not image_ids:
             return set()
         try:
-            with self.store.reading() as connection:
+            with self.reads.reading() as connection:
                 rows = connection.execute(_CAME_AT, {"ids": image_ids, "kind": self.request.kind}).fetchall()
         except CatalogLockedError:  # somebody has taken the catalog meanwhile: to ask again is no harm
             return set()
@@ -460,7 +460,7 @@ class _FrozenCall(Call):
     def _keep_former(self, image: KnownImage) -> None:
         """Move a file aside that the frozen bytes replace: they may be all there is of another version."""
         file = self._file_of(image.image_id)
-        if file is None or file.sha256 is None:
+        if file is None or file.sha256 is None or file.is_shared:
             return
         ending = ".nii.gz"
         aside = f"{file.path.removesuffix(ending)}_replaced-{file.sha256[:12]}{ending}"

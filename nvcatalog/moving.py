@@ -199,7 +199,8 @@ class Mover:
 
     def _resample_here(self, image_id: int) -> Iterator[partial[None]]:
         image = self._known.images[image_id]
-        source = self._folder / storage.image_path(image.collection_id, image_id)
+        original = image.file.path if image.file else storage.image_path(image.collection_id, image_id)
+        source = self._folder / original
         try:
             proof = self._resample(image, image.record, source)
         except _TROUBLES as error:
@@ -301,6 +302,8 @@ class Mover:
             self._lander.batch.drop_file(image.image_id, "resampled")
 
     def _remove(self, path: str) -> None:
+        if Path(path).is_absolute():
+            return  # it is the base folder's
         with suppress(OSError):  # somebody else's: its row goes all the same, so it is no part of an answer
             (self._folder / path).unlink(missing_ok=True)
 

@@ -269,7 +269,7 @@ def _tell(selection: Selection, call: Call, options: Options) -> None:
     """Say how many match and of when the metadata is; warn when nothing does, or more than are fetched."""
     date = selection.synced_at[:10] if selection.synced_at else None
     known = f"NeuroVault's metadata of {date}" if date else "what was fetched or listed here (sync never ran)"
-    if owners := lookup.excluded_owners(call.store):
+    if owners := lookup.excluded_owners(call.reads):
         known += f", without the images of {len(owners)} owners that sync left out ({', '.join(map(str, owners))})"
     summarise(f"nvcatalog: {selection.total:,} images match in {known}", verbose=options.verbose)
     call.notes += conditions.explain(selection)

@@ -1,0 +1,335 @@
+"""A shared folder behind one's own: its maps, records and terms are used, and nothing is ever written to it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import duckdb
+import pytest
+from fetching import FOUR, file_of, ids, outcomes_of, traces, write
+from fetching import fetch as fetch
+from fetching import fetch_filtered as fetch_filtered
+from fetching import no_waiting as no_waiting
+from fetching import open_dir as open_dir
+from fetching import world as world
+from oracle import nilearn as nilearn
+from oracle import nilearn_dir as nilearn_dir
+from test_store import as_nobody, held_elsewhere, let_go_soon
+
+from nvcatalog import Catalog
+from nvcatalog._store import Store
+from nvcatalog.base import LayeredStore
+from nvcatalog.errors import (
+    CatalogTooNewError,
+    DataDirError,
+    IncompleteWarning,
+    InvalidOptionError,
+    InvalidOptionTypeError,
+    WrongServerError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fetching import Fetch
+
+    from nvcatalog.demo import DemoServer, World
+
+pytestmark = pytest.mark.usefixtures("no_waiting")
+
+
+@pytest.fixture
+def base(fetch: Fetch, open_dir: Path, server: DemoServer) -> Path:
+    """Return a folder that holds collection 3 whole, with terms, of which nothing can be written."""
+    fetch(data_dir=open_dir, collection_ids=[3], fetch_neurosynth_words=True)
+    lock(open_dir)
+    return open_dir
+
+
+def lock(folder: Path) -> None:
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+
+
+@contextmanager
+def unchanged(folder: Path) -> Iterator[None]:
+    before = traces(folder)
+    yield
+    assert traces(folder) == before
+
+
+def test_what_is_in_the_base_is_returned_where_it_lies_and_no_request_is_made(
+    fetch: Fetch, base: Path, data_dir: Path, server: DemoServer
+) -> None:
+    def work() -> None:
+        maps = fetch(base=base, collection_ids=[3], fetch_neurosynth_words=True)
+        assert maps.images == [str(file_of(base, 3, id_)) for id_ in FOUR]
+        assert set(outcomes_of(maps).values()) == {"cached"}
+        meta = maps.images_meta[0]
+        assert meta["absolute_path"] == maps.images[0]
+        assert meta["relative_path"] == "collection_3/image_3.nii.gz"
+        assert meta["ns_words_absolute_path"].startswith(str(base))
+        assert maps.collections_meta[0]["absolute_path"] == str(base / "neurovault" / "collection_3")
+        assert maps.word_frequencies.any()
+
+    requests = server.requests
+    with unchanged(base):
+        assert as_nobody(work) == "fine"
+    assert server.requests == requests
+    assert not (data_dir / "neurovault" / "catalog.duckdb").exists()
+
+
+def test_new_files_go_to_the_folder_in_front_which_then_stands_alone(
+    fetch: Fetch, base: Path, data_dir: Path
+) -> None:
+    with unchanged(base):
+        maps = fetch(base=base, collection_ids=[3, 1058], fetch_neurosynth_words=True)
+
+    assert maps.images[:4] == [str(file_of(base, 3, id_)) for id_ in FOUR]
+    assert maps.images[4] == str(file_of(data_dir, 1058, 14250))
+    assert maps.word_frequencies.any(axis=1).all()
+    assert ids(fetch(collection_ids=[1058], mode="offline")) == [14250, 14251, 14252]
+    with pytest.warns(IncompleteWarning):
+        assert ids(fetch(collection_ids=[3], mode="offline")) == []
+
+
+def test_a_map_that_the_base_has_lost_is_fetched_into_the_folder_with_its_record(
+    fetch: Fetch, base: Path, data_dir: Path
+) -> None:
+    file_of(base, 3, 4).parent.chmod(0o755)
+    file_of(base, 3, 4).unlink()
+    lock(base)
+
+    with unchanged(base):
+        maps = fetch(base=base, collection_ids=[3])
+
+    assert maps.images[1] == str(file_of(data_dir, 3, 4))
+    assert outcomes_of(maps) == {3: "cached", 4: "downloaded", 8718: "cached", 8719: "cached"}
+    assert fetch(image_ids=[4], mode="offline").images_meta[0]["name"] == maps.images_meta[1]["name"]
+    assert Catalog(data_dir).sql("SELECT path FROM local_images").fetchall() == [("collection_3/image_4.nii.gz",)]
+
+
+def test_overwriting_writes_anew_into_the_folder_and_never_into_the_base(
+    fetch: Fetch, open_dir: Path, data_dir: Path
+) -> None:
+    fetch(data_dir=open_dir, collection_ids=[3], fetch_neurosynth_words=True)
+
+    with unchanged(open_dir):  # although it could be written
+        maps = fetch(base=open_dir, collection_ids=[3], fetch_neurosynth_words=True, mode="overwrite")
+        again = fetch(base=open_dir, collection_ids=[3], fetch_neurosynth_words=True)
+
+    assert maps.images == again.images == [str(file_of(data_dir, 3, id_)) for id_ in FOUR]
+    assert set(outcomes_of(maps).values()) == {"downloaded"}
+    assert again.images_meta[0]["ns_words_absolute_path"].startswith(str(data_dir))
+    assert (again.word_frequencies == maps.word_frequencies).all()
+
+
+def test_an_answer_offline_has_what_either_folder_has(fetch: Fetch, base: Path, server: DemoServer) -> None:
+    fetch(base=base, image_ids=[10426])
+    requests = server.requests
+
+    maps = fetch(base=base, collection_ids=[3], image_ids=[10426], mode="offline")
+
+    assert ids(maps) == [*FOUR, 10426]
+    assert server.requests == requests
+
+
+def test_what_a_later_list_does_not_name_is_gone_although_its_map_is_in_the_base(
+    fetch: Fetch, base: Path, data_dir: Path, world: World
+) -> None:
+    world.delete_image(4)
+
+    with unchanged(base):
+        fetch(base=base, collection_ids=[3], max_age=0)
+
+    assert ids(fetch(base=base, collection_ids=[3])) == FOUR  # as in one folder: what is here stays
+    with LayeredStore(data_dir / "neurovault", base / "neurovault").reading() as connection:
+        gone = connection.execute("SELECT image_id FROM images WHERE gone_at IS NOT NULL").fetchall()
+    assert gone == [(4,)]
+
+
+def test_a_map_is_resampled_from_the_base_into_the_folder(fetch: Fetch, base: Path, data_dir: Path) -> None:
+    with unchanged(base):
+        maps = fetch(base=base, image_ids=[3], resample=True)
+        again = fetch(base=base, image_ids=[3], resample=True)
+
+    resampled = str(file_of(data_dir, 3, 3)).replace(".nii.gz", "_resampled.nii.gz")
+    assert maps.images == again.images == [resampled]
+    assert again.images_meta[0]["absolute_path"] == str(file_of(base, 3, 3))
+    assert fetch(base=base, image_ids=[3]).images == [str(file_of(base, 3, 3))]
+
+
+def test_a_base_is_named_by_the_environment_too(fetch: Fetch, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NVCATALOG_BASE", str(base))
+
+    assert fetch(image_ids=[3]).images == [str(file_of(base, 3, 3))]
+
+
+def test_a_base_that_cannot_be_one_is_an_error_that_says_why(fetch: Fetch, tmp_path: Path, data_dir: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    (tmp_path / "bare").mkdir()
+    (data_dir / "neurovault").mkdir(parents=True)
+
+    with pytest.raises(DataDirError, match=r"base folder .*nowhere.* does not exist"):
+        fetch(base=tmp_path / "nowhere", image_ids=[3])
+    with pytest.raises(DataDirError, match=r"base folder .*file.* is a file"):
+        fetch(base=file, image_ids=[3])
+    with pytest.raises(DataDirError, match=r"base folder .*bare.* has no folder neurovault"):
+        fetch(base=tmp_path / "bare", image_ids=[3])
+    with pytest.raises(InvalidOptionError, match="base folder and data folder"):
+        fetch(base=data_dir, image_ids=[3])
+    with pytest.raises(InvalidOptionTypeError, match="base is 3, a int"):
+        fetch(base=3, image_ids=[3])
+
+
+def test_a_base_of_another_server_is_refused(fetch: Fetch, open_dir: Path) -> None:
+    fetch(data_dir=open_dir, image_ids=[3])
+    write(open_dir, "UPDATE catalog_info SET value = 'https://example.org' WHERE key = 'server_root'")
+
+    with pytest.raises(WrongServerError, match=r"neurovault was filled from https://example.org"):
+        fetch(base=open_dir, image_ids=[3])
+    assert fetch(base=open_dir, image_ids=[3], mode="offline").images == [str(file_of(open_dir, 3, 3))]
+    fetch(image_ids=[4])
+    with pytest.raises(WrongServerError, match=r"and the base folder .* from https://example.org"):
+        fetch(base=open_dir, image_ids=[3], mode="offline")
+
+
+def test_a_base_of_an_older_version_is_read_and_not_migrated(fetch: Fetch, open_dir: Path) -> None:
+    fetch(data_dir=open_dir, image_ids=[3])
+    write(open_dir, "DROP TABLE marks")
+    write(open_dir, "DELETE FROM schema_migrations WHERE version = 5")
+
+    with unchanged(open_dir):
+        assert fetch(base=open_dir, image_ids=[3]).images == [str(file_of(open_dir, 3, 3))]
+
+
+def test_a_base_of_a_newer_version_is_refused(fetch: Fetch, open_dir: Path) -> None:
+    fetch(data_dir=open_dir, image_ids=[3])
+    write(
+        open_dir,
+        "INSERT INTO schema_migrations SELECT 99, 'later', 'x', applied_at FROM schema_migrations LIMIT 1",
+    )
+
+    with pytest.raises(CatalogTooNewError, match="has schema 99"):
+        fetch(base=open_dir, image_ids=[3])
+
+
+def test_a_base_that_somebody_writes_to_is_waited_for(fetch: Fetch, open_dir: Path) -> None:
+    fetch(data_dir=open_dir, image_ids=[3])
+    store = Store(open_dir / "neurovault")
+
+    with held_elsewhere(store) as process:
+        let_go_soon(process)
+        assert fetch(base=open_dir, image_ids=[3]).images == [str(file_of(open_dir, 3, 3))]
+
+
+def test_threads_read_both_folders_while_one_writes(fetch: Fetch, base: Path, data_dir: Path) -> None:
+    fetch(image_ids=[10426])
+
+    def work(number: int) -> list[int]:
+        return ids(fetch(base=base, collection_ids=[3], image_ids=[10426, 9034 + number]))
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(work, range(8)))
+
+    assert found == [[*FOUR, 10426, 9034 + number] for number in range(8)]
+    assert len(fetch(collection_ids=[], image_ids=range(9034, 9042), mode="offline").images) == 8
+
+
+# A folder that nilearn filled
+
+
+@pytest.fixture
+def nilearns(nilearn: Fetch, open_dir: Path) -> Path:
+    """Return a folder that nilearn filled, of which nothing can be written."""
+    nilearn(data_dir=open_dir, collection_ids=[3], fetch_neurosynth_words=True)
+    lock(open_dir)
+    return open_dir
+
+
+@pytest.fixture
+def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the user's cache folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "nvcatalog"
+
+
+def test_what_nilearn_left_is_used_through_a_catalog_in_the_cache_folder(
+    fetch: Fetch, nilearns: Path, caches: Path, server: DemoServer
+) -> None:
+    def work() -> None:
+        maps = fetch(base=nilearns, image_ids=FOUR, fetch_neurosynth_words=True)
+        assert maps.images == [str(file_of(nilearns, 3, id_)) for id_ in FOUR]
+        assert maps.word_frequencies.any()
+
+    requests = server.requests
+    with unchanged(nilearns):
+        assert as_nobody(work) == "fine"
+    assert server.requests == requests
+    [catalog] = caches.rglob("catalog.duckdb")
+    with duckdb.connect(str(catalog), read_only=True) as connection:
+        files = connection.execute("SELECT path, state FROM files ORDER BY image_id").fetchall()
+    assert files == [(f"collection_3/image_{id_}.nii.gz", "present") for id_ in FOUR]  # proven, and once for all
+
+
+def test_of_a_collection_that_nilearn_left_only_the_list_is_asked_for(
+    fetch: Fetch, nilearns: Path, caches: Path, server: DemoServer
+) -> None:
+    server.reset_log()
+
+    with unchanged(nilearns):
+        maps = fetch(base=nilearns, collection_ids=[3])
+        requests = server.requests
+        again = fetch(base=nilearns, collection_ids=[3])
+
+    assert maps.images == again.images == [str(file_of(nilearns, 3, id_)) for id_ in FOUR]
+    assert server.requests == requests <= 2
+
+
+def test_the_catalog_in_the_cache_folder_is_made_anew_when_files_have_come(
+    fetch: Fetch, nilearns: Path, caches: Path
+) -> None:
+    with pytest.warns(IncompleteWarning):
+        assert ids(fetch(base=nilearns, image_ids=[3, 10426], mode="offline")) == [3]
+    [first] = caches.rglob("catalog.duckdb")
+    (nilearns / "neurovault").chmod(0o755)
+    fetch(data_dir=nilearns.parent / f"{nilearns.name}-more", image_ids=[10426])
+    more = nilearns.parent / f"{nilearns.name}-more"
+    shutil.move(more / "neurovault" / "collection_658", nilearns / "neurovault")
+    shutil.rmtree(more)
+
+    assert ids(fetch(base=nilearns, image_ids=[3, 10426], mode="offline")) == [3, 10426]
+
+    assert len(list(caches.rglob("catalog.duckdb"))) == 2
+    os.utime(first.parent, (0, 0))  # days later, and another file has come
+    os.utime(nilearns / "neurovault" / "collection_658", (1, 1))
+    assert ids(fetch(base=nilearns, image_ids=[3, 10426], mode="offline")) == [3, 10426]
+    assert not first.exists()
+
+
+def test_a_damaged_map_of_nilearns_is_fetched_into_the_folder_and_left_as_it_is(
+    fetch: Fetch, nilearns: Path, caches: Path, data_dir: Path
+) -> None:
+    file_of(nilearns, 3, 4).chmod(0o644)
+    file_of(nilearns, 3, 4).write_bytes(b"<html>")
+
+    with unchanged(nilearns):
+        assert fetch(base=nilearns, image_ids=[3, 4]).images == [
+            str(file_of(nilearns, 3, 3)),
+            str(file_of(data_dir, 3, 4)),
+        ]
+
+
+def test_a_cache_folder_that_cannot_be_written_is_an_error_that_names_it(
+    fetch: Fetch, nilearns: Path, caches: Path
+) -> None:
+    caches.parent.touch()
+
+    with pytest.raises(DataDirError, match=r"has no catalog, and one for it cannot be kept in .*XDG_CACHE_HOME"):
+        fetch(base=nilearns, image_ids=[3])
