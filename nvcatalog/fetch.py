@@ -204,6 +204,7 @@ def fetch_neurovault(
     dry_run: bool = False,
     max_age: timedelta | float | None = None,
     extras: bool = False,
+    base: str | os.PathLike[str] | None = None,
     **kwarg_image_filters: Any,
 ) -> Bunch:
     """Fetch images from NeuroVault whose metadata meet some criteria, complete or plainly told otherwise.
@@ -228,7 +229,7 @@ def fetch_neurovault(
         The same for images. One that raises costs only the image it raised for, which the report names.
     mode, data_dir, fetch_neurosynth_words, vectorize_words, verbose
         As in :func:`fetch_neurovault_ids`.
-    timeout, max_workers, sparse_words, resample, dry_run, max_age, extras
+    timeout, max_workers, sparse_words, resample, dry_run, max_age, extras, base
         As there.
     interpolation : {'continuous', 'linear', 'nearest'} or None
         How maps are resampled. None means 'continuous', and 'nearest' for maps of labels; what has been resampled
@@ -286,7 +287,8 @@ def fetch_neurovault(
     image_terms = _terms(image_terms, basic_image_terms(), image_filter, "image") | kwarg_image_filters
     _move_collection_id(image_terms, collection_terms)
     folder = storage.data_folder(data_dir)
-    _warn_of_options(kwarg_image_filters, Store(folder))
+    reads = store_of(folder, base)
+    _warn_of_options(kwarg_image_filters, reads)
     wanted = Wanted(collection_terms, collection_filter, image_terms, image_filter)
     call = Call(
         options.request(),
@@ -296,6 +298,7 @@ def fetch_neurovault(
         parameters={"max_images": limit, **wanted.described()},
         wanted=wanted,
         max_images=limit,
+        reads=reads,
     )
     return call.answer()
 

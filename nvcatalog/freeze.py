@@ -17,6 +17,7 @@ from nvcatalog import __version__, client, lockfile, lookup, records, resample, 
 from nvcatalog._parallel import Lane, in_parallel
 from nvcatalog._progress import Progress, summarise
 from nvcatalog._store import Store, moment
+from nvcatalog.base import store_of
 from nvcatalog.call import Call
 from nvcatalog.errors import (
     CatalogLockedError,
@@ -56,6 +57,7 @@ def fetch_frozen(
     verbose: int = 3,
     timeout: float = 10.0,
     max_workers: int | None = None,
+    base: str | os.PathLike[str] | None = None,
 ) -> Bunch:
     """Bring back the maps of a lock file, byte for byte, or say of each what differs.
 
@@ -73,8 +75,9 @@ def fetch_frozen(
         When the server is asked: for the maps that are not here as they were frozen, unless what is here is known
         to be a later version; for all of those, and for each image's record, so that the report knows of every
         change; never.
-    data_dir, verbose, timeout, max_workers
-        As in :func:`nvcatalog.fetch_neurovault_ids`.
+    data_dir, verbose, timeout, max_workers, base
+        As in :func:`nvcatalog.fetch_neurovault_ids`. Of a map in the base that has other bytes the frozen ones
+        are fetched into `data_dir`.
 
     Returns
     -------
@@ -124,7 +127,8 @@ def fetch_frozen(
     if options.mode != "offline" and lock.server is not None:
         _check_server(lock.server, folder, path)
     parameters = {"path": os.fspath(path), "strict": bool(strict)}
-    return _FrozenCall(lock, options, folder, strict=bool(strict), parameters=parameters).answer()
+    reads = store_of(folder, base)
+    return _FrozenCall(lock, options, folder, reads, strict=bool(strict), parameters=parameters).answer()
 
 
 def freeze(
@@ -351,7 +355,14 @@ class _FrozenCall(Call):
     """A call for exactly the bytes of a lock file."""
 
     def __init__(
-        self, lock: LockFile, options: Options, folder: Path, *, strict: bool, parameters: dict[str, Any]
+        self,
+        lock: LockFile,
+        options: Options,
+        folder: Path,
+        reads: Store,
+        *,
+        strict: bool,
+        parameters: dict[str, Any],
     ) -> None:
         self._frozen = {image.image_id: image for image in lock.images}
         self._strict = strict
@@ -366,6 +377,7 @@ class _FrozenCall(Call):
             folder,
             function="fetch_frozen",
             parameters=parameters,
+            reads=reads,
         )
         for image in lock.images:
             if image.collection_id in self.known.tokens:

@@ -19,9 +19,16 @@ from fetching import open_dir as open_dir
 from fetching import world as world
 from oracle import nilearn as nilearn
 from oracle import nilearn_dir as nilearn_dir
+from test_cli import nvcatalog as nvcatalog
 from test_store import as_nobody, held_elsewhere, let_go_soon
 
-from nvcatalog import Catalog
+from nvcatalog import (
+    Catalog,
+    fetch_collection,
+    fetch_frozen,
+    fetch_neurovault_auditory_computation_task,
+    fetch_where,
+)
 from nvcatalog._store import Store
 from nvcatalog.base import LayeredStore
 from nvcatalog.errors import (
@@ -32,11 +39,13 @@ from nvcatalog.errors import (
     InvalidOptionTypeError,
     WrongServerError,
 )
+from nvcatalog.filters import IsIn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fetching import Fetch
+    from test_cli import Run
 
     from nvcatalog.demo import DemoServer, World
 
@@ -240,6 +249,108 @@ def test_threads_read_both_folders_while_one_writes(fetch: Fetch, base: Path, da
 
     assert found == [[*FOUR, 10426, 9034 + number] for number in range(8)]
     assert len(fetch(collection_ids=[], image_ids=range(9034, 9042), mode="offline").images) == 8
+
+
+# The other fetchers
+
+
+def test_filters_choose_from_the_base_first(
+    fetch_filtered: Fetch, base: Path, data_dir: Path, server: DemoServer
+) -> None:
+    server.reset_log()
+
+    with unchanged(base):
+        few = fetch_filtered(base=base, max_images=3, image_terms={})
+        assert server.requests == 0
+        more = fetch_filtered(base=base, max_images=6, image_terms={}, collection_terms={"id": IsIn(3, 1058)})
+
+    assert few.images == [str(file_of(base, 3, id_)) for id_ in FOUR[:3]]
+    assert ids(more) == [*FOUR, 14250, 14251]
+    assert more.images[4] == str(file_of(data_dir, 1058, 14250))
+
+
+def test_a_condition_selects_from_what_either_catalog_knows(
+    fetch: Fetch, base: Path, data_dir: Path, server: DemoServer
+) -> None:
+    fetch(base=base, image_ids=[10426])
+    server.reset_log()
+
+    with unchanged(base):
+        maps = fetch_where("image_id IN (4, 8718, 10426)", data_dir=data_dir, base=base, verbose=0)
+
+    assert maps.images == [
+        *(str(file_of(base, 3, id_)) for id_ in (4, 8718)),
+        str(file_of(data_dir, 658, 10426)),
+    ]
+    assert server.requests == 0
+
+
+def test_a_condition_lists_again_into_the_folder_what_the_base_knows_for_long(
+    base: Path, data_dir: Path, server: DemoServer
+) -> None:
+    server.reset_log()
+
+    with unchanged(base):
+        maps = fetch_where("collection_id = 3", data_dir=data_dir, base=base, max_age=0, verbose=0)
+
+    assert server.requests > 0
+    assert maps.images == [str(file_of(base, 3, id_)) for id_ in FOUR]
+    assert Catalog(data_dir).sql("SELECT collection_id FROM collections WHERE complete").fetchall() == [(3,)]
+
+
+def test_the_collections_of_a_paper_are_found_in_the_base(
+    fetch: Fetch, open_dir: Path, data_dir: Path, world: World, server: DemoServer
+) -> None:
+    world.add_collection({"DOI": "10.1234/abc"}, id=77, images=[{"id": 771}])
+    fetch(data_dir=open_dir, collection_ids=[77])
+    lock(open_dir)
+    server.reset_log()
+
+    maps = fetch_collection(doi="10.1234/abc", data_dir=data_dir, base=open_dir, verbose=0)
+
+    assert maps.images == [str(file_of(open_dir, 77, 771))]
+    assert server.requests == 0
+
+
+def test_the_map_for_trying_things_out_may_be_in_the_base(
+    fetch: Fetch, open_dir: Path, data_dir: Path, world: World
+) -> None:
+    world.add_collection(id=78, images=[{"id": 32980}])
+    fetch(data_dir=open_dir, image_ids=[32980])
+    lock(open_dir)
+
+    maps = fetch_neurovault_auditory_computation_task(data_dir, 0, base=open_dir)
+
+    assert maps.images == [str(file_of(open_dir, 78, 32980))]
+
+
+def test_frozen_maps_come_from_the_base_and_what_differs_there_stays_as_it_is(
+    fetch: Fetch, base: Path, data_dir: Path, tmp_path: Path, server: DemoServer
+) -> None:
+    maps = fetch(data_dir=tmp_path / "frozen", image_ids=[3, 4])
+    lock_file = Catalog(tmp_path / "frozen").freeze(tmp_path / "maps.lock.json", bunch=maps, verbose=0)
+    server.reset_log()
+    with unchanged(base):
+        thawed = fetch_frozen(lock_file, data_dir=data_dir, base=base, verbose=0)
+    assert thawed.images == [str(file_of(base, 3, id_)) for id_ in (3, 4)]
+    assert server.requests == 0
+
+    file_of(base, 3, 4).chmod(0o644)
+    file_of(base, 3, 4).write_bytes(bytes(file_of(base, 3, 4).stat().st_size))
+    with unchanged(base):
+        thawed = fetch_frozen(lock_file, data_dir=data_dir, base=base, verbose=0)
+    assert thawed.images == [str(file_of(base, 3, 3)), str(file_of(data_dir, 3, 4))]
+
+
+def test_the_command_line_takes_a_base(nvcatalog: Run, base: Path, data_dir: Path) -> None:
+    def rows(*arguments: str) -> list[str]:
+        done = nvcatalog(*arguments, "--base", base, "--data-dir", data_dir, "--quiet", "--format", "csv")
+        assert done.returncode == 0, done.stderr
+        return done.stdout.decode().splitlines()[1:]
+
+    with unchanged(base):
+        assert str(file_of(base, 3, 3)) in rows("fetch", "--images", "3")[0]
+        assert str(file_of(base, 3, 4)) in rows("where", "image_id = 4")[0]
 
 
 # A folder that nilearn filled

@@ -22,6 +22,7 @@ from nvcatalog.cli.arguments import (
     MOST_NAMED,
     SOMETHING_MISSING,
     WRONG_USE,
+    Base,
     DataDir,
     Images,
     OutputFormat,
@@ -91,6 +92,7 @@ def fetch(
     dry_run: DryRun = False,
     max_age: MaxAge = None,
     data_dir: DataDir = None,
+    base: Base = None,
     timeout: Timeout = 10.0,
     max_workers: Workers = None,
     output: OutputFormat = None,
@@ -114,6 +116,7 @@ def fetch(
             image_ids=image_ids,
             mode=mode,
             data_dir=data_dir,
+            base=base,
             fetch_neurosynth_words=words,
             vectorize_words=False,
             verbose=0 if quiet else 2,
@@ -145,6 +148,7 @@ def where(
     dry_run: DryRun = False,
     max_age: MaxAge = None,
     data_dir: DataDir = None,
+    base: Base = None,
     timeout: Timeout = 10.0,
     max_workers: Workers = None,
     output: OutputFormat = None,
@@ -165,6 +169,7 @@ def where(
             max_images=max_images,
             mode=mode,
             data_dir=data_dir,
+            base=base,
             fetch_neurosynth_words=words,
             vectorize_words=False,
             verbose=0 if quiet else 2,
@@ -329,6 +334,7 @@ def thaw(
     ] = False,
     mode: When = Mode.download_new,
     data_dir: DataDir = None,
+    base: Base = None,
     timeout: Timeout = 10.0,
     max_workers: Workers = None,
     output: OutputFormat = None,
@@ -346,6 +352,7 @@ def thaw(
             strict=not latest,
             mode=mode,
             data_dir=data_dir,
+            base=base,
             verbose=0 if quiet else 2,
             timeout=timeout,
             max_workers=max_workers,
@@ -466,7 +473,7 @@ def demo(
     from nvcatalog.demo import DemoServer
 
     place = str(Path(data_dir or tempfile.mkdtemp(prefix="nvcatalog-demo-")).expanduser().absolute())
-    for name in ("NVCATALOG_MIRROR_OF", "NVCATALOG_OFFLINE"):
+    for name in ("NVCATALOG_MIRROR_OF", "NVCATALOG_OFFLINE", "NVCATALOG_BASE"):
         os.environ.pop(name, None)
     with DemoServer() as server:
         environment = server.environment | earlier_demo(place)

@@ -22,6 +22,10 @@ DataDir = Annotated[
     str | None,
     typer.Option("--data-dir", "-d", metavar="FOLDER", help="Where neurovault/ is; nilearn's folder by default."),
 ]
+Base = Annotated[
+    str | None,
+    typer.Option("--base", metavar="FOLDER", help="A shared folder to use first; never written to."),
+]
 OutputFormat = Annotated[
     Format | None, typer.Option("--format", "-f", help="A table on a terminal, csv in a pipe, unless said here.")
 ]
