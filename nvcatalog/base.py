@@ -9,14 +9,15 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import Any, NoReturn, cast
 
 import duckdb
 
 from nvcatalog import lookup, storage
 from nvcatalog._batch import Batch
-from nvcatalog._gate import ForkedOpenError, gate_of
+from nvcatalog._gate import ForkedOpenError, Gate, gate_of
 from nvcatalog._locks import lock_timeout_s
 from nvcatalog._store import Store, fence, in_memory
 from nvcatalog.adopt import adopt_folder, collection_folders
@@ -126,12 +127,18 @@ class LayeredStore(Store):
         super().__init__(folder)
         self.base = base
         self._front = Store(folder)
-        self._below = Store(base)
-        self._is_apart = not self._below.exists
-        if self._is_apart:
-            self._below = _catalog_apart(base)
-        self._both = gate_of(self.path.with_name(f"{self.path.name} over {_short(str(self._below.path))}"))
         self._base_root: str | None = None
+
+    @cached_property
+    def _below(self) -> Store:
+        """The base's catalog, or the one that is kept of it, which may have to be made."""
+        its_own = Store(self.base)
+        return its_own if its_own.exists else _catalog_apart(self.base)
+
+    @cached_property
+    def _both(self) -> Gate[Any]:
+        """The gate of the two together: whoever reads them in this process shares what is open."""
+        return gate_of(self.path.with_name(f"{self.path.name} over {_short(str(self._below.path))}"))
 
     @property
     def exists(self) -> bool:
@@ -192,7 +199,7 @@ class LayeredStore(Store):
 
     def keep_proofs(self, batch: Batch) -> None:
         """Land what was proven of the base's files where its catalog is ours to write; else it is proven again."""
-        if not self._is_apart or not batch:
+        if self._below.folder == self.base or not batch:
             return
         start = f"{self.base}{os.sep}"
         for row in batch.tables.get("files", []):

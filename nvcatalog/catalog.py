@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nvcatalog import adopt, lookup, matrix, outdated, queries, shelf, snapshot, storage
 from nvcatalog._store import Store
+from nvcatalog.base import LayeredStore, store_of
 from nvcatalog.errors import LabelsError, SnapshotWarning
 from nvcatalog.ids import parse_ids
 from nvcatalog.labels import read_labels
@@ -37,6 +38,10 @@ class Catalog(Outward, Upkeep):
     ----------
     data_dir : path-like or None
         As in :func:`nvcatalog.fetch_neurovault_ids`.
+    base : path-like or None
+        The `data_dir` of a shared folder, as there. :meth:`sql`, :meth:`query`, :meth:`words`, :meth:`labels` and
+        :meth:`cite` then read both catalogs as one, in which the rows of `data_dir` go before those of the base;
+        the ``path`` of a file in the base is absolute. All else is about `data_dir` alone.
 
     Examples
     --------
@@ -46,8 +51,20 @@ class Catalog(Outward, Upkeep):
     [(10426,)]
     """
 
-    def __init__(self, data_dir: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: str | os.PathLike[str] | None = None,
+        *,
+        base: str | os.PathLike[str] | None = None,
+    ) -> None:
         super().__init__(Store(storage.data_folder(data_dir)))
+        layers = store_of(self._folder, base)
+        self._base = layers.base if isinstance(layers, LayeredStore) else None
+
+    @property
+    def _reads(self) -> Store:
+        """What is read where a base folder counts, too: as it is now."""
+        return self._store if self._base is None else LayeredStore(self._folder, self._base)
 
     def __repr__(self) -> str:
         """Name the folder."""
@@ -234,7 +251,7 @@ class Catalog(Outward, Upkeep):
             private=private,
         )
         self._warn_if_absent()
-        return matrix.chosen_words(self._store, wish)
+        return matrix.chosen_words(self._reads, wish)
 
     def add_words(self, df: Any, *, reference: str, replace: bool = False) -> int:
         """Add terms that a decoder of your own gave for images; they are then served wherever terms are.
@@ -310,7 +327,7 @@ class Catalog(Outward, Upkeep):
         [(0, 'Primary motor cortex'), (1, 'Sensory cortex')]
         """
         id_ = parse_ids([image_id], kind="image")[0]
-        file = lookup.files_of(self._store, [id_]).get((id_, "labels"))
+        file = lookup.files_of(self._reads, [id_]).get((id_, "labels"))
         if file is None:
             raise LabelsError(
                 f"image {id_} has no label file in {self._folder}; if it is an atlas, fetch it with extras=True"
@@ -439,5 +456,5 @@ class Catalog(Outward, Upkeep):
         )
 
     def _ask(self, query: str, params: Params, tables: Mapping[str, Any] | None = None) -> Answer:
-        with self._store.reading() as connection:
+        with self._reads.reading() as connection:
             return queries.run(connection, query, params, tables)

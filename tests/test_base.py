@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import duckdb
+import pandas as pd
 import pytest
 from fetching import FOUR, file_of, ids, outcomes_of, traces, write
 from fetching import fetch as fetch
@@ -37,6 +38,7 @@ from nvcatalog.errors import (
     IncompleteWarning,
     InvalidOptionError,
     InvalidOptionTypeError,
+    QueryError,
     WrongServerError,
 )
 from nvcatalog.filters import IsIn
@@ -444,3 +446,95 @@ def test_a_cache_folder_that_cannot_be_written_is_an_error_that_names_it(
 
     with pytest.raises(DataDirError, match=r"has no catalog, and one for it cannot be kept in .*XDG_CACHE_HOME"):
         fetch(base=nilearns, image_ids=[3])
+
+
+# SQL over both
+
+
+def test_sql_terms_and_citations_are_of_both_folders(fetch: Fetch, base: Path, data_dir: Path) -> None:
+    fetch(image_ids=[10426], fetch_neurosynth_words=True)
+    both = Catalog(data_dir, base=base)
+    alone, shared = Catalog(data_dir), Catalog(base)
+
+    with unchanged(base):
+        rows = both.sql("SELECT image_id, path FROM local_images ORDER BY image_id").fetchall()
+        frequencies, vocabulary = both.words([3, 10426])
+        cited = both.cite(image_ids=[3, 10426])
+        by_term = both.query("images_by_term", term="pain", min_weight=-1).fetchall()
+
+    assert sorted(rows) == sorted(
+        [*((id_, str(file_of(base, 3, id_))) for id_ in FOUR), (10426, "collection_658/image_10426.nii.gz")]
+    )
+    for catalog, id_, row in ((shared, 3, 0), (alone, 10426, 1)):
+        theirs = catalog.words([id_])
+        expected = dict(zip(theirs.vocabulary, theirs.frequencies.toarray()[0], strict=True))
+        assert dict(zip(vocabulary, frequencies.toarray()[row], strict=True)) == expected
+    assert {row[0] for row in by_term} == {*FOUR, 10426}
+    assert [each.collection_id for each in cited.collections] == [3, 658]
+
+
+def test_terms_that_only_one_catalog_has_keep_their_names(fetch: Fetch, open_dir: Path, data_dir: Path) -> None:
+    fetch(data_dir=open_dir, image_ids=[3])
+    fetch(image_ids=[4])
+    Catalog(open_dir).add_words(long_table(3, shared=0.1, theirs=0.2), reference="mine")
+    Catalog(data_dir).add_words(long_table(4, ours=0.3, shared=0.4), reference="mine")
+
+    frequencies, vocabulary = Catalog(data_dir, base=open_dir).words([3, 4])
+
+    assert vocabulary.tolist() == ["ours", "shared", "theirs"]
+    assert frequencies.toarray().tolist() == [[0.0, 0.1, 0.2], [0.3, 0.4, 0.0]]
+
+
+def long_table(image_id: int, **weights: float) -> pd.DataFrame:
+    return pd.DataFrame({"image_id": image_id, "term": list(weights), "weight": list(weights.values())})
+
+
+def test_sql_over_both_is_fenced_and_changes_neither(base: Path, data_dir: Path) -> None:
+    both = Catalog(data_dir, base=base)
+
+    for query in (
+        "DELETE FROM images",
+        "COPY images TO 'stolen.csv'",
+        f"FROM read_csv('{base / 'neurovault' / 'README.md'}')",
+        f"ATTACH '{base / 'neurovault' / 'catalog.duckdb'}' AS again",
+    ):
+        with unchanged(base), pytest.raises(QueryError):
+            both.sql(query)
+
+
+def test_all_that_keeps_order_is_about_the_folder_in_front(fetch: Fetch, base: Path, data_dir: Path) -> None:
+    fetch(image_ids=[10426])
+    both = Catalog(data_dir, base=base)
+
+    with unchanged(base):
+        assert both.verify(deep=True, verbose=0)
+        both.snapshot()
+        with both.connect() as connection:
+            assert connection.execute("SELECT image_id FROM images").fetchall() == [(10426,)]
+        both.prune(where="true", verbose=0)
+
+    assert both.sql("SELECT count(*) FROM local_images").fetchall() == [(4,)]
+
+
+def test_the_labels_of_an_atlas_in_the_base_are_read_there(
+    fetch: Fetch, open_dir: Path, data_dir: Path, world: World
+) -> None:
+    world.add_labels(14227, ["Motor", "Sensory"])
+    fetch(data_dir=open_dir, image_ids=[14227], extras=True)
+    lock(open_dir)
+
+    with unchanged(open_dir):
+        assert fetch(base=open_dir, image_ids=[14227], extras=True).report.counts == {"cached": 2}
+        assert Catalog(data_dir, base=open_dir).labels(14227) == Catalog(open_dir).labels(14227)
+
+
+def test_a_catalog_over_nilearns_folder_sees_what_has_come(fetch: Fetch, nilearns: Path, caches: Path) -> None:
+    both = Catalog(base=nilearns, data_dir=nilearns / "front")
+    assert not caches.exists()
+
+    assert both.sql("SELECT count(*) FROM images").fetchall() == [(4,)]
+
+    collection = nilearns / "neurovault" / "collection_3"
+    collection.chmod(0o755)
+    (collection / "image_4_metadata.json").unlink()
+    assert both.sql("SELECT count(*) FROM images").fetchall() == [(3,)]

@@ -201,10 +201,11 @@ def sql(
     ],
     param: Params = None,
     data_dir: DataDir = None,
+    base: Base = None,
     output: OutputFormat = None,
 ) -> None:
     """Ask the catalog in SQL."""
-    catalog, params = catalog_in(data_dir), parse_params(param)
+    catalog, params = catalog_in(data_dir, base), parse_params(param)
     text = sys.stdin.read() if query == "-" else query
     with _asking(catalog):
         show(catalog.sql(text, params or None).arrow(), output)
@@ -219,6 +220,7 @@ def query(
     name: Annotated[str | None, typer.Argument(help="Which; without it, they are listed.")] = None,
     param: Params = None,
     data_dir: DataDir = None,
+    base: Base = None,
     output: OutputFormat = None,
 ) -> None:
     """Run a query that ships with the package or one of your own, or list them with their parameters.
@@ -227,7 +229,7 @@ def query(
     """
     from nvcatalog import shelf
 
-    catalog = catalog_in(data_dir)
+    catalog = catalog_in(data_dir, base)
     if name is None:
         _show_queries(catalog, output)
         return
@@ -374,10 +376,11 @@ def cite(
     param: Params = None,
     private: Private = False,
     data_dir: DataDir = None,
+    base: Base = None,
     output: Annotated[CitationFormat, typer.Option("--format", "-f", help="How.")] = CitationFormat.bibtex,
 ) -> None:
     """Cite the collections behind the maps that are here, or behind those chosen."""
-    catalog = catalog_in(data_dir)
+    catalog = catalog_in(data_dir, base)
     with _asking(catalog):
         citations = catalog.cite(
             where=where, image_ids=split(images) or None, params=parse_params(param), private=private

@@ -40,11 +40,11 @@ Private = Annotated[bool, typer.Option("--private", help="Those of private colle
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No bars and no summary.")]
 
 
-def catalog_in(data_dir: str | None) -> Catalog:
-    """Return the catalog of a data folder, nilearn's by default."""
+def catalog_in(data_dir: str | None, base: str | None = None) -> Catalog:
+    """Return the catalog of a data folder, nilearn's by default, with a shared folder's behind it."""
     from nvcatalog.catalog import Catalog
 
-    return Catalog(data_dir)
+    return Catalog(data_dir, base=base)
 
 
 def split(values: list[str] | None) -> list[str]:
