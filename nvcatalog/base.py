@@ -6,10 +6,10 @@ import hashlib
 import os
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -19,7 +19,7 @@ from nvcatalog import lookup, storage
 from nvcatalog._batch import Batch
 from nvcatalog._gate import ForkedOpenError, Gate, gate_of
 from nvcatalog._locks import lock_timeout_s
-from nvcatalog._store import Store, fence, in_memory
+from nvcatalog._store import FILE_NAME, Store, fence, in_memory
 from nvcatalog.adopt import adopt_folder, collection_folders
 from nvcatalog.connecting import Column, Relation, relations_here
 from nvcatalog.errors import (
@@ -39,6 +39,8 @@ from nvcatalog.servers import check_server
 #: The variable that names a base folder where no argument does.
 VARIABLE = "NVCATALOG_BASE"
 
+# What DuckDB passes on of the system where a file system has none.
+_NO_LOCKS = "No locks available"
 # Catalogs of an earlier state of a base are kept this long: another process may be about to open one.
 _FORMER_KEPT_S = 24 * 3600.0
 # What is added to the number of a term that only the base knows: the two catalogs number terms each by itself.
@@ -127,15 +129,19 @@ class LayeredStore(Store):
         super().__init__(folder)
         self.base = base
         self._front = Store(folder)
+        self._found: Store | None = None
         self._base_root: str | None = None
 
-    @cached_property
+    # No cached_property, which holds a lock in Python 3.11: a process forked meanwhile would wait for it for ever.
+    @property
     def _below(self) -> Store:
         """The base's catalog, or the one that is kept of it, which may have to be made."""
-        its_own = Store(self.base)
-        return its_own if its_own.exists else _catalog_apart(self.base)
+        if self._found is None:
+            its_own = Store(self.base)
+            self._found = its_own if its_own.exists else _catalog_apart(self.base)
+        return self._found
 
-    @cached_property
+    @property
     def _both(self) -> Gate[Any]:
         """The gate of the two together: whoever reads them in this process shares what is open."""
         return gate_of(self.path.with_name(f"{self.path.name} over {_short(str(self._below.path))}"))
@@ -218,7 +224,7 @@ class LayeredStore(Store):
             stack.callback(connection.close)
             connection.execute("SET temp_directory = ''")
             for name, store in there.items():
-                store.attach(connection, name, timeout_s=max(0.0, deadline - time.monotonic()))
+                _attach(connection, name, store, deadline)
             root = self._lay(connection, there)
             connection.execute("SET enable_external_access = false")
             fence(connection)
@@ -259,6 +265,20 @@ def _root(connection: duckdb.DuckDBPyConnection, side: str) -> str | None:
     query = f"SELECT value FROM {side}.catalog_info WHERE key = 'server_root'"  # noqa: S608 - one of two
     rows = connection.execute(query).fetchall()
     return rows[0][0] if rows else None
+
+
+def _attach(connection: duckdb.DuckDBPyConnection, name: str, store: Store, deadline: float) -> None:
+    """Attach a catalog; where its file system has no locks, a copy of a moment: there nobody can be waited for."""
+    try:
+        store.attach(connection, name, timeout_s=0)
+    except CatalogLockedError as error:
+        if _NO_LOCKS not in str(error):
+            store.attach(connection, name, timeout_s=max(0.0, deadline - time.monotonic()))
+            return
+        with tempfile.TemporaryDirectory(prefix="nvcatalog-") as private:  # an open file outlives its folder
+            for path in store.folder.glob(f"{FILE_NAME}*"):
+                shutil.copyfile(path, Path(private) / path.name)
+            Store(Path(private)).attach(connection, name, timeout_s=0)
 
 
 def _check_same_server(folder: Path, ours: str, base: Path, theirs: str) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pandas as pd
@@ -21,7 +22,7 @@ from fetching import world as world
 from oracle import nilearn as nilearn
 from oracle import nilearn_dir as nilearn_dir
 from test_cli import nvcatalog as nvcatalog
-from test_store import as_nobody, held_elsewhere, let_go_soon
+from test_store import as_nobody, held_elsewhere, in_forked_child, let_go_soon
 
 from nvcatalog import (
     Catalog,
@@ -33,6 +34,7 @@ from nvcatalog import (
 from nvcatalog._store import Store
 from nvcatalog.base import LayeredStore
 from nvcatalog.errors import (
+    CatalogLockedError,
     CatalogTooNewError,
     DataDirError,
     IncompleteWarning,
@@ -173,6 +175,56 @@ def test_a_map_is_resampled_from_the_base_into_the_folder(fetch: Fetch, base: Pa
     assert maps.images == again.images == [resampled]
     assert again.images_meta[0]["absolute_path"] == str(file_of(base, 3, 3))
     assert fetch(base=base, image_ids=[3]).images == [str(file_of(base, 3, 3))]
+    assert Catalog(data_dir).verify(deep=True, verbose=0), Catalog(data_dir).verify(deep=True, verbose=0).problems
+
+
+def test_terms_of_a_map_in_the_base_come_into_the_folder(fetch: Fetch, open_dir: Path, data_dir: Path) -> None:
+    fetch(data_dir=open_dir, image_ids=[3])
+    lock(open_dir)
+
+    with unchanged(open_dir):
+        maps = fetch(base=open_dir, image_ids=[3], fetch_neurosynth_words=True)
+        again = fetch(base=open_dir, image_ids=[3], fetch_neurosynth_words=True, mode="offline")
+
+    assert maps.images == again.images == [str(file_of(open_dir, 3, 3))]
+    assert maps.word_frequencies.any()
+    assert (again.word_frequencies == maps.word_frequencies).all()
+    assert again.images_meta[0]["ns_words_absolute_path"].startswith(str(data_dir))
+    assert Catalog(data_dir).verify(deep=True, verbose=0), Catalog(data_dir).verify(deep=True, verbose=0).problems
+
+
+def test_a_base_where_files_cannot_be_locked_is_read_through_a_copy(
+    fetch: Fetch, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attach = Store.attach
+
+    def without_locks(store: Store, *args: Any, **options: Any) -> None:
+        if store.folder == base / "neurovault":  # what DuckDB says on an NFS mount without a lock daemon
+            raise CatalogLockedError('Could not set lock on file "catalog.duckdb": No locks available')
+        attach(store, *args, **options)
+
+    monkeypatch.setattr(Store, "attach", without_locks)
+
+    with unchanged(base):
+        assert fetch(base=base, collection_ids=[3]).images == [str(file_of(base, 3, id_)) for id_ in FOUR]
+
+
+def test_a_process_forked_while_others_read_both_can_read_both(fetch: Fetch, base: Path, data_dir: Path) -> None:
+    store = LayeredStore(data_dir / "neurovault", base / "neurovault")
+    stop = threading.Event()
+
+    def read_on() -> None:
+        while not stop.is_set():
+            store.known([3], [])
+
+    with ThreadPoolExecutor(2) as pool:
+        readers = [pool.submit(read_on) for _ in range(2)]
+        try:
+            said = [in_forked_child(lambda: store.known([3], [])) for _ in range(5)]
+        finally:
+            stop.set()
+        assert [reader.result() for reader in readers] == [None, None]
+    assert said == ["fine"] * 5
 
 
 def test_a_base_is_named_by_the_environment_too(fetch: Fetch, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
