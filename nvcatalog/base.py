@@ -29,6 +29,7 @@ from nvcatalog.errors import (
     DataDirError,
     InvalidOptionError,
     InvalidOptionTypeError,
+    NoSpaceError,
     WrongServerError,
     shown,
 )
@@ -41,10 +42,13 @@ VARIABLE = "NVCATALOG_BASE"
 
 # What DuckDB passes on of the system where a file system has none.
 _NO_LOCKS = "No locks available"
+# What a damaged file makes of a statement of ours; a user's would be a QueryError.
+_DAMAGES = (duckdb.CatalogException, duckdb.IOException, duckdb.SerializationException)
 # Catalogs of an earlier state of a base are kept this long: another process may be about to open one.
 _FORMER_KEPT_S = 24 * 3600.0
 # What is added to the number of a term that only the base knows: the two catalogs number terms each by itself.
 _APART = 1_000_000_000
+_SHORT_PATIENCE_S = 2.0
 
 
 def store_of(folder: Path, base: str | os.PathLike[str] | None = None) -> Store:
@@ -69,8 +73,6 @@ def store_of(folder: Path, base: str | os.PathLike[str] | None = None) -> Store:
         When the base is not there, is a file, or holds no ``neurovault/`` (an OSError).
     InvalidOptionError
         When it is the data folder itself, or no path (a ValueError).
-    WrongServerError
-        When it was filled from another server than the data folder (a ValueError).
     """
     given = (os.environ.get(VARIABLE) or None) if base is None else base
     if given is None:
@@ -181,7 +183,7 @@ class LayeredStore(Store):
             stack.callback(cursor.close)
             try:
                 yield cursor
-            except duckdb.Error as error:
+            except _DAMAGES as error:
                 raise self._damaged(error) from error
 
     def check_server(self, root: str) -> None:
@@ -196,10 +198,12 @@ class LayeredStore(Store):
         batch = Batch()
         images = {id_: known.images[id_] for id_ in image_ids}
         for id_ in images.keys() - lookup.recorded(self._front, "image", images):
+            if images[id_].fresh:
+                continue  # the server's, which lands anyway
             batch.add_record("image", images[id_].record, source="sidecar", came_at=images[id_].fetched_at)
         collections = {image.collection_id for image in images.values()} & known.collections.keys()
         for id_ in collections - lookup.recorded(self._front, "collection", collections):
-            if record := known.collections[id_].record:
+            if (record := known.collections[id_].record) and not known.collections[id_].fresh:
                 batch.add_record("collection", record, source="sidecar")
         return batch
 
@@ -210,8 +214,9 @@ class LayeredStore(Store):
         start = f"{self.base}{os.sep}"
         for row in batch.tables.get("files", []):
             row["path"] = str(row["path"]).removeprefix(start)
-        with suppress(DataDirError):  # somebody has closed the cache folder: the files are proven all the same
-            self._below.land(batch)
+        # Where it cannot be written now, the files are proven all the same, and another call lands that.
+        with suppress(CatalogLockedError, DataDirError, NoSpaceError):
+            self._below.land(batch, timeout_s=_SHORT_PATIENCE_S)
 
     def _open(self, timeout_s: float) -> _Opened:
         deadline = time.monotonic() + timeout_s
@@ -468,8 +473,11 @@ def _catalog_apart(base: Path) -> Store:
         with Store(made).writing():
             pass
         adopt_folder(Store(made), folder=base, verbose=0)
-        with suppress(OSError):  # another process was faster, and its catalog is as good
+        try:
             made.rename(place)
+        except OSError:
+            if not store.exists:
+                raise  # else another process was faster, and its catalog is as good
         _sweep(home, place)
     except OSError as error:
         raise DataDirError(

@@ -419,7 +419,11 @@ class Call:
         if not isinstance(self.reads, LayeredStore):
             return
         moving = {*plan.to_fetch, *plan.to_resample, *plan.words_to_fetch}
+        if not moving:
+            return
         self.lander.batch = self.reads.only_in_base(self.known, moving).followed_by(self.lander.batch)
+        if root := self.lander.server_root:  # what comes is the server's, although no record of it came now
+            self.lander.batch.add("catalog_info", {"key": "server_root", "value": root})
 
     def _mover(self, request: Request, servers: Servers) -> Mover:
         """Return who moves what a request asks for."""

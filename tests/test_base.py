@@ -112,7 +112,7 @@ def test_new_files_go_to_the_folder_in_front_which_then_stands_alone(
 
 
 def test_a_map_that_the_base_has_lost_is_fetched_into_the_folder_with_its_record(
-    fetch: Fetch, base: Path, data_dir: Path
+    fetch: Fetch, base: Path, data_dir: Path, server: DemoServer
 ) -> None:
     file_of(base, 3, 4).parent.chmod(0o755)
     file_of(base, 3, 4).unlink()
@@ -124,7 +124,12 @@ def test_a_map_that_the_base_has_lost_is_fetched_into_the_folder_with_its_record
     assert maps.images[1] == str(file_of(data_dir, 3, 4))
     assert outcomes_of(maps) == {3: "cached", 4: "downloaded", 8718: "cached", 8719: "cached"}
     assert fetch(image_ids=[4], mode="offline").images_meta[0]["name"] == maps.images_meta[1]["name"]
-    assert Catalog(data_dir).sql("SELECT path FROM local_images").fetchall() == [("collection_3/image_4.nii.gz",)]
+    alone = Catalog(data_dir)
+    assert alone.sql("SELECT path FROM local_images").fetchall() == [("collection_3/image_4.nii.gz",)]
+    root = alone.sql("SELECT value FROM catalog_info WHERE key = 'server_root'").fetchall()
+    assert root == [(server.neurovault_url,)]
+    ages = "SELECT fetched_at FROM images WHERE image_id = 4"
+    assert alone.sql(ages).fetchall() == Catalog(base).sql(ages).fetchall()  # the record is as old as it was
 
 
 def test_overwriting_writes_anew_into_the_folder_and_never_into_the_base(
