@@ -201,8 +201,8 @@ class Call:
         try:
             known = self.reads.known(self.request.collection_ids, self.request.image_ids)
         except CatalogLockedError as error:
-            if self._wanted is not None:
-                raise  # filters ask the catalog
+            if self._wanted is not None or self._base is not None:
+                raise  # filters ask the catalog, and without one all that the base has would be downloaded
             known = self._do_without_catalog(error)
         return self._opener.tell(known) if self._opener else known
 

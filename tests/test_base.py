@@ -297,6 +297,35 @@ def test_a_base_that_somebody_writes_to_is_waited_for(fetch: Fetch, open_dir: Pa
         assert fetch(base=open_dir, image_ids=[3]).images == [str(file_of(open_dir, 3, 3))]
 
 
+def test_a_base_that_is_kept_open_too_long_is_an_error_rather_than_a_download(
+    fetch: Fetch, open_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch(data_dir=open_dir, image_ids=[3])
+    monkeypatch.setenv("NVCATALOG_LOCK_TIMEOUT", "0.2")
+
+    with (
+        held_elsewhere(Store(open_dir / "neurovault")) as process,
+        pytest.raises(CatalogLockedError, match=rf"{open_dir}.* is kept open by process {process.pid}"),
+    ):
+        fetch(base=open_dir, image_ids=[3])
+
+
+def test_a_private_collection_of_the_base_stays_private(
+    fetch: Fetch, open_dir: Path, data_dir: Path, world: World
+) -> None:
+    world.add_collection(id=79, images=[{"id": 791}])
+    world.make_private(79, token := "ABCDEFGH")
+    fetch(data_dir=open_dir, collection_ids=[token])
+    lock(open_dir)
+
+    with unchanged(open_dir):
+        maps = fetch(base=open_dir, collection_ids=[token])
+        private = Catalog(data_dir, base=open_dir).sql("FROM private_images").fetchall()
+
+    assert maps.images == [str(file_of(open_dir, 79, 791))]
+    assert private == [(791,)]
+
+
 def test_threads_read_both_folders_while_one_writes(fetch: Fetch, base: Path, data_dir: Path) -> None:
     fetch(image_ids=[10426])
 
