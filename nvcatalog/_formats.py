@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
-from nvcatalog._places import INFO, MANIFEST, FilePlace, FolderPlace, quoted
+from nvcatalog._places import INFO, MANIFEST, FilePlace, FolderPlace, OneFilePlace, quoted
 from nvcatalog._store import in_memory
 
 if TYPE_CHECKING:
@@ -104,7 +104,11 @@ class _Files:
 
     def finish(self, manifest: Mapping[str, Any]) -> None:
         """Write what the export says about itself; last, so that it tells a whole one from a part."""
-        tables = {name: {"file": f"{name}.{self.suffix}", **about} for name, about in manifest["tables"].items()}
+        tables = {
+            name: {"file": file.name, "bytes": file.stat().st_size, **about}
+            for name, about in manifest["tables"].items()
+            for file in [self.folder / f"{name}.{self.suffix}"]
+        }
         text = json.dumps({**manifest, "tables": tables}, indent=2, ensure_ascii=False)
         (self.folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
@@ -231,6 +235,8 @@ WRITERS: dict[Format, Callable[[Path], Writer]] = {
     "ndjson": _NdjsonFiles,
     "duckdb": _DuckdbFile,
 }
-PLACES: dict[Format, type[FolderPlace] | type[FilePlace]] = {
-    format_: FilePlace if format_ == "duckdb" else FolderPlace for format_ in WRITERS
-}
+
+
+def place_of(format_: Format, *, one_file: bool) -> type[FolderPlace | FilePlace | OneFilePlace]:
+    """Return what an export becomes: a DuckDB file, a file of one table, or a folder of such files."""
+    return FilePlace if format_ == "duckdb" else OneFilePlace if one_file else FolderPlace

@@ -23,6 +23,7 @@ from nvcatalog.errors import InvalidOptionError
 #: Where a data folder has its lock files, and moments beside them; never deleted: others may have them open.
 FOLDER = ".locks"
 _TURNS = 64
+_SOFT = ".soft"
 # Hundreds of processes may wait, on a folder that is on a network: the longer one does, the less often it looks.
 _FIRST_POLL_S, _LONGEST_POLL_S = 0.02, 0.25
 # A place that others wait for is handed on after so long; a connection made anew for each request would cost more.
@@ -57,8 +58,14 @@ def file_lock(path: Path) -> BaseFileLock:
     if kind not in ("", "soft", "hard"):
         raise InvalidOptionError(f"NVCATALOG_LOCK is {kind!r}; give 'soft', or unset it")
     if kind == "soft":
-        return SoftFileLock(path.with_name(f"{path.name}.soft"), mode=0o666, thread_local=False)
-    return FileLock(path, mode=0o666, thread_local=False)
+        path = path.with_name(f"{path.name}{_SOFT}")
+    return lock_of(path)
+
+
+def lock_of(file: Path) -> BaseFileLock:
+    """Return the lock that a file is, which another process may have made by other settings than this one's."""
+    kind = SoftFileLock if file.name.endswith(_SOFT) else FileLock
+    return kind(file, mode=0o666, thread_local=False)
 
 
 def _signal(path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +22,8 @@ MANIFEST = "nvcatalog-export.json"
 #: The same in a DuckDB file: a table with a row for each fact.
 INFO = "nvcatalog_export"
 
+# No manifest leads to anything else, or anywhere else.
+_FILE = re.compile(r"\w+\.(parquet|csv|arrow|ndjson)")
 _MOST_NAMED = 3
 
 
@@ -65,8 +69,9 @@ class FolderPlace:
         except BaseException:
             aside.rename(self._target)
             raise
-        for name in self._former:
-            (aside / name).unlink(missing_ok=True)
+        for name, size in self._former.items():
+            if _is_as_written(aside / name, size):
+                (aside / name).unlink()
         try:
             aside.rmdir()
         except OSError as error:
@@ -75,8 +80,8 @@ class FolderPlace:
             ) from error
 
 
-def _former_files(target: Path, *, overwrite: bool) -> list[str] | None:
-    """Return the files of the export that is there, None where nothing is."""
+def _former_files(target: Path, *, overwrite: bool) -> dict[str, int | None] | None:
+    """Return the files of the export that is there, and how long they are; None where nothing is."""
     if not target.exists():
         return None
     if not target.is_dir():
@@ -87,8 +92,7 @@ def _former_files(target: Path, *, overwrite: bool) -> list[str] | None:
         raise InvalidOptionError(
             f"{target} is the folder you are in; give one of its own, such as {target / 'export'}"
         )
-    entries = {entry.name: entry.is_file() and not entry.is_symlink() for entry in target.iterdir()}
-    names = sorted(entries)
+    names = sorted(entry.name for entry in target.iterdir())
     if not names:
         return None
     if not overwrite:
@@ -99,18 +103,57 @@ def _former_files(target: Path, *, overwrite: bool) -> list[str] | None:
     files = _listed(target / MANIFEST)
     if files is None:
         raise InvalidOptionError(f"{target} is no export ({_some(names)}), and nothing else is ever replaced")
-    if others := [name for name in names if name not in files or not entries[name]]:
-        raise InvalidOptionError(f"{target} holds more than an export ({_some(others)}); move that away first")
-    return names
+    if others := [name for name in names if name not in files or not _is_as_written(target / name, files[name])]:
+        raise InvalidOptionError(
+            f"{target} holds more than an export ({_some(others)}), or not what it wrote; move that away first"
+        )
+    return files
 
 
-def _listed(manifest: Path) -> list[str] | None:
-    """Return the names of all files of an export, None where a manifest is none."""
+def _listed(manifest: Path) -> dict[str, int | None] | None:
+    """Return the files of an export by name, and how long they are; None where a manifest is none."""
     try:
         tables = json.loads(manifest.read_text(encoding="utf-8"))["tables"]
-        return [manifest.name, *(str(table["file"]) for table in tables.values())]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        sizes = {table["file"]: int(table["bytes"]) for table in tables.values()}
+        return sizes | {manifest.name: None} if all(map(_FILE.fullmatch, sizes)) else None
+    except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _is_as_written(path: Path, size: int | None) -> bool:
+    """Whether a file of an export is there, itself and no link to another, and as long as it was."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(found.st_mode) and size in (None, found.st_size)
+
+
+class OneFilePlace:
+    """One file of a table; parameters and errors are those of :class:`FolderPlace`, but any file is replaced."""
+
+    def __init__(self, target: Path, *, overwrite: bool) -> None:
+        self._target = target
+        if target.is_dir():
+            raise InvalidOptionError(
+                f"{target} is a folder; give a file, such as {target / f'table{target.suffix}'}"
+            )
+        if target.exists() and not (overwrite and target.is_file()):
+            raise InvalidOptionError(
+                f"{target} exists; give another file, or overwrite=True (--overwrite) to replace it"
+            )
+
+    @contextmanager
+    def appearing(self) -> Iterator[Path]:
+        """Give a folder to make and fill beside the target, of which the file takes its place at the end."""
+        self._target.parent.mkdir(parents=True, exist_ok=True)
+        part = _beside(self._target, "part")
+        try:
+            yield part
+            (file,) = (each for each in part.iterdir() if each.name != MANIFEST)
+            file.replace(self._target)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
 
 
 class FilePlace:

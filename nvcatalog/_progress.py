@@ -1,9 +1,10 @@
-"""Say how a long call is getting on: a progress bar and a one-line summary, on stderr, as ``verbose`` asks."""
+"""Say how a long call is getting on, on stderr, as ``verbose`` asks: by a bar, or now and then a line in a log."""
 
 from __future__ import annotations
 
 import logging
 import sys
+import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger("nvcatalog")
 
 SUMMARY, BARS, REQUESTS = 1, 2, 3
+#: Where no bar is drawn, a line comes so often.
+LINE_EVERY_S = 30.0
+
+# What has been imported where a notebook shows stderr, which is no terminal there.
+_NOTEBOOKS = ("ipykernel.zmqshell", "IPython.utils._process_emscripten")
 
 
 class Progress:
@@ -34,6 +40,7 @@ class Progress:
     def __init__(self, what: str, *, total: int, verbose: int, unit: str = "file") -> None:
         self._bar: tqdm[Any] | None = None
         self._what, self._unit, self._verbose = what, unit, verbose
+        self._done, self._told_at = 0, time.monotonic()
         self.expect(total)
 
     def __enter__(self) -> Self:
@@ -47,24 +54,38 @@ class Progress:
 
     def expect(self, total: int) -> None:
         """Say how many are expected now: fewer or more than before, or any at all."""
+        self._total = total
         if self._bar is not None:
             self._bar.total = total
             self._bar.refresh()
-        elif self._verbose >= BARS and total:
+        elif self._verbose >= BARS and total and _can_draw():
             from tqdm.auto import tqdm
 
             self._bar = tqdm(total=total, desc=self._what, unit=self._unit, file=sys.stderr, dynamic_ncols=True)
 
     def step(self, count: int = 1) -> None:
         """Count ``count`` more as done."""
+        self._done += count
         if self._bar is not None:
             self._bar.update(count)
+        elif self._verbose >= BARS and self._total and time.monotonic() - self._told_at >= LINE_EVERY_S:
+            self._told_at = time.monotonic()
+            _write(f"{self._what}: {self._done:,} of {self._total:,} {self._unit}s")
 
 
 def summarise(text: str, *, verbose: int) -> None:
     """Write one line to stderr, around any bar that is open, from ``verbose=1`` on."""
     logger.info("%s", text)
     if verbose >= SUMMARY:
-        from tqdm.auto import tqdm
+        _write(text)
 
-        tqdm.write(text, file=sys.stderr)
+
+def _write(text: str) -> None:
+    from tqdm.auto import tqdm
+
+    tqdm.write(text, file=sys.stderr)
+
+
+def _can_draw() -> bool:
+    """Whether stderr is shown where a line can be written over: on a terminal, or in a notebook."""
+    return any(name in sys.modules for name in _NOTEBOOKS) or (sys.stderr is not None and sys.stderr.isatty())

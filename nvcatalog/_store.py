@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import re
@@ -72,8 +73,7 @@ class Store:
     Opening costs milliseconds, and nothing stays open between calls: whoever else wants the file gets it.
     """
 
-    #: Whether what is read is more than the folder's own catalog.
-    has_base = False
+    has_base = False  #: Whether what is read is more than the folder's own catalog.
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -112,13 +112,13 @@ class Store:
     # Opening
 
     @contextmanager
-    def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
+    def reading(self, *, timeout_s: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open the catalog fenced and read-only, beside any other readers; an empty one where there is none."""
         if not self.exists:
             with empty_catalog() as connection:
                 yield connection
             return
-        patience_s = lock_timeout_s()
+        patience_s = lock_timeout_s() if timeout_s is None else timeout_s
         with ExitStack() as stack:
             stack.enter_context(_troubles_told(self.path))
             try:
@@ -167,10 +167,8 @@ class Store:
 
     @contextmanager
     def alone(self, *, timeout_s: float) -> Iterator[None]:
-        """Keep the rest of this process from the file while another database of ours has it attached.
-
-        The system forgets all locks of a process on a file as soon as it closes that file once.
-        """
+        """Keep the rest of this process from the file while another database of ours has it attached."""
+        # The system forgets all locks of a process on a file as soon as the process closes that file once.
         try:
             with self._gate.writing(timeout_s=timeout_s):
                 yield
@@ -518,6 +516,7 @@ def _read_info(connection: duckdb.DuckDBPyConnection, key: str) -> str | None:
 
 
 def _read_images(connection: duckdb.DuckDBPyConnection, known: Known) -> None:
+    own = set(json.loads(_read_info(connection, "own_references") or "[]"))
     # The ids first, by themselves: else DuckDB unpacks the texts of all records to find the few asked for.
     rows = connection.execute("""
         WITH asked AS MATERIALIZED (
@@ -529,14 +528,14 @@ def _read_images(connection: duckdb.DuckDBPyConnection, known: Known) -> None:
         SELECT i.image_id, i.collection_id, i.gone, r.raw, epoch_us(r.fetched_at),
                {'path': f.path, 'size': f.size, 'state': f.state, 'sha256': f.sha256, 'origin': f.origin},
                {'path': s.path, 'size': s.size, 'state': s.state, 'sha256': s.sha256, 'origin': s.origin},
-               w.image_id IS NOT NULL
+               w.image_id IS NOT NULL, w.reference
         FROM asked AS i
         JOIN raw_records AS r ON r.kind = 'image' AND r.id = i.image_id
         LEFT JOIN files AS f ON f.image_id = i.image_id AND f.kind = 'original'
         LEFT JOIN files AS s ON s.image_id = i.image_id AND s.kind = 'resampled'
         LEFT JOIN words_status AS w ON w.image_id = i.image_id AND w.status = 'present'
     """).fetchall()
-    for image_id, collection_id, gone, raw, fetched, original, resampled, has_words in rows:
+    for image_id, collection_id, gone, raw, fetched, original, resampled, has_words, reference in rows:
         known.images[image_id] = KnownImage(
             image_id,
             collection_id,
@@ -548,6 +547,8 @@ def _read_images(connection: duckdb.DuckDBPyConnection, known: Known) -> None:
         )
         if has_words:
             known.with_words.add(image_id)
+        if reference in own:
+            known.own_words[image_id] = reference
 
 
 def _local_file(columns: dict[str, Any]) -> LocalFile | None:

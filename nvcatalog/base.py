@@ -164,7 +164,7 @@ class LayeredStore(Store):
         raise DataDirError(f"{self.base} is a base folder, to which nothing is written")
 
     @contextmanager
-    def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
+    def reading(self, *, timeout_s: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open both catalogs fenced and read-only, as one.
 
         Raises
@@ -172,9 +172,10 @@ class LayeredStore(Store):
         WrongServerError
             When the two were filled from different servers.
         """
+        patience_s = lock_timeout_s() if timeout_s is None else timeout_s
         with ExitStack() as stack:
             try:
-                shared = stack.enter_context(self._both.reading(self._open, timeout_s=lock_timeout_s()))
+                shared = stack.enter_context(self._both.reading(self._open, timeout_s=patience_s))
             except (TimeoutError, ForkedOpenError) as error:
                 raise CatalogLockedError(f"{self.path}: {error}") from error
             opened = cast("_Opened", shared)

@@ -127,7 +127,10 @@ def _words_of_one_set(store: Store, image_ids: Sequence[int], waiting: Mapping[i
         return find_words(store, wish, waiting).words
     except MixedSetsError as error:
         text = f"word_frequencies has rows of zeros for images whose terms are not of the largest set: {error}"
-        offer = "Catalog().words has the others; mode='overwrite' asks Neurosynth for all anew"
+        offer = (
+            "Catalog().words has the others; mode='overwrite' asks Neurosynth for all anew, and Catalog.add_words "
+            "alone replaces what it added"
+        )
         warnings.warn(f"{text}. {offer}", WordsWarning, stacklevel=5)
         largest = error.largest or ""
         return find_words(store, replace(wish, reference=largest), waiting).words

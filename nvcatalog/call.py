@@ -270,6 +270,7 @@ class Call:
             elsewhere = self.reads.known([], unknown)
             self.known.images |= elsewhere.images
             self.known.with_words |= elsewhere.with_words
+            self.known.own_words |= elsewhere.own_words
 
     def _note_adopted(self, adopter: Adopter) -> None:
         """Note what was taken over, and what could not be read."""

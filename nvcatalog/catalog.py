@@ -8,12 +8,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nvcatalog import adopt, lookup, matrix, outdated, queries, shelf, snapshot, storage
+from nvcatalog import adopt, connecting, lookup, matrix, outdated, queries, shelf, snapshot, storage
 from nvcatalog._store import Store
 from nvcatalog.base import LayeredStore, store_of
 from nvcatalog.errors import LabelsError, SnapshotWarning
 from nvcatalog.ids import parse_ids
 from nvcatalog.labels import read_labels
+from nvcatalog.meant import images_meant
 from nvcatalog.options import parse_timeout
 from nvcatalog.outward import Outward
 from nvcatalog.queries import Answer, Params
@@ -23,6 +24,7 @@ from nvcatalog.words import WordMatrix
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
+    from sklearn.utils import Bunch
 
     from nvcatalog.report import Report
     from nvcatalog.sync import SyncReport
@@ -102,6 +104,11 @@ class Catalog(Outward, Upkeep):
             When DuckDB refuses the query (a ValueError).
         CatalogLockedError, CatalogCorruptError, CatalogTooNewError
             When the catalog cannot be read.
+
+        Warns
+        -----
+        CatalogWarning
+            When somebody keeps the catalog for more than 2 s and the newest snapshot answers in its place.
         """
         self._warn_if_absent()
         return self._ask(query, queries.all_params(params, kwargs), tables)
@@ -171,6 +178,7 @@ class Catalog(Outward, Upkeep):
         image_ids: Iterable[int | str] | int | str | None = None,
         *,
         where: str | None = None,
+        bunch: Bunch | None = None,
         params: Mapping[str, Any] | None = None,
         terms: Iterable[str] | str | None = None,
         min_abs_weight: float | None = None,
@@ -178,6 +186,7 @@ class Catalog(Outward, Upkeep):
         dtype: DTypeLike = float,
         reference: str | None = None,
         private: bool = False,
+        gone: bool = False,
     ) -> WordMatrix:
         """Return the terms of images as a sparse matrix and its vocabulary, or as a table.
 
@@ -189,8 +198,10 @@ class Catalog(Outward, Upkeep):
         image_ids : iterable of int or str, int, str or None
             One a row, in this order, as often as it is given.
         where : str or None
-            A condition over ``stat_maps`` chooses the images, as in :func:`nvcatalog.fetch_where`. Where neither
-            does, all are meant whose terms are here, but for those that are gone and have no file here.
+            A condition over ``stat_maps`` chooses the images, as in :func:`nvcatalog.fetch_where`. Where nothing
+            does, all are meant whose terms are here.
+        bunch : Bunch or None
+            What a fetcher returned chooses them: one a row, in its order.
         params : mapping, optional
             Values for each ``$name`` of the condition.
         terms : iterable of str, str or None
@@ -206,7 +217,10 @@ class Catalog(Outward, Upkeep):
             The reference set: terms of others count as not here. The empty text stands for older answers of
             Neurosynth, which name none; None takes the one there is.
         private : bool
-            Whether images of private collections are meant, where ``image_ids`` does not name them.
+            Whether images of private collections are meant, where no id and no answer names them.
+        gone : bool
+            Whether those are that the server no longer has, where no id and no answer names them; named ones are
+            taken with a warning. Of a condition, where their files are here.
 
         Returns
         -------
@@ -229,7 +243,7 @@ class Catalog(Outward, Upkeep):
         WordsWarning
             When rows or columns are zeros because nothing is here, and when images are unknown to the catalog.
         SelectionWarning
-            When no image matches, or private ones are left out.
+            When no image matches, or private ones are left out; and of what the server no longer has.
 
         Examples
         --------
@@ -239,6 +253,8 @@ class Catalog(Outward, Upkeep):
         >>> Catalog().words([10426], terms=["motor", "reward"]).pivot().round(2).values.tolist()
         [[0.4, 0.07]]
         """
+        if bunch is not None:
+            image_ids = images_meant(self._store, where=where, bunch=bunch, image_ids=image_ids).image_ids
         wish = parse_wish(
             image_ids,
             where=where,
@@ -249,6 +265,7 @@ class Catalog(Outward, Upkeep):
             dtype=dtype,
             reference=reference,
             private=private,
+            gone=gone,
         )
         self._warn_if_absent()
         return matrix.chosen_words(self._reads, wish)
@@ -266,7 +283,8 @@ class Catalog(Outward, Upkeep):
         reference : str
             The name of the set of terms, say of the decoder and what it was trained on. No matrix mixes two.
         replace : bool
-            Whether images may lose terms of another reference set, such as Neurosynth's.
+            Whether images may lose terms of another reference set, such as Neurosynth's. Those added here no fetch
+            replaces: with ``mode='overwrite'`` they are ``kept_old``, and Neurosynth's answer is beside the map.
 
         Returns
         -------
@@ -456,5 +474,5 @@ class Catalog(Outward, Upkeep):
         )
 
     def _ask(self, query: str, params: Params, tables: Mapping[str, Any] | None = None) -> Answer:
-        with self._reads.reading() as connection:
+        with connecting.asked(self._reads) as connection:
             return queries.run(connection, query, params, tables)

@@ -395,6 +395,8 @@ class Chooser:
         self._known.images[id_] = image
         if id_ in known.with_words:
             self._known.with_words.add(id_)
+        if id_ in known.own_words:
+            self._known.own_words[id_] = known.own_words[id_]
         for kind in ("image", "words"):
             if refusal := known.refusals.get((kind, id_)):
                 self._known.refusals[kind, id_] = refusal

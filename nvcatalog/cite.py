@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from nvcatalog import records
+from nvcatalog import neurosynth, records
 from nvcatalog._store import Store, moment
 from nvcatalog.errors import SelectionWarning
-from nvcatalog.meant import Meant
+from nvcatalog.meant import Meant, without_gone
 
 _COLLECTIONS = """
     WITH came AS (
@@ -32,8 +32,10 @@ _COLLECTIONS = """
     GROUP BY i.collection_id
     ORDER BY i.collection_id
 """
-_WITH_TERMS = """
-    SELECT count(*) FROM words_status WHERE status = 'present' AND image_id IN (SELECT unnest($ids::INTEGER[]))
+_REFERENCES = """
+    SELECT DISTINCT reference
+    FROM words_status
+    WHERE status = 'present' AND image_id IN (SELECT unnest($ids::INTEGER[]))
 """
 
 
@@ -153,7 +155,7 @@ class Citations:
         return "\n\n".join(parts) + "\n"
 
 
-def cite(store: Store, meant: Meant, *, private: bool = False) -> Citations:
+def cite(store: Store, meant: Meant, *, private: bool = False, gone: bool = False) -> Citations:
     """Return the citations that go with some images of a catalog.
 
     Parameters
@@ -161,25 +163,36 @@ def cite(store: Store, meant: Meant, *, private: bool = False) -> Citations:
     store : Store
         The catalog.
     meant : Meant
-        The images; their terms are cited where it says so, or else where any is here.
+        The images; Neurosynth is cited where it says that their terms were used, or else where any is here. Terms
+        of other decoders are not Neurosynth's.
     private : bool
         Whether private collections are cited too; the links lead nowhere for whom they are not open to.
+    gone : bool
+        Whether images count that the server no longer has, where they are not named.
 
     Warns
     -----
     SelectionWarning
-        When there is nothing to cite, and when something is left out: images that the catalog does not know, and
-        private collections.
+        When there is nothing to cite, and when something is left out: images that the catalog does not know,
+        private collections, and what the server no longer has.
     """
+    meant, about_gone = without_gone(store, meant, gone=gone)
     ids = {"ids": list(meant.image_ids)}
     with store.reading() as connection:
         rows = connection.execute(_COLLECTIONS, ids).fetchall()
-        [(with_terms,)] = connection.execute(_WITH_TERMS, ids).fetchall()
-    _tell(meant, rows, private=private)
+        references = {reference for (reference,) in connection.execute(_REFERENCES, ids).fetchall()}
+    _tell(meant, rows, private=private, about_gone=about_gone)
     return Citations(
         (_cited(*row) for *row, is_private in rows if private or not is_private),
-        terms=bool(with_terms) if meant.terms is None else meant.terms,
+        terms=_are_neurosynths(meant, references),
     )
+
+
+def _are_neurosynths(meant: Meant, references: set[str | None]) -> bool:
+    """Whether terms were used, and Neurosynth's among them."""
+    if not references:  # as of an answer of nilearn's, which knows no other decoder
+        return bool(meant.terms)
+    return meant.terms is not False and any(map(neurosynth.is_its_own, references))
 
 
 def _cited(
@@ -197,17 +210,19 @@ def _cited(
     )
 
 
-def _tell(meant: Meant, rows: Sequence[tuple[Any, ...]], *, private: bool) -> None:
+def _tell(meant: Meant, rows: Sequence[tuple[Any, ...]], *, private: bool, about_gone: str | None) -> None:
     unknown = len(meant.image_ids) - sum(row[5] for row in rows)
     hidden = 0 if private else sum(row[-1] for row in rows)
     if not meant.image_ids:
-        warnings.warn("There is no image to cite collections of", SelectionWarning, stacklevel=4)
+        warnings.warn("No image was chosen: NeuroVault alone is cited", SelectionWarning, stacklevel=4)
     if unknown:
         text = f"{unknown} of {len(meant.image_ids)} images are unknown to the catalog, and not cited"
         warnings.warn(text, SelectionWarning, stacklevel=4)
     if hidden:
         text = f"{hidden} private collections are not cited; private=True cites them too"
         warnings.warn(text, SelectionWarning, stacklevel=4)
+    if about_gone:
+        warnings.warn(about_gone, SelectionWarning, stacklevel=4)
 
 
 # BibTeX

@@ -20,8 +20,7 @@ DEFAULT_ROOT = "https://neurovault.org"
 FILE_CONNECTIONS = 6
 LIST_CONNECTIONS = 2
 
-# The server takes some 5 ms a record: the first page in about a second, the largest in about five.
-FIRST_PAGE, LARGEST_PAGE = 250, 1000
+FIRST_PAGE, LARGEST_PAGE = 100, 1000
 _PAGE_PATIENCE_S = 5.0
 _PASSES = 3
 _COLLECTION_PASSES = 6

@@ -23,12 +23,16 @@ _IDS = {
     "images": ("'image'", "image_id"),
     "files": ("kind", "image_id"),
     "words": ("'image'", "image_id"),
+    "words_status": ("'image'", "image_id"),
     "nidm_packs": ("'pack'", "pack_id"),
     "refusals": ("kind", "id"),
 }
 
 # When something was asked for, and what comes with each answer: a row that is the same otherwise has not changed.
 _ASIDE = {"fetched_at", "listed_at", "listed_modify_date", "seen_at", "downloaded_at", "etag", "last_modified"}
+
+# What is told of as another table: the same weights of another reference set are other terms.
+_TOLD_AS = {"words_status": "words"}
 
 _Files = dict[str, dict[Path, str | None]]  # by table: each file, and the SHA-256 of its bytes where it is known
 
@@ -66,7 +70,7 @@ def compare(store: Store, a: str | os.PathLike[str], b: str | os.PathLike[str] |
                 _compare_table(connection, table, former, later)
         except duckdb.Error as error:
             raise SnapshotError(f"a snapshot cannot be read: {str(error).splitlines()[0]}") from error
-        return connection.sql("FROM changes ORDER BY ALL").to_arrow_table()
+        return connection.sql("SELECT DISTINCT * FROM changes ORDER BY ALL").to_arrow_table()
 
 
 def _compare_table(connection: duckdb.DuckDBPyConnection, table: str, former: _Files, later: _Files) -> None:
@@ -92,7 +96,7 @@ def _compare_table(connection: duckdb.DuckDBPyConnection, table: str, former: _F
             ON former.kind IS NOT DISTINCT FROM later.kind AND former.id IS NOT DISTINCT FROM later.id
         WHERE former.n IS DISTINCT FROM later.n OR former.content IS DISTINCT FROM later.content
         """,  # noqa: S608 - our own names
-        {"table": table},
+        {"table": _TOLD_AS.get(table, table)},
     )
 
 

@@ -8,7 +8,7 @@ import tempfile
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -16,9 +16,14 @@ from typing import NamedTuple
 import duckdb
 
 from nvcatalog import kept, parts, snapshot
+from nvcatalog._locks import lock_timeout_s
 from nvcatalog._store import Store, empty_catalog, in_memory
-from nvcatalog.errors import CatalogTooNewError, CatalogWarning, SnapshotError, SnapshotWarning
+from nvcatalog.errors import CatalogLockedError, CatalogTooNewError, CatalogWarning, SnapshotError, SnapshotWarning
 from nvcatalog.migrate import load_migrations
+
+#: How long a question waits for the catalog before a snapshot answers it.
+QUESTION_PATIENCE_S = 2.0
+_OF_WHO_ASKS = 8  # through the context managers, and Catalog's methods
 
 
 def connect(store: Store, name: str | os.PathLike[str] | None = None) -> duckdb.DuckDBPyConnection:
@@ -34,7 +39,8 @@ def connect(store: Store, name: str | os.PathLike[str] | None = None) -> duckdb.
     Returns
     -------
     duckdb.DuckDBPyConnection
-        To a database in memory. The snapshot stays on disk until the connection is closed or forgotten.
+        To a database in memory. The snapshot stays on disk until the connection is closed or forgotten; its
+        function ``nvcatalog_snapshot()`` tells which one it is.
 
     Raises
     ------
@@ -55,11 +61,24 @@ def connect(store: Store, name: str | os.PathLike[str] | None = None) -> duckdb.
     place, let_go = _snapshot_to_read(store, name)
     try:
         connection = _open(place, commented=True)
+        connection.create_function("nvcatalog_snapshot", _kept_for(place, let_go), [], "VARCHAR")
     except BaseException:
         let_go()
         raise
-    weakref.finalize(connection, let_go)
     return connection
+
+
+def _kept_for(place: Path | None, let_go: Callable[[], None]) -> Callable[[], str | None]:
+    """Return what tells which snapshot a connection reads, and lets go of it when the connection forgets it.
+
+    DuckDB does so when the connection is closed; the connection itself may be there for long after that.
+    """
+
+    def folder() -> str | None:
+        return None if place is None else str(place)
+
+    weakref.finalize(folder, let_go)
+    return folder
 
 
 @contextmanager
@@ -100,6 +119,52 @@ def held(store: Store, name: str | os.PathLike[str] | None = None) -> Iterator[P
         let_go()
 
 
+@contextmanager
+def asked(store: Store) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open what answers a question of a user's, fenced: the catalog, or the newest snapshot where that takes long.
+
+    Warns
+    -----
+    CatalogWarning
+        When a snapshot answers: it says why, and how old that is.
+
+    Raises
+    ------
+    CatalogLockedError
+        When there is no snapshot, and somebody keeps the catalog for ``lock_timeout``.
+    """
+    patience_s = lock_timeout_s()
+    with ExitStack() as stack:
+        try:
+            connection = stack.enter_context(store.reading(timeout_s=min(QUESTION_PATIENCE_S, patience_s)))
+        except CatalogLockedError as error:
+            place = None if store.has_base else kept.newest(store.folder / kept.FOLDER)
+            if place is None:  # nothing else can answer, or not for both
+                left_s = max(0.0, patience_s - QUESTION_PATIENCE_S)
+                connection = stack.enter_context(store.reading(timeout_s=left_s))
+            else:
+                connection = stack.enter_context(_fenced(place, error))
+        yield connection
+
+
+@contextmanager
+def _fenced(place: Path, why: CatalogLockedError) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a snapshot for a question of a user's: what they wrote reaches its files and nothing else."""
+    place, let_go = kept.hold(place)
+    try:
+        with _open(place, commented=False) as connection:
+            files = ", ".join(_literal(path) for path in sorted(place.glob("*/*.parquet")))
+            connection.execute(f"SET allowed_paths = [{files}]")
+            connection.execute("SET temp_directory = ''")
+            connection.execute("SET enable_external_access = false")
+            connection.execute("SET lock_configuration = true")
+            instead = f"The snapshot of {kept.age(place)} ago answers, {place.name}, without private collections"
+            warnings.warn(f"{why}. {instead}", CatalogWarning, stacklevel=_OF_WHO_ASKS)
+            yield connection
+    finally:
+        let_go()
+
+
 def files_as_table(files: Iterable[Path]) -> str:
     """Return Parquet files as DuckDB reads them: named one by one, and their folders' names without a meaning."""
     return f"read_parquet([{', '.join(map(_literal, files))}], hive_partitioning = false)"
@@ -109,17 +174,19 @@ def _snapshot_to_read(store: Store, name: str | os.PathLike[str] | None) -> tupl
     """Return a snapshot's folder, None where there is no catalog to have one, and how to let go of it."""
     home = store.folder / kept.FOLDER
     if name is not None:
-        return kept.hold(kept.find(home, name))
-    trouble = snapshot.catch_up(store)
-    place = kept.newest(home)
-    if place is None:
+        place = kept.find(home, name)
+        kept.read_manifest(place)  # who asks for this one is told what is wrong with it
+        return kept.hold(place)
+    trouble = snapshot.catch_up(store) or kept.why_passed_over(home)
+    newest = kept.newest(home)
+    if newest is None:
         if trouble is not None:
             raise SnapshotError(trouble)
         _warn(f"There is no catalog in {store.folder}: fetch something, or adopt() what is there", CatalogWarning)
         return None, _nothing_to_let_go
     if trouble is not None:
-        _warn(f"{trouble}. What is read is the snapshot of {kept.age(place)} ago, {place.name}", SnapshotWarning)
-    return kept.hold(place)
+        _warn(f"{trouble}. What is read is the snapshot of {kept.age(newest)} ago, {newest.name}", SnapshotWarning)
+    return kept.hold(newest)
 
 
 def _warn(text: str, category: type[Warning]) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from decimal import Decimal
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -18,6 +22,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _COLUMNS = ("image_id", "term", "weight")
+_LONGEST_NAME = 200
+_LONGEST_TERM = 1_000
 
 
 def add_words(store: Store, table: Any, *, reference: str, replace: bool = False) -> int:
@@ -42,8 +48,7 @@ def add_words(store: Store, table: Any, *, reference: str, replace: bool = False
     InvalidOptionError
         When `reference` is no name.
     """
-    if not isinstance(reference, str) or not reference or reference != reference.strip():
-        raise InvalidOptionError(f"reference is {shown(reference)}; give the set of terms a name, such as 'gclda'")
+    reference = _name(reference)
     words = as_long_table(table)
     image_ids: list[int] = words.column("image_id").unique().to_pylist()
     if not image_ids:
@@ -58,6 +63,7 @@ def add_words(store: Store, table: Any, *, reference: str, replace: bool = False
         connection.execute("BEGIN")
         try:
             _check_images(connection, image_ids, None if replace else reference)
+            _note_own(connection, reference)
             _batch.replace_words(connection, words, status)
             connection.execute("COMMIT")
         except BaseException:
@@ -76,13 +82,19 @@ def as_long_table(table: Any) -> pa.Table:
         When it is no table, lacks a column or has one too many, and when a value is none: the message names the
         first.
     """
+    import pyarrow as pa
+
     arrow = _as_arrow(table)
     if missing := [name for name in _COLUMNS if name not in arrow.column_names]:
         raise WordsError(f"the table has no column {missing[0]}; it has {listed(arrow.column_names) or 'none'}")
     if others := [name for name in arrow.column_names if name not in _COLUMNS]:
         raise WordsError(f"the table has columns that would be lost: {listed(others)}. Give {', '.join(_COLUMNS)}")
-    import pyarrow as pa
-
+    if twice := [name for name in _COLUMNS if arrow.column_names.count(name) > 1]:
+        raise WordsError(f"the table has several columns {twice[0]}; give one")
+    if not arrow.num_rows:  # of what kind the columns would be, nobody can tell
+        return pa.schema(
+            [("image_id", pa.int32()), ("term", pa.large_string()), ("weight", pa.float64())]
+        ).empty_table()
     words = pa.table(
         {
             "image_id": _image_ids(arrow.column("image_id")),
@@ -99,9 +111,54 @@ def _as_arrow(table: Any) -> pa.Table:
 
     if not hasattr(table, "__arrow_c_stream__"):
         raise WordsError(f"the table is a {type(table).__name__}; give a dataframe of pandas, polars or Arrow")
-    arrow = pa.table(table)
+    try:
+        arrow = pa.table(table)
+    except (pa.ArrowException, ValueError, TypeError, OverflowError, NotImplementedError) as error:
+        raise WordsError(_why_unreadable(table, error)) from error
     # The index that pandas makes where rows were left out means nothing.
-    return arrow.select([name for name in arrow.column_names if not name.startswith("__index_level_")])
+    kept = [place for place, name in enumerate(arrow.column_names) if not name.startswith("__index_level_")]
+    return arrow.select(kept)
+
+
+def _why_unreadable(table: Any, error: Exception) -> str:
+    """Name the first value that is none of its column's kind, as pandas may have beside others."""
+    for name, is_good in _IS_GOOD.items():
+        try:
+            values = list(table[name])
+        except (LookupError, TypeError, ValueError):
+            continue
+        for row, value in enumerate(values):
+            if not is_good(value):
+                return f"row {row}: {name} is {shown(value)}; nothing of the table has landed"
+    return f"the table is no dataframe of {', '.join(_COLUMNS)}: {str(error).splitlines()[0]}"
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value == value.encode("utf-8", "replace").decode()
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return type(value) is not bool and isinstance(value, Real | Decimal) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _is_id(value: Any) -> bool:
+    return type(value) is not bool and isinstance(value, Integral) and 0 < int(value) <= LARGEST
+
+
+_IS_GOOD: dict[str, Callable[[Any], bool]] = {"image_id": _is_id, "term": _is_text, "weight": _is_finite}
+
+
+def _name(reference: object) -> str:
+    good = isinstance(reference, str) and reference.isprintable() and 0 < len(reference) <= _LONGEST_NAME
+    if not good or reference != str(reference).strip():
+        raise InvalidOptionError(
+            f"reference is {shown(reference)}; give the set of terms a name of up to {_LONGEST_NAME} characters, "
+            "such as 'gclda'"
+        )
+    return str(reference)
 
 
 # One column each
@@ -113,7 +170,12 @@ def _image_ids(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
     if not pa.types.is_integer(column.type):
         raise WordsError(f"image_id is of type {column.type}; give integers")
-    _check_each(column, "image_id", lambda each: pc.and_(pc.greater(each, 0), pc.less_equal(each, LARGEST)))
+
+    def is_good(each: pa.ChunkedArray) -> pa.ChunkedArray:
+        numbers = each.cast(pa.float64(), safe=False)  # of whatever kind of integer it is
+        return pc.and_(pc.greater(numbers, 0), pc.less_equal(numbers, LARGEST))
+
+    _check_each(column, "image_id", is_good)
     return column.cast(pa.int32())
 
 
@@ -121,13 +183,18 @@ def _terms(column: pa.ChunkedArray) -> pa.ChunkedArray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
+    encoded = pa.types.is_dictionary(column.type)
+    kind = column.type.value_type if encoded else column.type
     text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    if not any(is_text(column.type) for is_text in text):
-        raise WordsError(f"term is of type {column.type}; give text")
+    if not any(is_text(kind) for is_text in text):
+        raise WordsError(f"term is of type {kind}; give text")
+    if encoded:
+        chunks = [chunk.dictionary.cast(pa.large_string()).take(chunk.indices) for chunk in column.chunks]
+        column = pa.chunked_array(chunks, pa.large_string())
     terms = column.cast(pa.large_string())
-    _check_each(terms, "term", lambda each: pc.not_equal(each, ""))
+    _check_each(terms, "term", lambda each: pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(each)), 0))
+    _check_each(terms, "term", lambda each: pc.less_equal(pc.utf8_length(each), _LONGEST_TERM))
+    _check_each(terms, "term", lambda each: pc.invert(pc.match_substring_regex(each, r"\p{Cc}")))
     return terms
 
 
@@ -158,11 +225,28 @@ def _check_distinct(words: pa.Table) -> None:
     counted = words.group_by(["image_id", "term"]).aggregate([([], "count_all")])
     twice = counted.filter(pc.greater(counted.column("count_all"), 1)).slice(0, 5).to_pylist()
     if twice:
-        named = ", ".join(f"{row['term']!r} of image {row['image_id']}" for row in twice)
+        named = ", ".join(_named(words, row["image_id"], row["term"]) for row in twice)
         raise WordsError(f"the table has more than one weight for {named}")
 
 
+def _named(words: pa.Table, image_id: int, term: str) -> str:
+    import pyarrow.compute as pc
+
+    same = pc.and_(pc.equal(words.column("image_id"), image_id), pc.equal(words.column("term"), term))
+    return f"{shown(term)} of image {image_id} (rows {listed(pc.indices_nonzero(same).to_pylist())})"
+
+
 # The images
+
+
+def _note_own(connection: duckdb.DuckDBPyConnection, reference: str) -> None:
+    """Note that a set of terms is somebody's own, which no fetch may replace, unless it is Neurosynth's."""
+    noted = "SELECT value FROM catalog_info WHERE key = 'own_references'"
+    own = [name for (text,) in connection.execute(noted).fetchall() for name in json.loads(text)]
+    others = "SELECT 1 FROM words_status WHERE status = 'present' AND reference = $reference LIMIT 1"
+    if reference not in own and not connection.execute(others, {"reference": reference}).fetchall():
+        text = json.dumps([*own, reference], ensure_ascii=False)
+        _batch.upsert(connection, "catalog_info", [{"key": "own_references", "value": text}])
 
 
 def _check_images(connection: duckdb.DuckDBPyConnection, image_ids: Sequence[int], reference: str | None) -> None:

@@ -16,8 +16,8 @@ from typing import Any, Literal, cast, get_args
 
 import duckdb
 
-from nvcatalog import __version__
-from nvcatalog._formats import PLACES, WRITERS, Column, Format, Relation, plain
+from nvcatalog import __version__, neurosynth, storage
+from nvcatalog._formats import WRITERS, Column, Format, Relation, place_of, plain
 from nvcatalog._progress import Progress, summarise
 from nvcatalog._store import Store
 from nvcatalog.connecting import connected
@@ -44,6 +44,8 @@ class Order:
         The images to which, with what belongs to them, the rows are restricted; None means all.
     private, gone : bool
         Whether rows of private collections, and of what the server no longer has, are part of it.
+    one_file : bool
+        Whether the target is a file, of all that is asked for.
     """
 
     format: Format = "parquet"
@@ -51,6 +53,7 @@ class Order:
     chosen: Meant | None = None
     private: bool = False
     gone: bool = False
+    one_file: bool = False
 
 
 def parse_target(target: object) -> Path:
@@ -58,12 +61,10 @@ def parse_target(target: object) -> Path:
 
     Raises
     ------
-    InvalidOptionTypeError
-        When it is no path.
+    InvalidOptionError, InvalidOptionTypeError
+        When it is no path, or none that can be.
     """
-    if not isinstance(target, str | os.PathLike) or not os.fspath(target):
-        raise InvalidOptionTypeError(f"target is {shown(target)}; give a path, such as 'out'")
-    return Path(os.fspath(target)).expanduser().resolve()
+    return storage.parse_path("target", target, example="out").resolve()
 
 
 def parse_order(target: Path, what: object, format: object, *, private: bool, gone: bool) -> Order:  # noqa: A002 - as callers say
@@ -72,16 +73,29 @@ def parse_order(target: Path, what: object, format: object, *, private: bool, go
     Raises
     ------
     InvalidOptionError, InvalidOptionTypeError
-        For a format that there is none of, and what cannot be names.
+        For a format that there is none of, what cannot be names, and a target that is named as another thing.
     """
-    wanted = format or ("duckdb" if target.suffix.lower() == ".duckdb" else "parquet")
+    ending = target.suffix.lower().removeprefix(".")
+    one_file = ending in get_args(Format)
+    wanted = format or (ending if one_file else "parquet")
     if wanted not in get_args(Format):
         raise InvalidOptionError(f"format is {shown(format)}; give one of {', '.join(get_args(Format))}")
     names = [what] if isinstance(what, str) else DEFAULT if what is None else what
     tables = tuple(names) if isinstance(names, Iterable) else ()
     if not tables or not all(isinstance(name, str) for name in tables):
         raise InvalidOptionTypeError(f"what is {shown(what)}; give names of tables, such as {list(DEFAULT[:2])}")
-    return Order(cast("Format", wanted), tuple(dict.fromkeys(tables)), private=bool(private), gone=bool(gone))
+    order = Order(cast("Format", wanted), tuple(dict.fromkeys(tables)), None, bool(private), bool(gone), one_file)
+    if one_file and ending != wanted:
+        raise InvalidOptionError(
+            f"target is {target.name!r}, and format is {str(wanted)!r}; "
+            f"give a target that ends in .{wanted}, or a folder"
+        )
+    if one_file and ending != "duckdb" and len(order.what) != 1:
+        raise InvalidOptionError(
+            f"target is {target.name!r}, a file, and {len(order.what)} tables are asked for "
+            f"({', '.join(order.what)}); name one, as in what='images' (--what images), or give a folder"
+        )
+    return order
 
 
 def export(store: Store, target: Path, order: Order, *, overwrite: bool = False, verbose: int = 2) -> Path:
@@ -92,11 +106,11 @@ def export(store: Store, target: Path, order: Order, *, overwrite: bool = False,
     store : Store
         The catalog. Its snapshot is read, so that nobody is held up; with private rows, it is read itself.
     target : Path
-        A folder; for 'duckdb' a file.
+        A folder or, as `order` has it, a file.
     order : Order
         What is to be in it.
     overwrite : bool
-        Whether an earlier export that is there is replaced.
+        Whether an earlier export that is there is replaced, or the file of that name.
     verbose : int
         0 says nothing, 1 gives a summary, 2 shows a progress bar too.
 
@@ -114,7 +128,7 @@ def export(store: Store, target: Path, order: Order, *, overwrite: bool = False,
     """
     if not store.exists:
         raise ExportError(f"{store.folder} has no catalog yet: fetch something, or adopt() what is there")
-    place = PLACES[order.format](target, overwrite=overwrite)
+    place = place_of(order.format, one_file=order.one_file)(target, overwrite=overwrite)
     try:
         with ExitStack() as stack:
             connection = stack.enter_context(_reading(store, order))
@@ -132,7 +146,7 @@ def export(store: Store, target: Path, order: Order, *, overwrite: bool = False,
                 rows = pool.submit(writer.write, relation, query, connection)
                 counts[relation.name] = _result(rows, connection)
                 progress.step()
-            writer.finish(_manifest(order, relations, counts))
+            writer.finish(_manifest(order, relations, counts, _references(connection, order, sense)))
             left_out = _left_out(connection, order)
     except (OSError, duckdb.Error) as error:
         raise ExportError(f"{target} cannot be written: {str(error).splitlines()[0]}") from error
@@ -193,7 +207,9 @@ def _no_such_table(name: str, there: Iterable[str]) -> str:
         return f"what has {name!r}: it holds the tokens of private collections, and is never exported"
     close = difflib.get_close_matches(name, there, n=3)
     near = f"; did you mean {' or '.join(close)}?" if close else ""
-    return f"what has {name!r}, and there is no table of that name; there are {', '.join(sorted(there))}{near}"
+    return (
+        f"what has {shown(name)}, and there is no table of that name; there are {', '.join(sorted(there))}{near}"
+    )
 
 
 @contextmanager
@@ -319,13 +335,22 @@ def _left_out(connection: duckdb.DuckDBPyConnection, order: Order) -> str | None
     return f"{missing} of {total} images that were chosen are not exported: {', or '.join(reasons)}"
 
 
-_LICENCES = {
-    "records": "CC0-1.0, NeuroVault (https://neurovault.org)",
-    "terms, words": "ODbL-1.0, Neurosynth (https://neurosynth.org)",
-}
+_LICENCES = {"records": "CC0-1.0, NeuroVault (https://neurovault.org)"}
+_OF_TERMS = {"terms", "words", "image_words"}
 
 
-def _manifest(order: Order, relations: Sequence[Relation], counts: dict[str, int]) -> dict[str, Any]:
+def _references(connection: duckdb.DuckDBPyConnection, order: Order, sense: str) -> set[str | None]:
+    """Return the reference sets of the terms in an export."""
+    if _OF_TERMS.isdisjoint(order.what):
+        return set()
+    marked = "(SELECT id FROM nvcatalog_marked WHERE kind = 'image')"
+    query = f"SELECT DISTINCT reference FROM words_status WHERE image_id {sense} {marked}"  # noqa: S608 - constants
+    return {reference for (reference,) in connection.execute(query).fetchall()}
+
+
+def _manifest(
+    order: Order, relations: Sequence[Relation], counts: dict[str, int], references: set[str | None]
+) -> dict[str, Any]:
     """Return what an export says about itself, the meaning of its columns included."""
     tables = {
         relation.name: {
@@ -341,6 +366,6 @@ def _manifest(order: Order, relations: Sequence[Relation], counts: dict[str, int
         "chosen": order.chosen.about if order.chosen else {"all": "the whole catalog"},
         "private": order.private,
         "gone": order.gone,
-        "licences": _LICENCES,
+        "licences": _LICENCES | neurosynth.licences(references),
         "tables": tables,
     }

@@ -24,16 +24,15 @@ from nvcatalog.errors import (
     FreezeError,
     FrozenWarning,
     InvalidOptionError,
-    InvalidOptionTypeError,
+    NoSpaceError,
     RefusedError,
     ResampleError,
     SelectionWarning,
     WrongServerError,
-    shown,
 )
 from nvcatalog.known import KnownImage, LocalFile, MapKind
 from nvcatalog.lockfile import FrozenCollection, FrozenImage, LockFile
-from nvcatalog.meant import Meant
+from nvcatalog.meant import Meant, without_gone
 from nvcatalog.moving import Mover
 from nvcatalog.options import Options, parse_options
 from nvcatalog.plan import RESAMPLED, Plan, Request, refusal_holds
@@ -138,6 +137,7 @@ def freeze(
     *,
     resampled: bool = False,
     private: bool = False,
+    gone: bool = False,
     overwrite: bool = False,
     verbose: int = 2,
 ) -> Path:
@@ -155,6 +155,8 @@ def freeze(
         Whether it is their resampled maps that are meant, whatever else says so.
     private : bool
         Whether those of private collections are frozen too.
+    gone : bool
+        Whether those are that the server no longer has, where they are not named.
     overwrite : bool
         Whether it may take the place of an earlier lock file.
     verbose : int
@@ -167,10 +169,12 @@ def freeze(
     """
     target = _target(path, overwrite=overwrite)
     kind: MapKind = "resampled" if resampled or meant.kind == "resampled" else "original"
+    meant, about_gone = without_gone(store, meant, gone=gone)
     rows = _rows(store, meant.image_ids, kind)
     chosen = [row for row in rows if private or not row.private]
     if not chosen:
         hidden = " (private ones are left out unless private=True)" if rows else ""
+        hidden = f" ({about_gone})" if about_gone and not rows else hidden
         raise FreezeError(f"There is no image to freeze{hidden}; fetch some, or choose others")
     _check(store.folder, chosen, meant, kind, verbose=verbose)
     lock = LockFile(
@@ -186,10 +190,17 @@ def freeze(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         created_by=f"nvcatalog {__version__}",
     )
-    lockfile.write(lock, target)
+    try:
+        lockfile.write(lock, target)
+    except NoSpaceError:
+        raise
+    except OSError as error:
+        raise FreezeError(f"{target} cannot be written: {error.strerror or error}") from error
     if len(chosen) < len(rows):
         text = f"{len(rows) - len(chosen)} images of private collections are left out; private=True takes them too"
         warnings.warn(text, SelectionWarning, stacklevel=3)
+    if about_gone:
+        warnings.warn(about_gone, SelectionWarning, stacklevel=3)
     size = sum(image.size for image in lock.images) / 1e6
     summarise(f"nvcatalog: froze {len(chosen):,} images ({size:,.1f} MB) in {target}", verbose=verbose)
     return target
@@ -236,9 +247,7 @@ _CAME_AT = """
 
 
 def _target(path: object, *, overwrite: bool) -> Path:
-    if not isinstance(path, str | os.PathLike):
-        raise InvalidOptionTypeError(f"path is {shown(path)}, a {type(path).__name__}; give a path")
-    target = Path(os.fspath(path)).expanduser().absolute()
+    target = storage.parse_path("path", path, example="maps.lock.json")
     if target.is_dir():
         raise InvalidOptionError(f"{target} is a folder; give the path of a file, such as maps.lock.json")
     if target.exists():
@@ -526,6 +535,12 @@ class _FrozenCall(Call):
             yield "with other bytes", _other_bytes("the server's version has", other, frozen) + taken
         if outcome.here and file and file.sha256 not in right:
             yield "with other bytes", _other_bytes("the file here has", file, frozen)
+        elif outcome.here and file and file.sha256 == frozen.sha256 and file.size != frozen.size:
+            text = f"it is as frozen by its sha256, and of {file.size:,} bytes; the lock file says {frozen.size:,}"
+            yield "of another size than the lock file says", text
+        if image is not None and image.collection_id != frozen.collection_id:
+            text = f"it is in collection {image.collection_id}; the lock file says {frozen.collection_id}"
+            yield "of another collection than the lock file says", text
         if frozen.collection_id in self._hidden and outcome.status in ("private", "not_found"):
             yield "of private collections", f"collection {frozen.collection_id} is private: fetch it by its token"
         elif outcome.status == "not_found" or self._is_gone(frozen.image_id):

@@ -8,17 +8,18 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, Timeout
 
-from nvcatalog.errors import InvalidOptionError, SnapshotError
-from nvcatalog.storage import write_whole
+from nvcatalog._locks import file_lock, lock_of, lock_timeout_s
+from nvcatalog.errors import InvalidOptionError, SnapshotError, shown
+from nvcatalog.storage import is_file, write_whole
 
 FOLDER = "snapshots"
 CURRENT = "CURRENT"
@@ -28,12 +29,29 @@ KEPT = 3
 # Where those who read a snapshot say so: it is kept for so long.
 _HELD = ".held"
 _TIMED = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9]+")
+_FILE = re.compile(r"[a-z_]+/part-[0-9]{1,20}\.parquet")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?<![.])")
+_LONGEST_NAME = 200  # what says who reads it has a longer one
 _TAKEN_NAMES = ("current", "latest", MANIFEST)
 
 
 def newest(home: Path) -> Path | None:
-    """Return the folder of the newest snapshot, None where there is none."""
+    """Return the folder of the newest snapshot whose manifest is sound, None where there is none."""
+    named = current(home)
+    if named is None or _why_damaged(named) is None:
+        return named
+    older = (place for place in reversed(_complete(home)) if _TIMED.fullmatch(place.name))
+    return next((place for place in older if _why_damaged(place) is None), None)
+
+
+def why_passed_over(home: Path) -> str | None:
+    """Return why the snapshot that is named as the newest is not used, None where it is, or there is none."""
+    named = current(home)
+    return None if named is None else _why_damaged(named)
+
+
+def current(home: Path) -> Path | None:
+    """Return the folder of the snapshot that is named as the newest, sound or not."""
     try:
         place = home / (home / CURRENT).read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
@@ -49,11 +67,12 @@ def find(home: Path, name: str | os.PathLike[str]) -> Path:
     InvalidOptionError
         When there is none; the message lists those that exist.
     """
-    place = Path(name) if isinstance(name, os.PathLike) else home / name if _is_name(name) else None
-    if place is not None and (place / MANIFEST).is_file():
+    path = os.fspath(name) if isinstance(name, os.PathLike) else None
+    place = Path(path) if isinstance(path, str) else home / name if _is_name(name) else None
+    if place is not None and is_file(place / MANIFEST):
         return place.resolve()  # "latest" is another one tomorrow
     there = ", ".join(place.name for place in _complete(home)) or "none"
-    raise InvalidOptionError(f"snapshot is {name!r}, and {home} has none of that name; there are: {there}")
+    raise InvalidOptionError(f"snapshot is {shown(name)}, and {home} has none of that name; there are: {there}")
 
 
 def check_is_free(home: Path, name: str) -> None:
@@ -66,7 +85,8 @@ def check_is_free(home: Path, name: str) -> None:
     """
     if not _is_name(name):
         raise InvalidOptionError(
-            f"name is {name!r}; a snapshot's name is one of letters, digits, '_', '-' and '.', such as paper-v1"
+            f"name is {shown(name)}; a snapshot's name is one of letters, digits, '_', '-' and '.', "
+            f"{_LONGEST_NAME} at most, such as paper-v1"
         )
     if name.lower() in _TAKEN_NAMES or _TIMED.fullmatch(name):
         raise InvalidOptionError(f"name is {name!r}, which means something else in {home}; give another")
@@ -89,7 +109,7 @@ def order(place: Path) -> tuple[str, int]:
 
 
 def _is_name(name: object) -> bool:
-    return isinstance(name, str) and _NAME.fullmatch(name) is not None
+    return isinstance(name, str) and len(name) <= _LONGEST_NAME and _NAME.fullmatch(name) is not None
 
 
 def _complete(home: Path) -> list[Path]:
@@ -109,13 +129,54 @@ def read_manifest(place: Path) -> dict[str, Any]:
     Raises
     ------
     SnapshotError
-        When it cannot be read.
+        When it cannot be read, or is not what a snapshot says.
     """
     try:
         manifest = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        _check_manifest(manifest)
+    except (OSError, ValueError, RecursionError) as error:
         raise SnapshotError(f"{place / MANIFEST} cannot be read: {error}") from error
-    return manifest if isinstance(manifest, dict) else {}
+    return cast("dict[str, Any]", manifest)
+
+
+# An older version did not say as much; a newer one may say more.
+_KINDS = {"schema_version": int, "rows": dict, "layouts": dict, "files": dict}
+_KINDS_OF_FILE = {"rows": int, "bytes": int, "sha256": str, "key": str}
+_KINDS_OF_LAYOUT = {"numbers_a_file": int, "origin": str}
+
+
+def _check_manifest(manifest: Any) -> None:
+    """Raise ValueError where what was read cannot be what a snapshot says of itself."""
+    _check_kinds("it", manifest, {})
+    _check_kinds("it", manifest, {name: kind for name, kind in _KINDS.items() if name in manifest})
+    rows = manifest.get("rows", {})
+    _check_kinds("rows", rows, dict.fromkeys(rows, int))
+    for path, entry in manifest.get("files", {}).items():
+        if not _FILE.fullmatch(path):
+            raise ValueError(f"files has {shown(path)}, which is no file of a snapshot")
+        _check_kinds(path, entry, _KINDS_OF_FILE)
+    for table, layout in manifest.get("layouts", {}).items():
+        _check_kinds(f"layouts: {shown(table)}", layout, _KINDS_OF_LAYOUT)
+
+
+def _check_kinds(what: str, value: Any, kinds: Mapping[str, type]) -> None:
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} is {shown(value)}, where names with values belong")
+    for name, kind in kinds.items():
+        if not isinstance(value.get(name), kind):
+            found = shown(value[name]) if name in value else "not there"
+            raise ValueError(f"{what}: {name} is {found}, where {_MEANT[kind]} belongs")
+
+
+_MEANT = {int: "a whole number", str: "a text", dict: "an object"}
+
+
+def _why_damaged(place: Path) -> str | None:
+    try:
+        read_manifest(place)
+    except SnapshotError as error:
+        return str(error)
+    return None
 
 
 def write_manifest(place: Path, manifest: dict[str, Any]) -> None:
@@ -133,7 +194,7 @@ def manifest_with_files(place: Path | None) -> dict[str, Any]:
         manifest = {} if place is None else read_manifest(place)
     except SnapshotError:
         return {}
-    return manifest if isinstance(manifest.get("files"), dict) else {}
+    return manifest if "files" in manifest else {}
 
 
 def files_of(place: Path) -> dict[str, dict[Path, str | None]]:
@@ -179,31 +240,30 @@ def hold(place: Path) -> tuple[Path, Callable[[], None]]:
     """
     while True:
         lock = _mark_as_held(place)
+        let_go = partial(_let_go, lock, os.getpid())
         if (place / MANIFEST).is_file():
-            return place, partial(_let_go, lock)
-        _let_go(lock)
+            return place, let_go
+        let_go()
         newer = newest(place.parent)
         if newer is None or newer == place:
             raise SnapshotError(f"{place} has been removed")
         place = newer
 
 
-def _mark_as_held(place: Path) -> FileLock | None:
+def _mark_as_held(place: Path) -> BaseFileLock | None:
     """Lock a file that says who reads; None where nobody removes snapshots, or nothing can be written."""
     if not (place.parent / CURRENT).is_file():
         return None
     mark = place.parent / _HELD / f"{place.name}.{os.getpid()}-{secrets.token_hex(4)}"
-    lock = FileLock(mark, timeout=1.0, mode=0o666, thread_local=False)
     try:
         mark.parent.mkdir(exist_ok=True)
-        lock.acquire()
+        return file_lock(mark).acquire(timeout=lock_timeout_s()).lock
     except (OSError, Timeout):
         return None
-    return lock
 
 
-def _let_go(lock: FileLock | None) -> None:
-    if lock is not None:
+def _let_go(lock: BaseFileLock | None, holder: int) -> None:
+    if lock is not None and os.getpid() == holder:  # a forked child has it too, and its end is not the holder's
         lock.release()
         with suppress(OSError):
             Path(lock.lock_file).unlink(missing_ok=True)
@@ -212,10 +272,12 @@ def _let_go(lock: FileLock | None) -> None:
 def _is_held(place: Path) -> bool:
     """Whether somebody reads a snapshot; the marks of those who ended without a word are cleared away."""
     for mark in (place.parent / _HELD).glob(f"{place.name}.*"):
-        lock = FileLock(mark, mode=0o666)
+        lock = lock_of(mark)
         try:
             lock.acquire(timeout=0)
         except (OSError, Timeout):
-            return True
-        _let_go(lock)
+            if mark.exists():  # not so where one who has ended was cleared away by just this
+                return True
+        else:
+            _let_go(lock, os.getpid())
     return False

@@ -114,6 +114,7 @@ class Known:
     refusals: dict[tuple[str, int], Refusal] = field(default_factory=dict)
     positions: dict[int, list[Refusal]] = field(default_factory=dict)
     with_words: set[int] = field(default_factory=set)
+    own_words: dict[int, str] = field(default_factory=dict)  # the set of terms that somebody's own decoder gave
     parents: dict[int, int] = field(default_factory=dict)  # of images that are named with their collection's token
     packs: dict[int, tuple[int, Record]] = field(default_factory=dict)  # collection and record of NIDM packs
     tokens: dict[int, str] = field(default_factory=dict, repr=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -138,7 +138,7 @@ def read(path: str | os.PathLike[str]) -> LockFile:
     """
     try:
         content = Path(path).expanduser().read_bytes()
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise LockFileError(
             f"{shown(path)} cannot be read: {reason}. Catalog.freeze writes such a file"
@@ -172,7 +172,10 @@ class _Reader:
         if server is not None and not _is_root(server):
             self._fail(f'"server" is {shown(server)}, no root of a server', self._line_of("server"))
         images = self._entries("images", _image, lambda image: image.image_id)
+        if not images:
+            self._fail('"images" is empty, and there is none without an image', self._line_of("images"))
         collections = self._entries("collections", _collection, lambda collection: collection.collection_id)
+        self._check_collections(images, collections)
         selection = self._top.get("selection")
         return LockFile(
             images,
@@ -230,6 +233,13 @@ class _Reader:
                 self._fail(f'"{name}": {error}', self._line_of_entry(name, place), error)
             entries[id_of(entry)] = entry
         return tuple(entries.values())
+
+    def _check_collections(self, images: Sequence[FrozenImage], collections: Sequence[FrozenCollection]) -> None:
+        named = {collection.collection_id for collection in collections}
+        for place, image in enumerate(images):
+            if image.collection_id not in named:
+                reason = f'collection_id is {image.collection_id}, which "collections" has not'
+                self._fail(f'"images": {reason}', self._line_of_entry("images", place))
 
     def _line_of(self, name: str) -> int:
         if name not in self._top:

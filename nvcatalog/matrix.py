@@ -28,13 +28,17 @@ from nvcatalog.errors import (
     WordsWarning,
     listed,
 )
+from nvcatalog.meant import of_gone
 from nvcatalog.wish import Wish
 from nvcatalog.words import Part, Source, TableSource, WordMatrix, assemble
 
 # Up to here the catalog itself is read, which takes some 200 ms: whoever wants to write waits that long.
 _MOST_AT_ONCE = 2_000
-_WORDS_AT_ONCE = 122_880
+# Few enough that their memory is used again and again: to be given fresh memory costs more than the words.
+_WORDS_AT_ONCE = 30_720
 _NAMED = 5
+# So often the catalog is asked anew where terms come meanwhile; then those who write have to wait.
+_TRIES = 3
 
 
 def chosen_words(store: Store, wish: Wish) -> WordMatrix:
@@ -61,6 +65,8 @@ def chosen_words(store: Store, wish: Wish) -> WordMatrix:
     if found.n_hidden:
         text = f"{found.n_hidden:,} images of private collections are left out; private=True takes them too"
         warnings.warn(text, SelectionWarning, stacklevel=3)
+    if found.gone_ids and not wish.with_gone:
+        warnings.warn(of_gone(found.gone_ids, named=wish.named), SelectionWarning, stacklevel=3)
     for text in _what_is_not_here(wish, found) if store.exists else ():
         warnings.warn(text, WordsWarning, stacklevel=3)
     return found.words
@@ -78,6 +84,8 @@ class Found:
         The images that the catalog has no record of.
     n_hidden : int
         How many images of private collections were left out.
+    gone_ids : tuple of int
+        The images that the server no longer has: left out, unless they were named or asked for.
     absent : tuple of str
         The terms asked for that none of the images has.
     """
@@ -85,6 +93,7 @@ class Found:
     words: WordMatrix
     unknown_ids: tuple[int, ...]
     n_hidden: int
+    gone_ids: tuple[int, ...]
     absent: tuple[str, ...]
 
 
@@ -105,16 +114,21 @@ def find_words(store: Store, wish: Wish, waiting: Mapping[int, Words] | None = N
     MixedSetsError, InvalidOptionError
         As :func:`chosen_words` raises them.
     """
+    for _ in range(_TRIES):
+        with store.reading() as connection:
+            asked = _look(connection, wish, waiting or {})
+            if len(asked.landed) <= _MOST_AT_ONCE:
+                return _found(asked, wish, [_Landed(connection, asked.landed, asked.row_of, wish)])
+        try:
+            with ExitStack() as stack:
+                return _found(asked, wish, _sources_of_many(store, asked, wish, stack))
+        except _ChangedError as change:
+            logger.info("The catalog is asked again: %s", change)
+        except duckdb.Error as error:  # a snapshot can be damaged; then those who write have to wait
+            logger.info("The catalog is read in place of its snapshot: %s", str(error).splitlines()[0])
+            break
     with store.reading() as connection:
         asked = _look(connection, wish, waiting or {})
-        if len(asked.landed) <= _MOST_AT_ONCE:
-            return _found(asked, wish, [_Landed(connection, asked.landed, asked.row_of, wish)])
-    try:
-        with ExitStack() as stack:
-            return _found(asked, wish, _sources_of_many(store, asked, wish, stack))
-    except duckdb.Error as error:  # a snapshot can be damaged; then those who write have to wait
-        logger.info("The catalog is read in place of its snapshot: %s", str(error).splitlines()[0])
-    with store.reading() as connection:
         return _found(asked, wish, [_Landed(connection, asked.landed, asked.row_of, wish)])
 
 
@@ -132,6 +146,7 @@ class _Asked:
     missing: tuple[int, ...]
     unknown_ids: tuple[int, ...]
     n_hidden: int
+    gone_ids: tuple[int, ...]
 
     @cached_property
     def row_of(self) -> dict[int, int]:
@@ -144,13 +159,11 @@ _ALL = """
     FROM words_status
     JOIN images USING (image_id)
     WHERE status = 'present'
-      AND (gone_at IS NULL OR image_id IN (
-          SELECT image_id FROM files WHERE kind = 'original' AND state IN ('present', 'unverified')))
     ORDER BY image_id
 """
 _LOOK = """
     SELECT a.image_id, s.image_id IS NOT NULL, s.reference, epoch_us(s.fetched_at), i.image_id IS NULL,
-           a.image_id IN (SELECT image_id FROM private_images)
+           i.gone_at IS NOT NULL, a.image_id IN (SELECT image_id FROM private_images)
     FROM asked AS a
     LEFT JOIN words_status AS s ON s.image_id = a.image_id AND s.status = 'present'
     LEFT JOIN images AS i ON i.image_id = a.image_id
@@ -165,7 +178,9 @@ def _look(connection: duckdb.DuckDBPyConnection, wish: Wish, waiting: Mapping[in
         ids = tuple(id_ for (id_,) in connection.execute(_ALL).fetchall())
     _ask_for(connection, {id_: row for row, id_ in enumerate(dict.fromkeys(ids))})
     rows = connection.execute(_LOOK).fetchall()
-    hidden = set() if wish.with_private else {id_ for id_, *_, private in rows if private}
+    private = set() if wish.with_private else {id_ for id_, *_, is_private in rows if is_private}
+    gone = [id_ for id_, *_, is_gone, _ in rows if is_gone and id_ not in private]
+    hidden = private if wish.with_gone or wish.named else private | set(gone)
     waiting = {id_: waiting[id_] for id_, *_ in rows if id_ in waiting}
     references = {id_: reference for id_, here, reference, *_ in rows if here and id_ not in hidden}
     references |= {id_: words.reference for id_, words in waiting.items()}
@@ -178,8 +193,9 @@ def _look(connection: duckdb.DuckDBPyConnection, wish: Wish, waiting: Mapping[in
         landed=came_at,
         waiting={id_: words for id_, words in waiting.items() if id_ in references},
         missing=tuple(id_ for id_, *_ in rows if id_ not in references and id_ not in hidden),
-        unknown_ids=tuple(id_ for id_, _, _, _, unknown, _ in rows if unknown),
-        n_hidden=len(hidden),
+        unknown_ids=tuple(id_ for id_, _, _, _, unknown, *_ in rows if unknown),
+        n_hidden=len(private),
+        gone_ids=tuple(gone),
     )
 
 
@@ -231,6 +247,10 @@ def _unknown_terms(unknown: Sequence[str], known: Collection[str]) -> str:
 # Reading it
 
 
+class _ChangedError(Exception):
+    """Says that terms are no longer those that were looked up, perhaps even of another reference set."""
+
+
 def _sources_of_many(store: Store, asked: _Asked, wish: Wish, stack: ExitStack) -> list[Source]:
     """Read from a snapshot, which blocks nobody, and from the catalog what it has not, such as private images."""
     published = _open_snapshot(store, stack)
@@ -240,6 +260,8 @@ def _sources_of_many(store: Store, asked: _Asked, wish: Wish, stack: ExitStack) 
         catalog = stack.enter_context(ExitStack())
         rest = [id_ for id_ in asked.landed if id_ not in there]
         connection = catalog.enter_context(store.reading())
+        if changed := set(rest) - _as_in(connection, asked):
+            raise _ChangedError(f"terms of {len(changed):,} images came meanwhile")
         sources.append(_Landed(connection, rest, asked.row_of, wish, close=catalog.close))
     if published:
         sources.append(_Landed(published, there, asked.row_of, wish))
@@ -260,10 +282,10 @@ def _open_snapshot(store: Store, stack: ExitStack) -> duckdb.DuckDBPyConnection 
         return None
 
 
-def _as_in(published: duckdb.DuckDBPyConnection, asked: _Asked) -> set[int]:
-    """Return the images whose terms in a snapshot are those in the catalog."""
-    _ask_for(published, asked.row_of)
-    rows = published.execute("""
+def _as_in(connection: duckdb.DuckDBPyConnection, asked: _Asked) -> set[int]:
+    """Return the images whose terms there, in a snapshot or the catalog, are those that were looked up."""
+    _ask_for(connection, asked.row_of)
+    rows = connection.execute("""
         SELECT image_id, epoch_us(fetched_at)
         FROM words_status
         JOIN asked USING (image_id)
@@ -310,8 +332,9 @@ class _Landed:
 
     def _count(self, n_rows: int) -> tuple[np.ndarray, dict[int, str]]:
         """Count each row's words, and find all terms among them."""
+        counted = f"count(*) FILTER (WHERE {self._heavy})" if self._least else "count(*)"  # a filter costs a third
         query = f"""
-            SELECT row, count(*) FILTER (WHERE {self._heavy}) AS n,
+            SELECT row, {counted} AS n,
                    hash(count(*), bit_xor(hash(term_id))) AS terms
             FROM words
             JOIN asked USING (image_id)
@@ -333,7 +356,9 @@ class _Landed:
             JOIN terms USING (term_id)
             WHERE row IN (SELECT unnest($rows::INTEGER[])) AND {which}
         """  # noqa: S608 - as above
-        return dict(self._connection.execute(query, {"rows": np.asarray(rows).tolist()}).fetchall())
+        # In columns: thousands of tuples would have Python look through all of its objects for what is garbage.
+        found = self._connection.execute(query, {"rows": np.asarray(rows).tolist()}).fetchnumpy()
+        return dict(zip(found["term_id"].tolist(), found["term"].tolist(), strict=True))
 
     def terms_of(self, rows: Collection[int]) -> set[str]:
         """Return all terms that any of these rows has here, whatever is wished for."""
@@ -374,6 +399,7 @@ def _found(asked: _Asked, wish: Wish, sources: list[Source]) -> Found:
         words=WordMatrix(frequencies, vocabulary, asked.image_ids, asked.missing, reference),
         unknown_ids=asked.unknown_ids,
         n_hidden=asked.n_hidden,
+        gone_ids=asked.gone_ids,
         absent=tuple(term for term in wish.terms or () if term not in there) if asked.references else (),
     )
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
 
 from nvcatalog import where as conditions
 from nvcatalog._store import Store
-from nvcatalog.errors import InvalidOptionError, shown
+from nvcatalog.errors import InvalidOptionError, listed, shown
 from nvcatalog.ids import parse_ids
 from nvcatalog.known import MapKind
 from nvcatalog.where import Condition
@@ -33,6 +33,8 @@ class Meant:
         Where an answer has its files.
     terms : bool or None
         Whether an answer was asked for with terms; None where nobody can tell.
+    named : bool
+        Whether each was named, by its id or in an answer, and not found by what is true for it.
     """
 
     image_ids: tuple[int, ...]
@@ -40,6 +42,7 @@ class Meant:
     kind: MapKind = "original"
     paths: Mapping[int, str] = field(default_factory=dict)
     terms: bool | None = None
+    named: bool = False
 
 
 def images_meant(
@@ -85,7 +88,7 @@ def images_meant(
     if bunch is not None:
         return _of_answer(bunch)
     if image_ids is not None:
-        return Meant(parse_ids(image_ids, kind="image"), {"image_ids": "as given"})
+        return Meant(parse_ids(image_ids, kind="image"), {"image_ids": "as given"}, named=True)
     return Meant(_all_here(store, kind), {"all": "images with a file here"})
 
 
@@ -100,7 +103,8 @@ def _of_answer(bunch: Any) -> Meant:
         outcome.kind == "words" for outcome in getattr(bunch, "report", ())
     )
     about = {"answer": f"of {len(paths)} images"}
-    return Meant(tuple(paths), about, "resampled" if is_resampled else "original", paths, with_terms)
+    kind: MapKind = "resampled" if is_resampled else "original"
+    return Meant(tuple(paths), about, kind, paths, with_terms, named=True)
 
 
 def _all_here(store: Store, kind: MapKind | None) -> tuple[int, ...]:
@@ -117,6 +121,34 @@ def _all_here(store: Store, kind: MapKind | None) -> tuple[int, ...]:
             {"kinds": [kind] if kind else ["original", "resampled"]},
         ).fetchall()
     return tuple(id_ for (id_,) in rows)
+
+
+def without_gone(store: Store, meant: Meant, *, gone: bool) -> tuple[Meant, str | None]:
+    """Leave out what the server no longer has, unless it is named or asked for, and say what became of it."""
+    with store.reading() as connection:
+        rows = connection.execute(
+            "SELECT image_id FROM images "
+            "WHERE gone_at IS NOT NULL AND image_id IN (SELECT unnest($ids::INTEGER[])) ORDER BY image_id",
+            {"ids": list(meant.image_ids)},
+        ).fetchall()
+    if gone or not rows:
+        return meant, None
+    ids = {id_ for (id_,) in rows}
+    left = meant.image_ids if meant.named else tuple(id_ for id_ in meant.image_ids if id_ not in ids)
+    return replace(meant, image_ids=left), of_gone(sorted(ids), named=meant.named)
+
+
+def of_gone(image_ids: Collection[int], *, named: bool) -> str:
+    """Say what becomes of images that the server no longer has.
+
+    Examples
+    --------
+    >>> of_gone([3, 4], named=False)
+    '2 images are gone from the server, and left out: 3, 4. gone=True takes them too'
+    """
+    fate = "taken as they are here" if named else "left out"
+    more = "" if named else ". gone=True takes them too"
+    return f"{len(image_ids):,} images are gone from the server, and {fate}: {listed(image_ids)}{more}"
 
 
 def as_json(value: Any) -> Any:

@@ -310,10 +310,17 @@ class Mover:
             (self._folder / path).unlink(missing_ok=True)
 
     def _put_words(self, image: KnownImage, decoded: neurosynth.Decoded) -> None:
+        self.bytes += len(decoded.text)
+        self._heal("words", image.image_id)
+        own = self._known.own_words.get(image.image_id)
+        if own not in (None, decoded.reference):  # nobody else could give them again
+            reason = (
+                f"its terms are {own!r}, of add_words, which alone replaces them; Neurosynth's are in their file"
+            )
+            self.outcomes["words", image.image_id] = Outcome("words", image.image_id, "kept_old", reason)
+            return
         self._lander.batch.words[image.image_id] = Words(decoded.weights, decoded.reference)
         self._known.with_words.add(image.image_id)
-        self._heal("words", image.image_id)
-        self.bytes += len(decoded.text)
         self.outcomes["words", image.image_id] = Outcome("words", image.image_id, "downloaded")
 
     def _heal(self, kind: Kind, id_: int) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +22,8 @@ SHORTEST_TIMEOUT_S = 60.0
 #: Neurosynth refuses maps above this, after having fetched them.
 LARGEST_FILE = 4_000_000
 
+_LICENCE = f"ODbL-1.0, Neurosynth ({DEFAULT_ROOT})"
+_LICENCE_OF_OTHERS = "its decoder's, which this catalog was not told"
 _REFUSALS = {
     404: "has no such image",
     413: "decodes no file over 4,000,000 bytes",
@@ -30,6 +34,31 @@ _REFUSALS = {
 def root() -> str:
     """Return Neurosynth's root: ``NVCATALOG_NEUROSYNTH_URL``, else https://neurosynth.org."""
     return _http.root_from_environment("NVCATALOG_NEUROSYNTH_URL", DEFAULT_ROOT)
+
+
+def is_its_own(reference: str | None) -> bool:
+    """Return whether a reference set is Neurosynth's: it calls them ``terms_20k`` or so, older answers not at all.
+
+    Examples
+    --------
+    >>> is_its_own("terms_20k"), is_its_own(None), is_its_own("gclda")
+    (True, True, False)
+    """
+    return not reference or re.fullmatch(r"terms_[0-9]+k", reference) is not None
+
+
+def licences(references: Iterable[str | None]) -> dict[str, str]:
+    """Return the licences of the terms of reference sets, for a file that says what it holds.
+
+    Examples
+    --------
+    >>> licences(["gclda", "terms_20k"])["terms, words of gclda"]
+    "its decoder's, which this catalog was not told"
+    """
+    sets = set(references)
+    ours = {"terms, words": _LICENCE} if any(map(is_its_own, sets)) else {}
+    others = sorted(reference for reference in sets if reference and not is_its_own(reference))
+    return ours | {f"terms, words of {reference}": _LICENCE_OF_OTHERS for reference in others}
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,15 @@ if TYPE_CHECKING:
 SampleSizes = float | Mapping[Any, Any] | None
 
 RemarkKind = Literal[
-    "left_out", "no_file", "several_analyses", "apart", "no_sample_size", "thresholded", "not_mni"
+    "left_out",
+    "no_file",
+    "several_analyses",
+    "apart",
+    "no_sample_size",
+    "unused_size",
+    "thresholded",
+    "not_mni",
+    "gone",
 ]
 
 
@@ -37,8 +45,9 @@ class Remark(NamedTuple):
     kind : str
         'left_out': no part of it, `text` says why. 'no_file': its file is not here. 'several_analyses': a study
         that contributes several, which are not independent. 'apart': maps of one analysis that are of one kind,
-        and so each an analysis of its own. 'no_sample_size': nobody says how many subjects. 'thresholded',
-        'not_mni': as the record has it.
+        and so each an analysis of its own. 'no_sample_size': nobody says how many subjects. 'unused_size': a key
+        of `sample_sizes` that is none of the images and studies. 'thresholded', 'not_mni': as the record has it.
+        'gone': no longer on the server, and taken because it is named.
     study : str or None
         The study's id in the dictionary; None for what is left out.
     image_id : int or None
@@ -118,6 +127,7 @@ def to_nimads(
     kind: MapKind = "original",
     without_files: bool = False,
     private: bool = False,
+    gone: bool = False,
 ) -> Nimads:
     """Return images of a catalog as a NIMADS studyset.
 
@@ -138,6 +148,8 @@ def to_nimads(
         Whether maps that are not here are part of it, too.
     private : bool
         Whether those of private collections are.
+    gone : bool
+        Whether those that the server no longer has are, where they are not named.
 
     Raises
     ------
@@ -150,7 +162,7 @@ def to_nimads(
         When anything is left out, or not independent.
     """
     rows = _rows(store, meant.image_ids, kind, study, analysis)
-    why = {row.image_id: _why_left_out(row, private=private) for row in rows}
+    why = {row.image_id: _why_left_out(row, private=private, gone=gone or meant.named) for row in rows}
     left_out = [Remark("left_out", None, id_, text) for id_, text in why.items() if text]
     maps = [row for row in rows if not why[row.image_id]]
     no_file = [_no_file(row, kind) for row in maps if row.path is None]
@@ -158,7 +170,9 @@ def to_nimads(
         maps = [row for row in maps if row.path is not None]
     builder = _Builder(store.folder, _size_reader(sample_sizes, maps))
     studies = [builder.study(id_, members) for id_, members in _grouped(maps, lambda row: row.study)]
-    report = Remarks([*left_out, *no_file, *builder.remarks])
+    named = [Remark("gone", row.study, row.image_id, "no longer on the server") for row in maps if row.gone]
+    unused = _unused_sizes(sample_sizes, rows)
+    report = Remarks([*left_out, *no_file, *builder.remarks, *unused, *([] if gone else named)])
     _tell(report, n_maps=len(maps))
     name = f"NeuroVault: {meant.about['where']}" if "where" in meant.about else "NeuroVault"
     return Nimads({"id": "nvcatalog", "name": name, "studies": studies}, report)
@@ -194,6 +208,7 @@ class _Row(NamedTuple):
     image_id: int
     known: bool
     private: bool
+    gone: bool
     stat: str | None
     map_type: str | None
     image_type: str | None
@@ -227,7 +242,7 @@ _KEYS = {"doi": _DOI, "pack_id": "(SELECT min(pack_id) FROM nidm_packs AS p WHER
 
 _ROWS = """
     SELECT w.image_id, i.image_id IS NOT NULL,
-           w.image_id IN (SELECT image_id FROM private_images),
+           w.image_id IN (SELECT image_id FROM private_images), i.gone_at IS NOT NULL,
            m.stat, i.map_type, i.image_type,
            coalesce({study}, i.collection_id::VARCHAR, ''), {analysis}, coalesce(i.collection_id, 0),
            c.name, c.description, c.authors, c.journal_name, {doi},
@@ -276,11 +291,13 @@ def _key(names: Mapping[str, str], option: str, value: object) -> str:
     return f"CAST({known[wanted]} AS VARCHAR)"
 
 
-def _why_left_out(row: _Row, *, private: bool) -> str | None:
+def _why_left_out(row: _Row, *, private: bool, gone: bool) -> str | None:
     if not row.known:
         return "unknown to this catalog"
     if row.private and not private:
         return "of a private collection; private=True takes it too"
+    if row.gone and not gone:
+        return "gone from the server; gone=True takes it too"
     if row.image_type == "atlas":
         return "an atlas"
     return None if row.stat in _VALUE_TYPES else row.map_type or "of no map type"
@@ -311,6 +328,14 @@ def _size_reader(given: Any, maps: Sequence[_Row]) -> Callable[[_Row], int | Non
             f"sample_sizes has {min(both)}, which is an image as well as a study; give sizes by image only"
         )
     return lambda row: sizes.get(str(row.image_id)) or sizes.get(row.study) or row.n_subjects
+
+
+def _unused_sizes(given: Any, rows: Sequence[_Row]) -> list[Remark]:
+    """Note the keys that are none of the images meant, though these may be left out, and none of their studies."""
+    keys = given.keys() if hasattr(given, "items") else ()
+    meant = {str(row.image_id) for row in rows} | {row.study for row in rows}
+    unused = [shown(key) for key in keys if _size_key(key) not in meant]
+    return [Remark("unused_size", None, None, f"{key} is no image and no study of these") for key in unused]
 
 
 def _size_key(key: Any) -> str:
@@ -462,6 +487,8 @@ def _tell(report: Remarks, *, n_maps: int) -> None:
             f"{len(several)} studies contribute several analyses, which are not independent "
             f"({_named(each.study for each in several)})"
         )
+    if unused := report.of("unused_size"):
+        lines.append(f"{len(unused)} of sample_sizes are of no use ({_named(each.text for each in unused)})")
     for kind, text in _FURTHER.items():
         if found := report.of(kind):
             lines.append(f"{len(found)} {text} ({_named(each.image_id for each in found)})")
@@ -474,6 +501,7 @@ _FURTHER: dict[RemarkKind, str] = {
     "no_sample_size": "maps have no sample size",
     "thresholded": "maps are thresholded",
     "not_mni": "maps seem not to be in MNI space",
+    "gone": "maps are gone from the server, and taken because they are named",
 }
 
 

@@ -59,7 +59,8 @@ class Outward:
         Parameters
         ----------
         target : path-like
-            A folder, for 'duckdb' a file; it appears whole or not at all.
+            A folder. For one table it may be a file, such as ``images.csv``; for 'duckdb' it is one. It appears
+            whole or not at all.
         what : iterable of str, str or None
             Tables and views, such as ``images`` or ``image_words``. None means the metadata: ``collections``,
             ``images``, ``stat_maps``, ``files`` and ``nidm_packs``.
@@ -73,9 +74,10 @@ class Outward:
         params : mapping, optional
             Values for each ``$name`` of the condition.
         format : {'parquet', 'csv', 'arrow', 'ndjson', 'duckdb'} or None
-            None means 'duckdb' for a target that ends in ``.duckdb``, else 'parquet'.
+            None means what a file's name ends in, and 'parquet' for a folder.
         overwrite : bool
-            Whether an earlier export is replaced, once the new one is whole. Nothing but an export ever is.
+            Whether an earlier export is replaced, once the new one is whole. Nothing but an export ever is, where
+            the target is no file of one table.
         private : bool
             Whether rows of private collections are part of it; tokens never are. The catalog itself is read then,
             and whoever writes to it waits.
@@ -87,7 +89,7 @@ class Outward:
         Returns
         -------
         Path
-            Where it is. Beside its files, ``nvcatalog-export.json`` says what they hold and what their columns
+            Where it is. In a folder, ``nvcatalog-export.json`` says what its files hold and what their columns
             mean; in a DuckDB file, comments and the table ``nvcatalog_export`` do.
 
         Raises
@@ -113,6 +115,8 @@ class Outward:
         >>> place = Catalog().export(Catalog().folder / "out", "images", where="stat = 'z'", verbose=0)
         >>> sorted(file.name for file in place.iterdir())
         ['images.parquet', 'nvcatalog-export.json']
+        >>> Catalog().export(place.parent / "maps.csv", "images", verbose=0).read_text().split(",")[0]
+        'image_id'
         """
         from nvcatalog.export import export, parse_order, parse_target
 
@@ -136,6 +140,7 @@ class Outward:
         resample: bool = False,
         without_files: bool = False,
         private: bool = False,
+        gone: bool = False,
     ) -> Nimads:
         """Describe maps as a NIMADS studyset, the dictionary that meta-analysis tools such as NiMARE read.
 
@@ -168,13 +173,17 @@ class Outward:
             Whether maps that are not here are part of it too, by their links.
         private : bool
             Whether images of private collections are part of it.
+        gone : bool
+            Whether those are that the server no longer has, where no id and no answer names them; named ones are
+            taken with a warning. Of a condition, where their files are here.
 
         Returns
         -------
         Nimads
             A dictionary, which JSON can hold. Its ``report`` says what is left out and why, which maps are not
             here, which studies contribute several analyses (those are not independent), which maps have no
-            sample size, are thresholded, or not in MNI space. ``report.df()`` is a dataframe of it.
+            sample size, are thresholded, or not in MNI space, and which of `sample_sizes` are of none of them.
+            ``report.df()`` is a dataframe of it.
 
         Raises
         ------
@@ -208,6 +217,7 @@ class Outward:
             kind="resampled" if resample else meant.kind,
             without_files=without_files,
             private=private,
+            gone=gone,
         )
 
     def to_nimare(
@@ -222,6 +232,7 @@ class Outward:
         sample_sizes: SampleSizes = None,
         resample: bool = False,
         private: bool = False,
+        gone: bool = False,
     ) -> Any:
         """Return maps that are here as a NiMARE ``Studyset``, ready for an image-based meta-analysis.
 
@@ -249,6 +260,8 @@ class Outward:
             Whether their maps on the 3 mm grid are meant.
         private : bool
             Whether images of private collections are part of it.
+        gone : bool
+            Whether those are that the server no longer has.
 
         Returns
         -------
@@ -281,6 +294,7 @@ class Outward:
             sample_sizes=sample_sizes,
             kind="resampled" if resample else meant.kind,
             private=private,
+            gone=gone,
         )
         return nimare.Studyset(studyset)
 
@@ -294,6 +308,7 @@ class Outward:
         params: Mapping[str, Any] | None = None,
         resample: bool = False,
         private: bool = False,
+        gone: bool = False,
         overwrite: bool = False,
         verbose: int = 2,
     ) -> Path:
@@ -318,6 +333,9 @@ class Outward:
             Whether their maps on the 3 mm grid are meant; those of an answer are told by their paths.
         private : bool
             Whether images of private collections are frozen too; their tokens never are.
+        gone : bool
+            Whether those are that the server no longer has, where no id and no answer names them; named ones are
+            taken with a warning. Of a condition, where their files are here.
         overwrite : bool
             Whether it may take the place of an earlier lock file; nothing else is ever replaced.
         verbose : int
@@ -341,7 +359,7 @@ class Outward:
         Warns
         -----
         SelectionWarning
-            When images of private collections are left out.
+            When images of private collections are left out, and of what the server no longer has.
 
         Examples
         --------
@@ -362,6 +380,7 @@ class Outward:
             meant,
             resampled=resample,
             private=private,
+            gone=gone,
             overwrite=overwrite,
             verbose=verbose,
         )
@@ -374,6 +393,7 @@ class Outward:
         image_ids: Iterable[int | str] | int | str | None = None,
         params: Mapping[str, Any] | None = None,
         private: bool = False,
+        gone: bool = False,
     ) -> Citations:
         """Return how to cite the collections behind images, NeuroVault, and Neurosynth where terms were used.
 
@@ -383,13 +403,16 @@ class Outward:
             A condition over ``stat_maps`` chooses the images, as in :func:`nvcatalog.fetch_where`.
         bunch : Bunch or None
             What a fetcher returned chooses them, and says whether terms were used. Without it, Neurosynth is cited
-            where terms of any of the images are here.
+            where its terms of any of the images are here; other decoders are yours to cite.
         image_ids : iterable of int or str, int, str or None
             Their ids do. Where nothing chooses, all that are here are meant.
         params : mapping, optional
             Values for each ``$name`` of the condition.
         private : bool
             Whether private collections are cited too.
+        gone : bool
+            Whether images count that the server no longer has, where no id and no answer names them; named ones
+            are taken with a warning. Of a condition, where their files are here.
 
         Returns
         -------
@@ -404,8 +427,8 @@ class Outward:
         Warns
         -----
         SelectionWarning
-            When there is nothing to cite, and when something is left out: private collections, and images that
-            the catalog does not know.
+            When there is nothing to cite, and when something is left out: private collections, images that the
+            catalog does not know, and what the server no longer has.
 
         Examples
         --------
@@ -419,7 +442,7 @@ class Outward:
         self._warn_if_absent()
         reads = self._reads
         meant = images_meant(reads, where=where, bunch=bunch, image_ids=image_ids, params=params)
-        return cite(reads, meant, private=private)
+        return cite(reads, meant, private=private, gone=gone)
 
     def snapshot(self, name: str | None = None, *, whole: bool = False) -> Path:
         """Write the catalog as Parquet now, and return the folder of the snapshot.
@@ -466,7 +489,8 @@ class Outward:
         Returns
         -------
         duckdb.DuckDBPyConnection
-            To a database in memory. The snapshot stays on disk until the connection is closed or forgotten.
+            To a database in memory. The snapshot stays on disk until the connection is closed or forgotten;
+            ``SELECT nvcatalog_snapshot()`` tells which one it is.
 
         Raises
         ------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from bisect import bisect_left
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from nvcatalog._marks import BLOCKS, COLLECTION_IN_REASON, read_marks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     import duckdb
     import pyarrow as pa
@@ -26,6 +27,7 @@ _ROWS_AT_ONCE = 122_880
 # Records are wide: their texts alone are a few kB each.
 _WIDE_ROWS_AT_ONCE = 8_192
 
+_MAGIC = b"PAR1"
 _EVERYTHING = -(2**31), 2**31 - 1
 
 # What is left out: rows of collections that are private or have become so, and the whole of `access`, which
@@ -134,6 +136,11 @@ class View:
         ).fetchall():
             self._columns.setdefault(table, []).append((column[0], column[1], column[2]))
 
+    def references(self) -> set[str | None]:
+        """Return the reference sets of the terms that are published."""
+        query = f"SELECT DISTINCT reference FROM words_status WHERE {_ROWS['words_status']}"  # noqa: S608 - our own
+        return {reference for (reference,) in self._connection.execute(query).fetchall()}
+
     # Which files
 
     def parts(self, layouts: dict[str, Layout]) -> list[Part]:
@@ -215,7 +222,14 @@ class View:
             for batch in reader:
                 writer.write_batch(pa.RecordBatch.from_arrays(batch.columns, schema=schema))
                 rows += batch.num_rows
-        return {"rows": rows, "bytes": path.stat().st_size, "sha256": sha256_of(path), "key": part.key}
+        sha256, status = sha256_of(path), path.stat()
+        return {
+            "rows": rows,
+            "bytes": status.st_size,
+            "mtime_ns": status.st_mtime_ns,
+            "sha256": sha256,
+            "key": part.key,
+        }
 
     def _shown(self, table: str) -> str:
         """Return which rows of a table are published; to find that out takes long for what nothing hides."""
@@ -250,6 +264,28 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_as_written(path: Path, entry: Mapping[str, Any], *, every_byte: bool) -> bool:
+    """Whether a file is what its manifest says of it; every byte is read where that is asked for, or in doubt.
+
+    At a glance it is if nobody has written to it since, and it begins and ends as Parquet does: what a power cut
+    leaves of a file may be as long as the file, and empty.
+
+    Raises
+    ------
+    OSError
+        When it cannot be read, or is not there.
+    """
+    found = path.stat()
+    if found.st_size != entry["bytes"]:
+        return False
+    if every_byte or found.st_mtime_ns != entry.get("mtime_ns"):
+        return sha256_of(path) == str(entry["sha256"])
+    with path.open("rb") as file:
+        first = file.read(len(_MAGIC))
+        file.seek(-len(_MAGIC), os.SEEK_END)
+        return first == file.read() == _MAGIC
 
 
 def layouts_of(manifest: dict[str, Any]) -> dict[str, Layout]:

@@ -393,7 +393,8 @@ def _plan_words(
         if outcome is None:
             to_ask.add(image_id)
         else:
-            settled["words", image_id] = outcome
+            here = image_id in known.with_words  # of a decoder other than Neurosynth's, as it may be
+            settled["words", image_id] = outcome._replace(status="kept_old") if here else outcome
     return frozenset(to_ask), settled
 
 

@@ -201,7 +201,7 @@ def _take_newest(successor: Successor, rebuilt: Rebuilt, *, verbose: int) -> dat
 def snapshots_newest_first(folder: Path) -> list[Path]:
     """Return the folders of a data folder's snapshots; the current one first, whatever the clocks said."""
     home = folder / kept.FOLDER
-    current = kept.newest(home)
+    current = kept.current(home)
     places = [place.parent for place in home.glob(f"*/{kept.MANIFEST}") if not place.parent.is_symlink()]
     return sorted(places, key=lambda place: (place == current, _taken_at(place), kept.order(place)), reverse=True)
 

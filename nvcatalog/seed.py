@@ -194,10 +194,8 @@ def _find(place: Path) -> Path:
     if (place / kept.MANIFEST).is_file():
         return place
     for home in (place, place / kept.FOLDER, place / SUBFOLDER / kept.FOLDER):
-        if (home / kept.CURRENT).is_file():
-            found = home / (home / kept.CURRENT).read_text(encoding="utf-8").strip()
-            if found.parent == home and (found / kept.MANIFEST).is_file():
-                return found
+        if (found := kept.current(home)) is not None:
+            return found
     raise InvalidOptionError(
         f"seed: {place} is no snapshot and holds none; give a folder such as .../neurovault/{kept.FOLDER}"
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nvcatalog import _kinds
 from nvcatalog._resources import sql_folder
-from nvcatalog.errors import InvalidOptionError, QueryError
+from nvcatalog.errors import InvalidOptionError, QueryError, shown
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -39,6 +39,8 @@ class Parameter:
         Whether there is no default.
     default : object
         What it is when it is not given; None, written NULL, restricts nothing.
+    source : str
+        The column that its values are looked for in, as ``stat_maps.task``; empty where the file does not say.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Parameter:
     kind: str = ""
     required: bool = True
     default: Any = None
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,8 @@ def find(name: str, own: Path | None = None) -> NamedQuery:
     >>> [parameter.name for parameter in find("top_terms").parameters]
     ['image_id', 'limit']
     """
+    if not isinstance(name, str):
+        raise QueryError(f"{shown(name)} is no name of a query; give a text, such as 'images_by_term'")
     shipped, mine = _shipped(), _own(own)
     if name in shipped and name in mine:
         raise QueryError(f"there are two queries {name}, one that ships and {mine[name]}; rename yours")
@@ -123,7 +128,7 @@ def find(name: str, own: Path | None = None) -> NamedQuery:
     if name in mine:
         return _read_own(name, mine[name])
     names = sorted(shipped.keys() | mine.keys())
-    raise QueryError(f"there is no query {name!r}; {_near(name, names) or 'there are ' + ', '.join(names)}")
+    raise QueryError(f"there is no query {shown(name)}; {_near(name, names) or 'there are ' + ', '.join(names)}")
 
 
 def arguments(query: NamedQuery, given: object) -> dict[str, Any]:
@@ -206,14 +211,18 @@ def _all(own: Path | None) -> Iterator[NamedQuery]:
 
 # Reading files
 
-# What a parameter's comment ends with: "(count, default 100)", "(text, required)".
+# What a parameter's comment ends with: "(count, default 100)", "(text from terms.term, required)".
 _DECLARED = re.compile(
     r"(?P<about>.*?)\s*\((?:(?P<kind>[^()]*), )?(?:required|default (?P<default>[^()]*))\)", re.DOTALL
 )
 _PARAMETER = re.compile(r"\$(?P<name>\w+): (?P<about>.*)", re.DOTALL)
 _ALIAS = re.compile(r"the same as \$(\w+)")
-# Comments and texts, in which a $name is none; and names.
-_NAMES = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"[^\"]*\"|\$(?P<name>[A-Za-z_]\w*)", re.DOTALL)
+# Comments and texts, those between $$ or $tag$ included, in which a $name is none; and names.
+_NAMES = re.compile(
+    r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"[^\"]*\"|\$(?P<tag>(?:[A-Za-z_]\w*)?)\$.*?\$(?P=tag)\$"
+    r"|\$(?P<name>[A-Za-z_]\w*)",
+    re.DOTALL,
+)
 _WORDS = {"NULL": None, "TRUE": True, "FALSE": False}
 
 
@@ -258,12 +267,17 @@ def _parameter(name: str, comment: str, file: Path) -> Parameter:
     found = _DECLARED.fullmatch(comment)
     if found is None:
         return Parameter(name, comment)
-    kind = found["kind"] or ""
+    kind, has_source, source = (found["kind"] or "").partition(" from ")
     if not _kinds.is_known(kind):
         raise QueryError(f"{file}: ${name} is of kind {kind!r}; write {_kinds.ALL}")
+    if has_source and not re.fullmatch(r"\w+\.\w+", source):
+        raise QueryError(
+            f"{file}: ${name} is from {source!r}; write a table and a column, as in text from terms.term"
+        )
     if found["default"] is None:
-        return Parameter(name, comment, kind)
-    return Parameter(name, comment, kind, required=False, default=_default(name, kind, found["default"], file))
+        return Parameter(name, comment, kind, source=source)
+    default = _default(name, kind, found["default"], file)
+    return Parameter(name, comment, kind, required=False, default=default, source=source)
 
 
 def _default(name: str, kind: str, text: str, file: Path) -> Any:

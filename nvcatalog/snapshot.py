@@ -14,8 +14,9 @@ from typing import Any
 
 import duckdb
 
-from nvcatalog import __version__, kept, parts
+from nvcatalog import __version__, kept, neurosynth, parts
 from nvcatalog._locks import file_lock, lock_timeout_s
+from nvcatalog._progress import logger
 from nvcatalog._store import Store
 from nvcatalog.errors import NVCatalogError, SnapshotError, SnapshotWarning
 from nvcatalog.storage import link_or_copy, write_whole
@@ -27,10 +28,7 @@ HELD_S = 0.5
 FILES_AT_LEAST = 10
 _PATIENCE_S = 60.0
 
-_LICENCES = {
-    "records": "CC0-1.0, NeuroVault (https://neurovault.org)",
-    "terms, words": "ODbL-1.0, Neurosynth (https://neurosynth.org)",
-}
+_LICENCES = {"records": "CC0-1.0, NeuroVault (https://neurovault.org)"}
 
 _waiting: dict[Path, Store] = {}
 
@@ -58,8 +56,9 @@ def is_behind(store: Store) -> bool:
 
 
 def _is_behind(store: Store) -> bool:
-    place = kept.newest(store.folder / kept.FOLDER)
-    if place is None:
+    home = store.folder / kept.FOLDER
+    place = kept.newest(home)
+    if place is None or kept.why_passed_over(home) is not None:
         return store.exists
     manifest = kept.manifest_with_files(place)
     if not store.exists or manifest.get("catalog") == store.state:
@@ -135,6 +134,11 @@ def take(store: Store, name: str | None = None, *, whole: bool = False) -> Path:
         When it cannot be written, or there is no catalog yet.
     CatalogLockedError
         When another process keeps the catalog open.
+
+    Warns
+    -----
+    SnapshotWarning
+        When the former one was damaged, and this one has taken its place.
     """
     if name is not None:
         kept.check_is_free(store.folder / kept.FOLDER, name)
@@ -146,12 +150,17 @@ def take(store: Store, name: str | None = None, *, whole: bool = False) -> Path:
         home.mkdir(parents=True, exist_ok=True)
         with file_lock(home / ".lock").acquire(timeout=lock_timeout_s()):
             _sweep(home)
-            snapshot = _write(store, home, kept.newest(home), whole=whole)
+            passed_over = kept.why_passed_over(home)
+            snapshot = _write(store, home, kept.newest(home), whole=whole, for_good=name is not None)
             _make_current(home, snapshot)
             kept.prune(home, keep=snapshot)
-            return snapshot if name is None else _name_it(home, snapshot, name)
+            if name is not None:
+                snapshot = _name_it(home, snapshot, name)
     except (OSError, duckdb.Error) as error:
         raise SnapshotError(f"{home}: {str(error).splitlines()[0]}") from error
+    if passed_over is not None:
+        warnings.warn(f"{passed_over}. A new snapshot, {snapshot.name}, is there", SnapshotWarning, stacklevel=3)
+    return snapshot
 
 
 def _age_s(folder: Path) -> float:
@@ -170,13 +179,13 @@ def _sweep(home: Path) -> None:
             leftover.unlink()
 
 
-def _write(store: Store, home: Path, former: Path | None, *, whole: bool) -> Path:
+def _write(store: Store, home: Path, former: Path | None, *, whole: bool, for_good: bool) -> Path:
     """Write into a hidden folder, and rename it when it is complete."""
     hidden = home / f".{os.getpid()}.part"
     try:
         if former is None:
             store.heed_others(begins=True)
-        files = _Files(hidden, None if whole else former)
+        files = _Files(hidden, None if whole else former, for_good=for_good)
         files.fill(store)
         kept.write_manifest(hidden, files.manifest())
         return _name(home, hidden)
@@ -185,16 +194,21 @@ def _write(store: Store, home: Path, former: Path | None, *, whole: bool) -> Pat
 
 
 class _Files:
-    """The files of a snapshot that is being written; what has not changed are those of the former one."""
+    """The files of a snapshot that is being written; what has not changed are those of the former one.
 
-    def __init__(self, folder: Path, former: Path | None) -> None:
+    One that is kept for good takes over none of them unread.
+    """
+
+    def __init__(self, folder: Path, former: Path | None, *, for_good: bool) -> None:
         self._folder = folder
         self._former = former
+        self._for_good = for_good
         manifest = kept.manifest_with_files(former)
         self._theirs: dict[str, dict[str, Any]] = manifest.get("files", {})
         self._layouts = parts.layouts_of(manifest)
         self._done: dict[str, dict[str, Any]] = {}
         self._schema_version = 0
+        self._references: set[str | None] = set()
         self._seen = ""
 
     def fill(self, store: Store) -> None:
@@ -217,6 +231,7 @@ class _Files:
         """Write files until it is time to let others at the catalog, and return whether all is as it is there."""
         wanted = view.parts(self._layouts)
         self._schema_version = view.schema_version
+        self._references = view.references()
         for path in self._done.keys() - {part.path for part in wanted}:
             self._remove(path)
         to_write = []
@@ -241,14 +256,17 @@ class _Files:
         entry = self._theirs.get(part.path)
         if self._former is None or entry is None or entry.get("key") != part.key:
             return False
-        former = self._former / part.path
-        with suppress(OSError):
-            if former.stat().st_size != entry.get("bytes"):
+        former, ours = self._former / part.path, self._folder / part.path
+        try:
+            if not parts.is_as_written(former, entry, every_byte=self._for_good):
+                logger.info("%s is not as it was written: the next snapshot has it anew", former)
                 return False
-            link_or_copy(former, self._folder / part.path)
-            self._done[part.path] = entry
-            return True
-        return False
+            link_or_copy(former, ours)
+            self._done[part.path] = entry | {"mtime_ns": ours.stat().st_mtime_ns}  # a copy has its own
+        except OSError:
+            self._remove(part.path)
+            return False
+        return True
 
     def manifest(self) -> dict[str, Any]:
         """Return what the snapshot says of itself."""
@@ -260,7 +278,7 @@ class _Files:
             "created_by": f"nvcatalog {__version__}",
             "schema_version": self._schema_version,
             "rows": rows,
-            "licences": _LICENCES,
+            "licences": _LICENCES | neurosynth.licences(self._references),
             "catalog": self._seen,
             "layouts": {table: layout.as_told(table) for table, layout in self._layouts.items()},
             "files": dict(sorted(self._done.items())),

@@ -22,11 +22,13 @@ import requests
 from nvcatalog import _http
 from nvcatalog.errors import (
     DataDirError,
+    InvalidOptionError,
     InvalidOptionTypeError,
     NoSpaceError,
     RefusedError,
     TooManyFilesError,
     TransientError,
+    shown,
 )
 from nvcatalog.proving import FileProver, NotWholeError, Proof, Prover
 
@@ -140,6 +142,45 @@ _README = """# Brain maps from NeuroVault
 Kept by nvcatalog, readable by nilearn. `collection_<id>/` holds maps and their metadata, `catalog.duckdb` all that
 is known about them, `snapshots/` the same as Parquet for dataframe tools (the newest is named in `CURRENT`).
 """
+
+
+def parse_path(what: str, given: object, *, example: str) -> Path:
+    """Return the path at which a caller wants something written.
+
+    Parameters
+    ----------
+    what : str
+        What the caller knows it by, such as "target".
+    given : object
+        What was typed.
+    example : str
+        A path that would do.
+
+    Raises
+    ------
+    InvalidOptionTypeError
+        When it is no path.
+    InvalidOptionError
+        When no file can be of that name: too long, with a zero byte, in the home of nobody.
+    """
+    text = os.fspath(given) if isinstance(given, str | os.PathLike) else None
+    if not isinstance(text, str) or not text:
+        raise InvalidOptionTypeError(
+            f"{what} is {shown(given)}, a {type(given).__name__}; give a path, such as {example!r}"
+        )
+    try:
+        path = Path(text).expanduser().absolute()
+        str(path.resolve()).encode()  # DuckDB opens no other names
+        with scratch(path) as longest:
+            longest.lstat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass  # whoever writes there says so
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
+        raise InvalidOptionError(
+            f"{what} is {shown(given)}: {reason}; give another path, such as {example!r}"
+        ) from error
+    return path
 
 
 def collection_folder(collection_id: int) -> str:

@@ -477,9 +477,12 @@ def damages_of_snapshot(place: Path) -> Iterator[str]:
 
 def _damages_of_newest(folder: Path) -> Iterator[Finding]:
     """Yield what is wrong with the newest snapshot: what does not change is the next one's file too."""
-    place = kept.newest(folder / kept.FOLDER)
-    for damage in damages_of_snapshot(place) if place else ():
-        yield Finding("snapshot", None, (place or folder).relative_to(folder).as_posix(), damage)
+    place = kept.current(folder / kept.FOLDER)
+    if place is None:
+        return
+    unreadable = kept.why_passed_over(folder / kept.FOLDER)
+    for damage in [unreadable] if unreadable else damages_of_snapshot(place):
+        yield Finding("snapshot", None, place.relative_to(folder).as_posix(), damage)
 
 
 # Once more

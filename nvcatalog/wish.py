@@ -28,6 +28,8 @@ class Wish:
         Chooses the images where they are not named.
     with_private : bool
         Whether they may be of private collections.
+    with_gone : bool
+        Whether those that the server no longer has are asked for, whether or not they are named.
     terms : tuple of str or None
         The columns; None for all terms of the images.
     min_abs_weight : float
@@ -43,11 +45,17 @@ class Wish:
     image_ids: tuple[int, ...] | None = None
     condition: Condition | None = None
     with_private: bool = True
+    with_gone: bool = False
     terms: tuple[str, ...] | None = None
     min_abs_weight: float = 0.0
     missing: Missing = "zero"
     dtype: type[np.floating[Any]] = np.float64
     reference: str | None = None
+
+    @property
+    def named(self) -> bool:
+        """Whether each image is named, and not found by what is true for it."""
+        return self.image_ids is not None and self.condition is None
 
 
 def parse_wish(
@@ -61,6 +69,7 @@ def parse_wish(
     dtype: object,
     reference: object,
     private: object,
+    gone: object,
 ) -> Wish:
     """Return what is wanted, as the keywords of :meth:`nvcatalog.Catalog.words` say it.
 
@@ -81,6 +90,7 @@ def parse_wish(
         image_ids=None if image_ids is None else parse_ids(image_ids, kind="image", distinct=False),
         condition=None if where is None else Condition(where, params=params or {}),
         with_private=image_ids is not None or bool(private),  # whoever names an image asks for it
+        with_gone=bool(gone),
         terms=_parse_terms(terms),
         min_abs_weight=_parse_weight(min_abs_weight),
         missing=cast("Missing", missing),

@@ -1,5 +1,6 @@
 -- The atlases and parcellations that are known, by collection and image; paths are NULL where a file is not here.
--- $species: those of this species alone, as uploaders typed it, in any case: 'homo sapiens' (text, default NULL)
+-- $species: those of this species alone, as uploaders typed it, in any case: 'homo sapiens'
+--     (text from images.subject_species, default NULL)
 -- $collection_ids: those of these collections alone (collection ids, default NULL)
 -- $private: those of private collections too, not only where collection_ids names them (boolean, default false)
 -- $gone: those that are gone from the server too (boolean, default false)

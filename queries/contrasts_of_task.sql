@@ -1,5 +1,5 @@
 -- The contrasts of a task, those of most collections first; NULL stands for all that the Cognitive Atlas lacks.
--- $task: its name in the Cognitive Atlas, in any case, or its id (text, required)
+-- $task: its name in the Cognitive Atlas, in any case, or its id (text from stat_maps.task, required)
 -- $level: maps of this level of analysis alone
 --     (one of group, single-subject, meta-analysis, other, default NULL)
 -- $collection_ids: maps of these collections alone (collection ids, default NULL)

@@ -1,5 +1,6 @@
 -- The maps that an image-based meta-analysis can use: fMRI-BOLD group maps, not thresholded, in MNI space.
--- $task: maps of this task alone: its name in the Cognitive Atlas, in any case, or its id (text, default NULL)
+-- $task: maps of this task alone: its name in the Cognitive Atlas, in any case, or its id
+--     (text from stat_maps.task, default NULL)
 -- $min_subjects: leave out maps of fewer subjects, or of an unknown number (count, default 11)
 -- $min_coverage: leave out maps that cover this part of the brain or less, in percent (number, default 40)
 -- $stats: maps of these statistics alone (any of t, z, f, beta, varcope, p, default ['t', 'z'])

@@ -1,5 +1,5 @@
 -- The levels of analysis of a collection's statistic maps; NULL stands for maps whose level is unknown.
--- $collection_id: the collection (collection id, required)
+-- $collection_id: the collection (collection id from images.collection_id, required)
 -- $gone: maps that are gone from the server too (boolean, default false)
 -- $limit: how many rows at most (count, default NULL)
 SELECT

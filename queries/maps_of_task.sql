@@ -1,6 +1,7 @@
 -- The statistic maps of a task, by collection and image.
--- $task: its name in the Cognitive Atlas, in any case, or its id (text, required)
--- $contrast: maps of this contrast alone: its name, its id, or what uploaders called it (text, default NULL)
+-- $task: its name in the Cognitive Atlas, in any case, or its id (text from stat_maps.task, required)
+-- $contrast: maps of this contrast alone: its name, its id, or what uploaders called it
+--     (text from stat_maps.contrast, default NULL)
 -- $level: maps of this level of analysis alone
 --     (one of group, single-subject, meta-analysis, other, default NULL)
 -- $stat: maps of this statistic alone (one of t, z, f, beta, varcope, p, default NULL)

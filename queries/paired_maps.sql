@@ -35,39 +35,47 @@ things AS (
        AND (in_pack OR NOT regexp_full_match(any_value(typed), ' *(none( / other)?|null|n/a|na)? *', 'i'))
 ),
 named AS (
+    SELECT m.image_id, m.collection_id, m.is_a, m.thing, m.name, t.in_pack, t.one_each
+    FROM maps AS m
+    JOIN things AS t USING (collection_id, thing)
+),
+stems AS (
+    -- Names are looked at only where they must be, and each once, however many maps have it: "Z-Statistic Map: Visual"
+    -- is "visual", and "sub-01_stat-variance_statmap" and "SUB 01 beta" are "sub 01".
     SELECT
-        m.image_id,
-        m.collection_id,
-        m.is_a,
-        m.thing,
-        m.name,
-        m.path,
-        t.in_pack,
-        t.one_each,
-        -- Names are looked at only where they must be: "Z-Statistic Map: Visual" is "visual", and
-        -- "sub-01_stat-variance_statmap" and "SUB 01 beta" are "sub 01".
-        CASE WHEN NOT t.one_each THEN trim(regexp_replace(
-            lower(m.name),
+        name,
+        trim(regexp_replace(
+            lower(name),
             '(?:(?:^|[^a-z0-9])[tzfp](?:[^a-z0-9]|stat|map|$)|[^a-z0-9]|var(?:cope|beta|iance)?|cope|beta|effect'
             '|statistics?|stats?|maps?|parameter|estimate|spm[tf]?|con(?:trast)?)+',
             ' ',
             'g'
-        )) END AS stem
-    FROM maps AS m
-    JOIN things AS t USING (collection_id, thing)
+        )) AS stem
+    FROM (SELECT DISTINCT name FROM named WHERE NOT one_each)
+),
+pairs AS (
+    SELECT
+        min(n.image_id) FILTER (WHERE n.is_a) AS image_id_a,
+        min(n.image_id) FILTER (WHERE NOT n.is_a) AS image_id_b,
+        n.collection_id,
+        CASE WHEN bool_or(n.in_pack) THEN 'pack' ELSE 'contrast' END
+            || CASE WHEN bool_or(n.one_each) THEN '' ELSE ' and name' END AS paired_by
+    FROM named AS n
+    LEFT JOIN stems AS s ON s.name = n.name AND NOT n.one_each
+    GROUP BY n.collection_id, n.thing, s.stem
+    HAVING count(*) = 2 AND bool_or(n.is_a) AND NOT bool_and(n.is_a)
 )
 SELECT
-    min(image_id) FILTER (WHERE is_a) AS image_id_a,
-    min(image_id) FILTER (WHERE NOT is_a) AS image_id_b,
-    collection_id,
-    CASE WHEN bool_or(in_pack) THEN 'pack' ELSE 'contrast' END
-        || CASE WHEN bool_or(one_each) THEN '' ELSE ' and name' END AS paired_by,
-    min(name) FILTER (WHERE is_a) AS name_a,
-    min(name) FILTER (WHERE NOT is_a) AS name_b,
-    min(path) FILTER (WHERE is_a) AS path_a,
-    min(path) FILTER (WHERE NOT is_a) AS path_b
-FROM named
-GROUP BY collection_id, thing, stem
-HAVING count(*) = 2 AND bool_or(is_a) AND NOT bool_and(is_a)
-ORDER BY collection_id, image_id_a, image_id_b
+    p.image_id_a,
+    p.image_id_b,
+    p.collection_id,
+    p.paired_by,
+    a.name AS name_a,
+    b.name AS name_b,
+    a.path AS path_a,
+    b.path AS path_b
+FROM pairs AS p
+JOIN maps AS a ON a.image_id = p.image_id_a
+JOIN maps AS b ON b.image_id = p.image_id_b
+ORDER BY p.collection_id, p.image_id_a, p.image_id_b
 LIMIT $limit

@@ -1,5 +1,6 @@
 -- How many statistic maps say of how many subjects they are, by level of analysis; 0 means unknown, like a missing one.
--- $task: maps of this task alone: its name in the Cognitive Atlas, in any case, or its id (text, default NULL)
+-- $task: maps of this task alone: its name in the Cognitive Atlas, in any case, or its id
+--     (text from stat_maps.task, default NULL)
 -- $collection_ids: maps of these collections alone (collection ids, default NULL)
 -- $private: maps of private collections too, not only where collection_ids names them (boolean, default false)
 -- $gone: maps that are gone from the server too (boolean, default false)

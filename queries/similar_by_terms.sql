@@ -2,7 +2,7 @@
 --
 -- Only images that were compared with the same set of terms are like one another; a term that one of them lacks counts
 -- as 0. The cosine is NULL where all weights of an image are 0.
--- $image_id: the image (image id, required)
+-- $image_id: the image (image id from words_status.image_id, required)
 -- $collection_ids: images of these collections alone (collection ids, default NULL)
 -- $private: images of private collections too, not only where collection_ids names them (boolean, default false)
 -- $gone: images that are gone from the server too (boolean, default false)
@@ -13,7 +13,7 @@ WITH target AS MATERIALIZED (
     LEFT JOIN words AS w ON w.term_id = t.term_id AND w.image_id = $image_id
 ),
 others AS (
-    SELECT i.image_id, i.name, i.collection_id
+    SELECT i.image_id, i.name, i.collection_id, s.reference
     FROM images AS i
     JOIN words_status AS s USING (image_id)
     JOIN words_status AS mine
@@ -34,7 +34,7 @@ scores AS (
     JOIN target AS t USING (term_id)
     GROUP BY w.image_id
 )
-SELECT o.image_id, o.name, o.collection_id, s.cosine
+SELECT o.image_id, o.name, o.collection_id, s.cosine, o.reference
 FROM scores AS s
 JOIN others AS o USING (image_id)
 ORDER BY s.cosine DESC NULLS LAST, o.image_id

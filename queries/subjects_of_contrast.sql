@@ -1,5 +1,5 @@
 -- The single-subject maps of a contrast in a collection, with whom each is of, as a second-level model takes them.
--- $collection_id: the collection (collection id, required)
+-- $collection_id: the collection (collection id from images.collection_id, required)
 -- $contrast: maps of this contrast alone: its name, its id, or what the uploader called it (text, default NULL)
 -- $subject_key: the free-form field that names the subject, in any case, where NULL stands for the BIDS label sub-…
 --     in the name of the map or of its file (text, default NULL)

@@ -23,6 +23,7 @@ from nvcatalog.errors import (
     DataDirError,
     InvalidIdError,
     InvalidIdTypeError,
+    InvalidOptionError,
     SnapshotError,
     SnapshotWarning,
     WordsWarning,
@@ -146,6 +147,19 @@ def test_words_are_those_of_the_fetch_in_the_order_asked_for(
     turned, same_vocabulary = catalog.words(["41", "https://neurovault.org/images/31/"])
     np.testing.assert_array_equal(turned.toarray(), maps.word_frequencies[[2, 0]])
     assert same_vocabulary.tolist() == maps.vocabulary.tolist()
+
+
+def test_words_of_an_answer_are_in_its_order(catalog: Catalog, data_dir: Path) -> None:
+    maps = fetch_neurovault_ids(image_ids=[41, 31], data_dir=data_dir, fetch_neurosynth_words=True, verbose=0)
+
+    found = catalog.words(bunch=maps)
+
+    assert found.image_ids.tolist() == [41, 31]
+    np.testing.assert_array_equal(found.frequencies.toarray(), maps.word_frequencies)
+    with pytest.raises(InvalidOptionError, match="give one of where, bunch and image_ids; got where and bunch"):
+        catalog.words(bunch=maps, where="true")
+    with pytest.raises(InvalidOptionError, match="bunch is a list; give what a fetcher returned"):
+        catalog.words(bunch=[31])
 
 
 def test_words_of_an_image_asked_for_twice_are_two_rows(catalog: Catalog) -> None:

@@ -7,9 +7,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import pytest
 from fetching import fetch as fetch
 from fetching import no_waiting as no_waiting
+from fetching import write
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -147,6 +149,15 @@ def test_neurosynth_is_cited_where_terms_were_used(catalog: Catalog, fetch: Fetc
     assert "with Neurosynth's terms" in repr(citations)
 
 
+def test_neurosynth_is_not_cited_for_the_terms_of_another_decoder(catalog: Catalog, fetch: Fetch) -> None:
+    maps = fetch(image_ids=[30, 31], fetch_neurosynth_words=True)
+    for image_id, left in ((30, True), (31, False)):
+        theirs = pd.DataFrame({"image_id": [image_id], "term": ["pain"], "weight": [7.5]})
+        catalog.add_words(theirs, reference="gclda", replace=True)
+        assert not catalog.cite(image_ids=[image_id]).terms
+        assert catalog.cite(bunch=maps).terms == left
+
+
 def test_private_collections_are_cited_only_when_asked_for(fetch: Fetch, world: World, data_dir: Path) -> None:
     world.make_private(3, TOKEN)
     fetch(collection_ids=[TOKEN, 7])
@@ -157,10 +168,21 @@ def test_private_collections_are_cited_only_when_asked_for(fetch: Fetch, world: 
     assert TOKEN not in citations.bibtex() + citations.text()
 
 
+def test_what_is_gone_is_cited_where_it_is_named_or_asked_for(catalog: Catalog, data_dir: Path) -> None:
+    write(data_dir, "UPDATE images SET gone_at = now() WHERE image_id IN (70, 71, 80)")
+
+    for choice, expected in (("true", [3, 8, 9]), (None, [3, 8, 9])):
+        with pytest.warns(SelectionWarning, match="3 images are gone from the server, and left out: 70, 71, 80."):
+            assert [each.collection_id for each in catalog.cite(where=choice).collections] == expected
+    assert [each.collection_id for each in catalog.cite(where="true", gone=True).collections] == [3, 7, 8, 9]
+    with pytest.warns(SelectionWarning, match="gone from the server, and taken as they are here: 70"):
+        assert [each.collection_id for each in catalog.cite(image_ids=[30, 70]).collections] == [3, 7]
+
+
 def test_what_cannot_be_cited_is_said(catalog: Catalog, tmp_path: Path) -> None:
     with pytest.warns(SelectionWarning, match="1 of 2 images are unknown to the catalog, and not cited"):
         assert len(catalog.cite(image_ids=[30, 999]).collections) == 1
-    with pytest.warns(SelectionWarning, match="no image to cite"):
+    with pytest.warns(SelectionWarning, match="No image was chosen"):
         assert list(parse(catalog.cite(where="false").bibtex())) == ["gorgolewski_2015"]
     with pytest.warns(CatalogWarning, match="no catalog"), pytest.warns(SelectionWarning):
         assert Catalog(tmp_path / "empty").cite().collections == ()

@@ -220,6 +220,48 @@ def test_query_without_a_name_lists_what_there_is(nvcatalog: Run) -> None:
     assert listed["top_terms"]["parameters"].splitlines()[-1] == "limit: how many terms (count, default 20)"
 
 
+def test_a_query_that_finds_nothing_says_what_was_asked_and_what_is_like_it(nvcatalog: Run, filled: Path) -> None:
+    def said(*arguments: str) -> str:
+        done = nvcatalog("query", *arguments, "--data-dir", filled)
+        assert (done.returncode, done.stdout.count(b"\n")) == (0, 1)
+        return done.stderr.decode()
+
+    assert said("images_by_term", "--term", "PAIN", "--reference", "terms_20k").startswith(
+        "images_by_term found nothing for term='PAIN', reference='terms_20k'. "
+        "terms.term has no such term, but 'pain', "
+    )
+    assert said("images_by_term", "--term", "motr").count("'motor'") == 1
+    assert said("images_by_term", "--term", "pain", "--min-weight", "1") == (
+        "images_by_term found nothing for term='pain', min_weight=1.0\n"
+    )
+    assert said("images_by_term", "--term", "pain", "--reference", "x").endswith(
+        "such reference, but 'terms_20k'\n"
+    )
+    assert said("top_terms", "--image-id", "7").endswith("words_status.image_id has no such image_id\n")
+    assert said("terms_between", "--a", "1,2", "--b", "10426").endswith(" has no such a\n")
+    assert said("tasks", "--limit", "0") == "tasks found nothing for limit=0\n"
+
+
+def test_help_after_a_querys_name_is_that_querys(nvcatalog: Run, data_dir: Path) -> None:
+    own = data_dir / "neurovault" / "queries"
+    own.mkdir(parents=True)
+    (own / "mine.sql").write_text("-- One row.\n-- $min_size: of a file (count, default 5)\nSELECT $min_size AS n")
+    for option in ("--help", "-h"):
+        done = nvcatalog("query", "mine", option, "--data-dir", data_dir)
+        assert done.returncode == 0
+        lines = done.stdout.decode().splitlines()
+        assert lines[0] == "Usage: nvcatalog query mine [OPTIONS] [--PARAMETER VALUE]..."
+        assert "  One row." in lines
+        assert "  --min-size  of a file (count, default 5)" in lines
+    assert b"Run a query that ships" in nvcatalog("query", "--help").stdout
+
+
+def test_citing_nothing_ends_with_status_1_and_says_so(nvcatalog: Run, filled: Path) -> None:
+    done = nvcatalog("cite", "--where", "false", "--data-dir", filled)
+    assert done.returncode == 1
+    assert b"No image was chosen" in done.stderr
+
+
 def test_parameters_are_text_so_that_no_term_becomes_a_number(nvcatalog: Run, filled: Path) -> None:
     with duckdb.connect(filled / "neurovault" / "catalog.duckdb") as connection:
         connection.execute("UPDATE terms SET term = '001' WHERE term = 'motor'")
@@ -459,7 +501,8 @@ def test_freeze_writes_a_lock_file_and_cite_the_citations(nvcatalog: Run, filled
     assert thawed.stdout.count(b"\n") == 2
     taken = nvcatalog("freeze", path, "--images", "10426", "-d", filled)
     assert (taken.returncode, b"--overwrite" in taken.stderr) == (2, True)
-    assert b"froze 1 images" in nvcatalog("freeze", path, "-i", "10426", "--overwrite", "-d", filled).stderr
+    again = nvcatalog("freeze", path, "--where", "image_id = 10426", "--gone", "--overwrite", "-d", filled)
+    assert b"froze 1 images" in again.stderr
     missing = nvcatalog("freeze", tmp_path / "missing", "--images", "10426,9034", "-d", filled)
     assert missing.returncode == 1
     assert b"1 of 2 images cannot be frozen" in missing.stderr
@@ -467,7 +510,7 @@ def test_freeze_writes_a_lock_file_and_cite_the_citations(nvcatalog: Run, filled
     assert forgotten.returncode == 2
     assert b"--param id=" in forgotten.stderr
 
-    cited = nvcatalog("cite", "--where", "image_id = $id", "-p", "id=10426", "-d", filled)
+    cited = nvcatalog("cite", "--where", "image_id = $id", "-p", "id=10426", "--gone", "-d", filled)
     assert cited.returncode == 0, cited.stderr
     assert b"@misc{neurovault_658,\n" in cited.stdout
     assert cited.stdout.count(b"@") == 3, "with the terms that were fetched, Neurosynth too"

@@ -163,6 +163,11 @@ def test_one_whose_files_cannot_be_read_is_an_error_that_names_it(catalog: Catal
         comparing.compare(Store(catalog.folder), "before", later)
 
 
+def test_terms_of_another_reference_set_are_a_change_though_their_weights_are_the_same(catalog: Catalog) -> None:
+    land(catalog, Batch(words={71: Words({"pain": 0.25, "motor": 0.5}, "mine")}))
+    assert rows(catalog, "before") == [("words", "changed", "image", 71)]
+
+
 def test_weights_that_change_places_are_a_change(catalog: Catalog) -> None:
     land(catalog, Batch(words={71: Words({"pain": 0.5, "motor": 0.25}, "terms_20k")}))
     catalog.snapshot()

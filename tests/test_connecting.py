@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,12 +13,20 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from test_store import as_nobody
+from test_store import as_nobody, held_elsewhere
 
 from nvcatalog import Catalog, connecting, snapshot
 from nvcatalog._batch import Batch, Words
 from nvcatalog._store import Store
-from nvcatalog.errors import CatalogTooNewError, CatalogWarning, InvalidOptionError, SnapshotError, SnapshotWarning
+from nvcatalog.errors import (
+    CatalogLockedError,
+    CatalogTooNewError,
+    CatalogWarning,
+    InvalidOptionError,
+    QueryError,
+    SnapshotError,
+    SnapshotWarning,
+)
 
 COLLECTION, PRIVATE = 7, 8
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
@@ -284,6 +294,58 @@ def test_a_connection_that_is_forgotten_keeps_nothing(catalog: Catalog, store: S
     assert list(store.folder.glob("snapshots/.held/*")) == []
 
 
+def test_a_connection_that_is_closed_keeps_nothing(catalog: Catalog, store: Store) -> None:
+    connection = catalog.connect()
+    place = store.folder / "snapshots" / snapshots(store)[0]
+    assert connection.execute("SELECT nvcatalog_snapshot()").fetchall() == [(str(place),)]
+
+    connection.close()
+
+    assert list(store.folder.glob("snapshots/.held/*")) == []
+    del connection
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 advises against it
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+def test_the_end_of_a_forked_child_is_not_that_of_its_parents_connection(
+    catalog: Catalog, store: Store, kind: str
+) -> None:
+    script = [sys.executable, "-c", FORK_READING, str(store.folder.parent)]
+    with subprocess.Popen(
+        script,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"NVCATALOG_LOCK": kind},
+    ) as reader:
+        assert reader.stdout
+        assert reader.stdin
+        assert reader.stdout.readline() == "the child has ended\n"
+        (read,) = snapshots(store)
+        for _ in range(4):
+            catalog.snapshot()
+        assert read in snapshots(store)
+        assert len(list(store.folder.glob("snapshots/.held/*"))) == 1
+        reader.stdin.close()
+        assert reader.stdout.read() == "[('a map',)]\n"
+    assert reader.returncode == 0
+    assert list(store.folder.glob("snapshots/.held/*")) == []
+
+
+FORK_READING = """
+import os, sys
+from nvcatalog import Catalog
+connection = Catalog(sys.argv[1]).connect()
+child = os.fork()
+if child == 0:
+    sys.exit()
+os.waitpid(child, 0)
+print("the child has ended", flush=True)
+sys.stdin.read()
+print(connection.execute("SELECT name FROM images").fetchall())
+"""
+
+
 DIE_READING = """
 import os, signal, sys
 from nvcatalog import Catalog
@@ -292,9 +354,11 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_reader_that_was_killed_keeps_nothing(catalog: Catalog, store: Store) -> None:
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+def test_a_reader_that_was_killed_keeps_nothing(catalog: Catalog, store: Store, kind: str) -> None:
     command = [sys.executable, "-c", DIE_READING, str(store.folder.parent)]
-    subprocess.run(command, capture_output=True, timeout=60, check=False)
+    environment = os.environ | {"NVCATALOG_LOCK": kind}
+    subprocess.run(command, capture_output=True, timeout=60, check=False, env=environment)
     (read,) = snapshots(store)
     assert len(list(store.folder.glob("snapshots/.held/*"))) == 1
 
@@ -318,3 +382,61 @@ def test_a_folder_that_cannot_be_written_is_read_all_the_same(catalog: Catalog, 
     assert as_nobody(read) == "fine"
     for folder in folders:
         folder.chmod(0o755)
+
+
+# Questions that cannot wait
+
+
+def test_a_question_is_answered_by_the_newest_snapshot_while_somebody_keeps_the_catalog(
+    catalog: Catalog, store: Store
+) -> None:
+    name = catalog.snapshot().name
+
+    query = "SELECT name, raw->>'$.own[0]' AS own FROM images JOIN raw_records ON id = image_id"
+    with held_elsewhere(store), pytest.warns(CatalogWarning) as warned:
+        answer = catalog.sql(query)
+
+    assert answer.fetchall() == [("a map", "1")]
+    [warning] = warned
+    assert re.search(rf"process \d+.*The snapshot of \d+ seconds ago answers, {name}", str(warning.message))
+    assert warning.filename == __file__
+    assert list(store.folder.glob("snapshots/.held/*")) == []
+
+
+def test_a_query_of_the_shelf_is_answered_by_it_too(catalog: Catalog, store: Store) -> None:
+    catalog.snapshot()
+
+    with held_elsewhere(store), pytest.warns(CatalogWarning, match="The snapshot of .* answers") as warned:
+        rows = catalog.query("collections_overview").df()
+
+    assert rows["collection_id"].to_list() == [COLLECTION]
+    assert warned[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT * FROM read_text('/etc/hostname')",
+        "SELECT * FROM glob('{folder}/*')",
+        "COPY images TO '{folder}/out.csv'",
+        "SET memory_limit = '1GB'",
+    ],
+)
+def test_a_question_to_a_snapshot_reaches_nothing_else(catalog: Catalog, store: Store, query: str) -> None:
+    catalog.snapshot()
+
+    with (
+        held_elsewhere(store),
+        pytest.warns(CatalogWarning, match="The snapshot of .* answers"),
+        pytest.raises(QueryError),
+    ):
+        catalog.sql(query.format(folder=store.folder))
+
+
+def test_without_a_snapshot_a_question_waits_and_says_who_is_waited_for(
+    catalog: Catalog, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NVCATALOG_LOCK_TIMEOUT", "0.2")
+
+    with held_elsewhere(store) as process, pytest.raises(CatalogLockedError, match=f"process {process.pid}"):
+        catalog.sql("SELECT 1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,14 +12,21 @@ import pyarrow as pa
 import pytest
 from fetching import fetch as fetch
 from fetching import no_waiting as no_waiting
+from fetching import outcomes_of
 from fetching import world as world
 
 from nvcatalog import Catalog, decoders, snapshot
-from nvcatalog.errors import InvalidOptionError, MixedSetsError, SnapshotWarning, WordsError, WordsWarning
+from nvcatalog.errors import (
+    IncompleteWarning,
+    InvalidOptionError,
+    MixedSetsError,
+    SnapshotWarning,
+    WordsError,
+    WordsWarning,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from fetching import Fetch
 
@@ -45,8 +53,11 @@ def landed(catalog: Catalog) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize(
     "library",
-    [pd.DataFrame, pl.DataFrame, pa.table, lambda rows: pd.DataFrame(rows).astype({"term": "category"})],
-    ids=["pandas", "polars", "arrow", "categorical"],
+    [
+        *(pd.DataFrame, pl.DataFrame, pa.table, lambda rows: pd.DataFrame(rows).astype({"term": "category"})),
+        lambda rows: pl.DataFrame(rows).with_columns(pl.col("term").cast(pl.Categorical)),
+    ],
+    ids=["pandas", "polars", "arrow", "categorical", "polars' own"],
 )
 def test_terms_of_any_dataframe_land(catalog: Catalog, library: Callable[[Any], Any]) -> None:
     assert catalog.add_words(library(MINE), reference="mine") == 2
@@ -112,8 +123,29 @@ def test_an_image_loses_terms_of_another_set_only_where_that_is_meant(catalog: C
     assert catalog.add_words(both, reference="mine", replace=True) == 2
     assert catalog.words([3, 8718]).reference == "mine"
 
-    fetch(image_ids=[8718], fetch_neurosynth_words=True, mode="overwrite")
-    assert catalog.words([8718]).reference == "terms_20k"
+
+def test_no_fetch_replaces_what_was_added(catalog: Catalog, fetch: Fetch) -> None:
+    theirs = catalog.words([8718]).df()
+    catalog.add_words(pd.DataFrame(MINE | {"image_id": [3, 8718, 3]}), reference="mine", replace=True)
+    before = landed(catalog)
+
+    with pytest.warns(IncompleteWarning, match="its terms are 'mine', of add_words, which alone replaces them"):
+        maps = fetch(image_ids=[3, 8718], fetch_neurosynth_words=True, mode="overwrite")
+
+    assert landed(catalog) == before
+    assert outcomes_of(maps, "words") == {3: "kept_old", 8718: "kept_old"}
+    assert maps.vocabulary.tolist() == ["pain", "tickle"]
+    assert b'"terms_20k"' in Path(maps.images_meta[1]["ns_words_absolute_path"]).read_bytes()
+
+    fetch(image_ids=[14227])
+    catalog.add_words(pd.DataFrame(MINE | {"image_id": [14227] * 3, "term": list("abc")}), reference="mine")
+    with pytest.warns(IncompleteWarning, match="Neurosynth decodes no atlases"):
+        maps = fetch(image_ids=[14227], fetch_neurosynth_words=True, mode="overwrite")
+    assert outcomes_of(maps, "words") == {14227: "kept_old"}
+
+    assert catalog.add_words(theirs, reference="terms_20k", replace=True) == 1
+    maps = fetch(image_ids=[8718], fetch_neurosynth_words=True, mode="overwrite")
+    assert outcomes_of(maps, "words") == {8718: "downloaded"}, "these are Neurosynth's again"
 
 
 def test_images_that_the_catalog_does_not_know_are_refused(catalog: Catalog, tmp_path: Path) -> None:
@@ -145,7 +177,12 @@ def test_images_that_the_catalog_does_not_know_are_refused(catalog: Catalog, tmp
         ({"weight": [0.5, None, 1.0]}, "row 1: weight is None"),
         ({"weight": [0.5, 1.0, float("nan")]}, "row 2: weight is nan"),
         ({"weight": [float("-inf"), 1.0, 1.0]}, "row 0: weight is -inf"),
-        ({"image_id": [3, 3, 3]}, "more than one weight for 'tickle' of image 3"),
+        ({"image_id": [3, 3, 3]}, r"more than one weight for 'tickle' of image 3 \(rows 1, 2\)"),
+        ({"image_id": pa.array([2**63 + 1, 3, 3], pa.uint64())}, f"row 0: image_id is {2**63 + 1}"),
+        ({"term": ["pain", " \t", "itch"]}, r"row 1: term is ' \\t'"),
+        ({"term": ["pain", "itch", "ti\0ckle"]}, r"row 2: term is 'ti\\x00ckle'"),
+        ({"term": ["pain", "itch", "tickle\x85"]}, r"row 2: term is 'tickle\\x85'"),
+        ({"term": ["pain", "itch", "x" * 1_001]}, "row 2: term is 'xxx"),
     ],
 )
 def test_what_is_no_table_of_terms_is_refused(columns: dict[str, Any], message: str) -> None:
@@ -153,6 +190,44 @@ def test_what_is_no_table_of_terms_is_refused(columns: dict[str, Any], message: 
 
     with pytest.raises(WordsError, match=message):
         decoders.as_long_table(pa.table(table))
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"image_id": [3, "4", 3]}, "row 1: image_id is '4'"),
+        ({"image_id": [3, 4, 2**70]}, f"row 2: image_id is {2**70}"),
+        ({"term": ["pain", 1, "itch"]}, "row 1: term is 1"),
+        ({"term": ["pain", "itch", "\ud800"]}, r"row 2: term is '\\ud800'"),
+        ({"weight": [True, False, 1.0]}, "row 0: weight is True"),
+        ({"weight": [1.0, 10**400, 1]}, "row 1: weight is 1000"),
+        ({"weight": [0.5, 1j, 1.0]}, r"row 1: weight is 1j"),
+    ],
+)
+def test_a_value_of_another_kind_among_the_objects_of_pandas_is_named(
+    columns: dict[str, list[Any]], message: str
+) -> None:
+    frame = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in (MINE | columns).items()})
+
+    with pytest.raises(WordsError, match=message):
+        decoders.as_long_table(frame)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        pd.concat([pd.DataFrame(MINE), pd.DataFrame(MINE)[["term"]]], axis=1),
+        pa.table([[3], ["a"], ["b"], [1.0]], names=["image_id", "term", "term", "weight"]),
+        pd.DataFrame(MINE).set_index(["image_id", "term"])["weight"],
+        pd.DataFrame(MINE).astype({"weight": pd.SparseDtype(float)}),
+    ],
+    ids=["twice", "arrow", "series", "sparse"],
+)
+def test_a_table_of_another_shape_is_refused_in_words(table: Any) -> None:
+    with pytest.raises(
+        WordsError, match=r"the table (is no dataframe of image_id, term|has several columns term)"
+    ):
+        decoders.as_long_table(table)
 
 
 @pytest.mark.parametrize("table", [[(3, "pain", 0.5)], MINE, None])
@@ -164,10 +239,11 @@ def test_what_is_no_table_at_all_is_refused(table: Any) -> None:
 def test_an_index_of_pandas_is_no_column_unless_it_is_named_as_one(catalog: Catalog) -> None:
     frame = pd.DataFrame(MINE)
     assert decoders.as_long_table(frame[frame["weight"] > 0]).num_rows == 2
-    assert decoders.as_long_table(frame.set_index("image_id")).column("image_id").to_pylist() == [3, 4, 3]
+    for index in ("image_id", ["image_id", "term"]):
+        assert decoders.as_long_table(frame.set_index(index)).column("image_id").to_pylist() == [3, 4, 3]
 
 
-@pytest.mark.parametrize("reference", ["", " ", "mine ", None, 3])
+@pytest.mark.parametrize("reference", ["", " ", "mine ", None, 3, "mi\0ne", "mi\nne", "\ud800", "x" * 201])
 def test_a_set_of_terms_needs_a_name(catalog: Catalog, reference: Any) -> None:
     with pytest.raises(InvalidOptionError, match="give the set of terms a name"):
         catalog.add_words(pd.DataFrame(MINE), reference=reference)
@@ -176,7 +252,12 @@ def test_a_set_of_terms_needs_a_name(catalog: Catalog, reference: Any) -> None:
 def test_an_empty_table_changes_nothing(catalog: Catalog) -> None:
     before = (catalog.folder / "catalog.duckdb").read_bytes()
 
-    assert catalog.add_words(pd.DataFrame(MINE)[:0], reference="mine") == 0
+    for nothing in (
+        pd.DataFrame(MINE)[:0],
+        pd.DataFrame(columns=[*MINE]),
+        pl.DataFrame({name: [] for name in MINE}),
+    ):
+        assert catalog.add_words(nothing, reference="mine") == 0
 
     assert (catalog.folder / "catalog.duckdb").read_bytes() == before
 

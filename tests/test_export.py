@@ -27,7 +27,7 @@ from pyarrow import ipc, parquet
 from pyarrow import json as pa_json
 
 from nvcatalog import Catalog, _formats
-from nvcatalog._batch import Batch
+from nvcatalog._batch import Batch, Words
 from nvcatalog._formats import WRITERS, Column, Relation, plain
 from nvcatalog._store import Store, in_memory
 from nvcatalog.errors import ExportError, InvalidOptionError, InvalidOptionTypeError, SelectionWarning
@@ -369,6 +369,23 @@ def test_images_that_were_chosen_and_are_left_out_are_counted(export: Callable[.
         assert ids(export("images", target=tmp_path / "none", where="false")) == []
 
 
+def test_it_says_whose_the_terms_in_it_are(tmp_path: Path) -> None:
+    batch = Batch(words={30: Words({"pain": 0.5}, "terms_20k"), 31: Words({"pain": 7.5}, "gclda")})
+    batch.add_record("collection", {"id": 3})
+    for image_id in batch.words:
+        batch.add_record("image", {"id": image_id, "collection_id": 3})
+    catalog = Catalog(tmp_path)
+    Store(catalog.folder).land(batch)
+
+    def licences(what: str, *image_ids: int) -> set[str]:
+        place = catalog.export(tmp_path / "out", what, image_ids=image_ids, overwrite=True, verbose=0)
+        return {*json.loads((place / "nvcatalog-export.json").read_text())["licences"]}
+
+    assert licences("image_words", 30, 31) == {"records", "terms, words", "terms, words of gclda"}
+    assert licences("image_words", 31) == {"records", "terms, words of gclda"}
+    assert licences("images", 30) == {"records"}
+
+
 def test_it_says_what_it_holds_and_what_columns_mean(export: Callable[..., Path], tmp_path: Path) -> None:
     place = export("images", where="collection_id < 6 AND stat = 'z'")
     about = json.loads((place / "nvcatalog-export.json").read_text())
@@ -378,6 +395,7 @@ def test_it_says_what_it_holds_and_what_columns_mean(export: Callable[..., Path]
     assert about["tables"]["images"]["rows"] == 2
     meaning = about["tables"]["images"]["columns"]["number_of_subjects"]["comment"]
     assert "0 means unknown" in meaning
+    assert about["licences"].keys() == {"records"}
     assert "CC0" in about["licences"]["records"]
     field = parquet.read_schema(place / "images.parquet").field("number_of_subjects")
     assert field.metadata[b"comment"].decode() == meaning
@@ -443,16 +461,107 @@ def test_what_a_forged_manifest_lists_elsewhere_is_not_touched(
 ) -> None:
     place = export("images")
     (tmp_path / "mine.txt").write_text("mine")
-    about = json.loads((place / "nvcatalog-export.json").read_text())
-    about["tables"]["forged"] = {"file": "../mine.txt"}
-    (place / "nvcatalog-export.json").write_text(json.dumps(about))
-
-    export("images", overwrite=True)
-    assert (tmp_path / "mine.txt").read_text() == "mine"
+    manifest = place / "nvcatalog-export.json"
+    written = manifest.read_text()
+    (place / "mine.txt").write_text("mine")
+    outside = (tmp_path / "mine.csv").absolute()
+    for name in ("../mine.csv", str(outside), "mine.txt", "sub/mine.csv", "", "..", "images.parquet/", ["x"]):
+        about = json.loads(written)
+        about["tables"]["forged"] = {"file": name, "bytes": 4}
+        manifest.write_text(json.dumps(about))
+        with pytest.raises(InvalidOptionError, match="is no export"):
+            export("images", overwrite=True)
+    for text in (written.replace('"bytes"', '"size"'), "[]", "[" * 100_000, "{"):
+        manifest.write_text(text)
+        with pytest.raises(InvalidOptionError, match="is no export"):
+            export("images", overwrite=True)
+    (place / "mine.txt").unlink()
+    manifest.write_text(written)
     (place / "images.parquet").unlink()
     (place / "images.parquet").mkdir()
     with pytest.raises(InvalidOptionError, match=r"holds more than an export \(images.parquet\)"):
         export("images", overwrite=True)
+
+
+def test_what_somebody_made_of_an_exports_file_since_is_not_replaced(
+    export: Callable[..., Path], tmp_path: Path
+) -> None:
+    place = export("images", "files")
+    content = (place / "images.parquet").read_bytes()
+    (place / "images.parquet").write_bytes(content + b"mine")
+    with pytest.raises(InvalidOptionError, match=r"\(images.parquet\), or not what it wrote; move that away"):
+        export("files", overwrite=True)
+
+    (tmp_path / "elsewhere").write_bytes(content)
+    (place / "images.parquet").unlink()
+    (place / "images.parquet").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InvalidOptionError, match=r"\(images.parquet\), or not what it wrote; move that away"):
+        export("files", overwrite=True)
+    (place / "images.parquet").unlink()
+    assert export("files", overwrite=True) == place
+    assert (tmp_path / "elsewhere").read_bytes() == content
+
+
+def test_what_is_put_into_a_former_export_meanwhile_stays(
+    export: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, rows_of = export("images", "files"), _formats._rows_of
+
+    def write_meanwhile(*args: Any) -> Any:
+        (place / "images.parquet").write_text("mine")
+        return rows_of(*args)
+
+    monkeypatch.setattr(_formats, "_rows_of", write_meanwhile)
+    with pytest.raises(ExportError, match="is complete; what was put beside the former one is in"):
+        export("files", overwrite=True)
+
+    [aside] = tmp_path.glob(".out.*.old")
+    assert [path.name for path in aside.iterdir()] == ["images.parquet"]
+    assert (aside / "images.parquet").read_text() == "mine"
+    assert ids(place, "files") == [30, 31, 99]
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "arrow", "ndjson", "CSV"])
+def test_a_table_in_a_file_of_its_own_is_the_file_of_a_folder(
+    export: Callable[..., Path], whole: Callable[[str], Path], tmp_path: Path, ending: str
+) -> None:
+    file = export("collections", target=tmp_path / f"mine.{ending}", gone=True)
+
+    assert file == tmp_path / f"mine.{ending}"
+    assert list(tmp_path.iterdir()) == [file]
+    format_ = ending.lower()
+    file.rename(tmp_path / f"collections.{format_}")
+    assert read_polars(tmp_path, "collections", format_) == read_polars(whole(format_), "collections", format_)
+
+
+def test_a_file_is_replaced_only_where_that_is_asked_for(export: Callable[..., Path], tmp_path: Path) -> None:
+    file = tmp_path / "mine.csv"
+    file.write_text("mine")
+    with pytest.raises(InvalidOptionError, match=r"mine.csv exists; give another file, or overwrite=True"):
+        export("images", target=file)
+    assert file.read_text() == "mine"
+    assert export("images", target=file, format="csv", overwrite=True) == file
+    assert file.read_text().startswith("image_id")
+
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(InvalidOptionError, match=r"folder\.csv is a folder; give a file, such as"):
+        export("images", target=tmp_path / "folder.csv", overwrite=True)
+
+
+def test_a_name_that_promises_something_else_is_refused(export: Callable[..., Path], tmp_path: Path) -> None:
+    for what in ((), ("images", "files")):
+        with pytest.raises(
+            InvalidOptionError,
+            match=r"target is 'x\.csv', a file, and \d tables .*; name one.*--what.* or give a folder",
+        ):
+            export(*what, target=tmp_path / "x.csv")
+    for ending, format_ in (("csv", "parquet"), ("duckdb", "csv"), ("parquet", "duckdb")):
+        with pytest.raises(
+            InvalidOptionError,
+            match=rf"target is 'x\.{ending}', and format is '{format_}'; .* ends in \.{format_}",
+        ):
+            export("images", target=tmp_path / f"x.{ending}", format=format_)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_overwriting_replaces_a_duckdb_export_and_no_other_file(
@@ -492,9 +601,13 @@ def test_a_target_of_the_wrong_kind_is_refused(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InvalidOptionError, match="the folder you are in"):
         export(target=".")
-    for target in (3, None, ""):
+    for target in (3, None, "", b"out"):
         with pytest.raises(InvalidOptionTypeError, match="target is"):
             export(target=target)
+    for target in ("a" * 300, "a" * 240, "/".join(["a" * 200] * 30), "a\0b", "a\udc80", "~nobody at all/a"):
+        with pytest.raises(InvalidOptionError, match=r"target is .*; give another path, such as 'out'"):
+            export(target=target)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.duckdb", "left.duckdb.wal"]
 
 
 def test_a_target_by_way_of_a_link_stays_a_link(export: Callable[..., Path], tmp_path: Path) -> None:

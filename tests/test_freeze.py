@@ -401,6 +401,11 @@ def test_an_answer_of_another_folder_is_told_from_ones_own(
         ({"bunch": [3]}, InvalidOptionError, "bunch is a list; give what a fetcher returned"),
         ({"where": "nonsense = 1"}, QueryError, "no column nonsense"),
         ({"path": ""}, InvalidOptionError, "is a folder"),
+        ({"path": "a" * 300}, InvalidOptionError, "path is .*: File name too long; give another path"),
+        ({"path": "a" * 240}, InvalidOptionError, "File name too long"),
+        ({"path": "a\0b"}, InvalidOptionError, r"path is .*a\\x00b'\): embedded null byte; give another"),
+        ({"path": "a\udc80"}, InvalidOptionError, "path is .*surrogates not allowed"),
+        ({"path": Path("~nobody at all/a")}, InvalidOptionError, "path is .*home directory; give another"),
         ({"path": 3}, InvalidOptionTypeError, "path is 3, a int"),
     ],
 )
@@ -433,6 +438,51 @@ def test_private_collections_are_left_out_unless_asked_for_and_their_tokens_alwa
     assert "collection 3 is private: fetch it by its token" in (reasons(maps)[3] or "")
     fetch_neurovault_ids([TOKEN], data_dir=elsewhere, verbose=0, dry_run=True)
     assert ids(fetch_frozen(everything, data_dir=elsewhere, verbose=0)) == [*FOUR, 10426]
+
+
+def test_what_is_gone_from_the_server_is_left_out_unless_asked_for_and_named_with_a_warning(
+    fetch: Fetch, data_dir: Path, tmp_path: Path
+) -> None:
+    maps = fetch(collection_ids=[3])
+    write(data_dir, "UPDATE images SET gone_at = now() WHERE image_id = 4")
+
+    def frozen(name: str, **options: Any) -> list[int]:
+        path = Catalog(data_dir).freeze(tmp_path / name, verbose=0, **options)
+        return [each["image_id"] for each in entries(path)]
+
+    for choice in ({"where": "image_id < 9"}, {}):
+        with pytest.warns(SelectionWarning, match="1 images are gone from the server, and left out: 4. gone=True"):
+            assert frozen(f"{len(choice)}.json", **choice) == [3, *([] if choice else FOUR[2:])]
+    assert frozen("asked.json", where="image_id < 9", gone=True) == [3, 4]
+    for name, choice in {"ids": {"image_ids": [3, 4]}, "bunch": {"bunch": maps}}.items():
+        with pytest.warns(SelectionWarning, match="gone from the server, and taken as they are here: 4$"):
+            assert 4 in frozen(name, **choice)
+    with pytest.raises(FreezeError, match=r"no image to freeze .* left out: 4. gone=True takes them too"):
+        frozen("none.json", where="image_id = 4")
+
+
+def test_a_size_or_a_collection_that_somebody_edited_is_said_of_the_image(
+    fetch: Fetch, data_dir: Path, elsewhere: Path, tmp_path: Path
+) -> None:
+    path = Catalog(data_dir).freeze(tmp_path / "a.json", bunch=fetch(image_ids=[3, 4, 10426, 16256]), verbose=0)
+    text = path.read_text(encoding="utf-8")
+    for old, new in {
+        '10426, "collection_id": 658': '10426, "collection_id": 3',
+        f'"size": {entries(path)[0]["size"]}': '"size": 7',
+    }.items():
+        assert old in text
+        text = text.replace(old, new, 1)
+    path.write_text(text, encoding="utf-8")
+
+    for folder in (data_dir, elsewhere):
+        with pytest.warns(
+            FrozenWarning, match="1 of another size than the lock file says, 1 of another collection"
+        ):
+            maps = fetch_frozen(path, data_dir=folder, verbose=0)
+        assert sorted(ids(maps)) == [3, 4, 10426, 16256], "their sha256 is right"
+        assert "bytes; the lock file says 7" in (reasons(maps)[3] or "")
+        assert reasons(maps)[10426] == "it is in collection 658; the lock file says 3"
+        assert reasons(maps)[4] is None
 
 
 # Lock files
@@ -480,6 +530,12 @@ def test_a_lock_file_is_read_as_it_was_written_however_it_is_laid_out(tmp_path: 
         ('"images": [\n', '"images": [\n<<<<<<< HEAD\n', "line 15: it is no whole JSON"),
         ('"size": 7', f'"size": {"7" * 5000}', 'line 16: "images": size is inf, no number of bytes'),
         ('"images": [\n', '"maps": [\n', 'line 1: it has no "images"'),
+        ('"images": [\n', '"images": [],\n"maps": [\n', 'line 14: "images" is empty, and there is none without'),
+        (
+            '4, "collection_id": 3',
+            '4, "collection_id": 7',
+            'line 16: "images": collection_id is 7, which "collections" has not',
+        ),
     ],
 )
 def test_a_damaged_lock_file_is_refused_with_line_and_reason(

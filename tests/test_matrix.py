@@ -7,6 +7,7 @@ import warnings
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import duckdb
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -95,7 +96,7 @@ def long_reads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def words(store: Store, image_ids: Any = None, **options: Any) -> WordMatrix:
     defaults: dict[str, Any] = dict.fromkeys(("where", "params", "terms", "min_abs_weight", "reference"))
-    defaults |= {"missing": "zero", "dtype": float, "private": False}
+    defaults |= {"missing": "zero", "dtype": float, "private": False, "gone": False}
     return matrix.chosen_words(store, parse_wish(image_ids, **defaults | options))
 
 
@@ -278,15 +279,25 @@ def with_private(store: Store) -> Store:
 def test_private_and_gone_images_are_left_out_unless_asked_for(
     with_private: Store, choice: dict[str, Any]
 ) -> None:
-    with pytest.warns(SelectionWarning, match=r"[23] images of private collections are left out; private=True"):
-        assert words(with_private, **choice).image_ids.tolist() == [11, 12, 15, 16]
+    with (
+        pytest.warns(SelectionWarning, match=r"[23] images of private collections are left out; private=True"),
+        pytest.warns(
+            SelectionWarning, match=r"gone from the server, and left out: .*16\. gone=True takes them too"
+        ),
+    ):
+        assert words(with_private, **choice).image_ids.tolist() == [11, 12, 15]
 
-    assert words(with_private, private=True, **choice).image_ids.tolist() == [11, 12, 13, 15, 16, 31, 32]
+    found = words(with_private, private=True, gone=True, **choice).image_ids.tolist()  # nothing is left to warn of
+    assert [id_ for id_ in found if id_ != 14] == [11, 12, 13, 15, 16, 31, 32]
+    assert (14 in found) == (not choice), "of a condition, those come whose files are here"
 
 
 @pytest.mark.usefixtures("long_reads")
 def test_private_and_gone_images_come_when_they_are_named_though_no_snapshot_has_them(with_private: Store) -> None:
-    found = words(with_private, [32, 14, 11, 31, 13], terms=["pain"])
+    with pytest.warns(
+        SelectionWarning, match="1 images are gone from the server, and taken as they are here: 14$"
+    ):
+        found = words(with_private, [32, 14, 11, 31, 13], terms=["pain"])
 
     assert rows(found) == [[0.32], [0.0], [0.5], [0.31], [-0.75]]
 
@@ -375,6 +386,29 @@ def test_a_long_read_has_what_landed_last(store: Store) -> None:
     store.land(words_of({11: {"pain": 0.75}, 21: {"pain": 0.25}}))
 
     assert rows(words(store, [11, 21], terms="pain")) == [[0.75], [0.25]]
+
+
+@pytest.mark.usefixtures("long_reads")
+@pytest.mark.parametrize("how_often", [1, 9])
+@pytest.mark.parametrize("damaged", [False, True])
+def test_terms_of_another_set_that_land_meanwhile_are_never_mixed_in(
+    store: Store, monkeypatch: pytest.MonkeyPatch, how_often: int, *, damaged: bool
+) -> None:
+    moments = iter(range(how_often))
+
+    def replaced_meanwhile(store: Store) -> str:
+        for moment in moments:
+            store.land(words_of({11: {"pain": 0.1}, 12: {"pain": moment}}, f"mine {moment}"))
+            if damaged:
+                raise duckdb.IOException("a damaged snapshot")
+            break
+        return "nothing is published"
+
+    monkeypatch.setattr(snapshot, "catch_up", replaced_meanwhile)
+
+    with pytest.raises(MixedSetsError, match=r"'mine \d' \(2 images\), 'terms_20k' \(1 images\)"):
+        words(store, [11, 12, 13])
+    assert words(store, [11, 12]).frequencies.toarray()[0].tolist() == [0.1]
 
 
 @pytest.mark.usefixtures("long_reads")

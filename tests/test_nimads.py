@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from fetching import fetch as fetch
 from fetching import no_waiting as no_waiting
+from fetching import write
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -277,6 +278,37 @@ def test_private_maps_are_left_out_unless_asked_for(world: World, fetch: Fetch, 
     studyset = nimads(catalog, private=True)
     assert shape(studyset) == {"5": ["50"], "7": ["70"]}
     assert TOKEN not in json.dumps(studyset)
+
+
+def test_sample_sizes_of_what_is_no_image_and_no_study_are_reported(catalog: Catalog) -> None:
+    given = {30: 11, "3": 12, 61: 13, 300: 14, "10.1/x": 15, 31.0: 16}
+    with pytest.warns(
+        SelectionWarning,
+        match=r"2 of sample_sizes are of no use \(300 is no image and no study of these, '10.1/x' is",
+    ):
+        studyset = catalog.to_nimads(sample_sizes=given)
+    assert studyset.report.counts["unused_size"] == 2, "an image that is left out is reported as that"
+    assert sizes(studyset)["30"] == [11]
+    series = pd.Series([20, 30], index=[30, 99])
+    assert [each.text for each in nimads(catalog, sample_sizes=series).report.of("unused_size")] == [
+        "99 is no image and no study of these"
+    ]
+    assert not nimads(catalog, sample_sizes=20).report.of("unused_size")
+
+
+def test_what_is_gone_is_left_out_unless_asked_for_and_reported_where_it_is_named(
+    catalog: Catalog, data_dir: Path
+) -> None:
+    write(data_dir, "UPDATE images SET gone_at = now() WHERE image_id = 50")
+    choice = {"where": "collection_id IN (5, 7)"}
+
+    assert shape(nimads(catalog, **choice)) == {"7": ["70"]}
+    assert remarks(nimads(catalog, **choice), "left_out") == {50: "gone from the server; gone=True takes it too"}
+    assert shape(nimads(catalog, gone=True, **choice)) == {"5": ["50"], "7": ["70"]}
+    with pytest.warns(SelectionWarning, match=r"1 maps are gone from the server, .* named \(50\)"):
+        studyset = catalog.to_nimads(image_ids=[50])
+    assert shape(studyset) == {"5": ["50"]}
+    assert remarks(studyset, "gone") == {50: "no longer on the server"}
 
 
 def test_resampled_maps_are_described_where_those_are_meant(fetch: Fetch, data_dir: Path) -> None:

@@ -335,17 +335,50 @@ def test_a_snapshot_of_an_older_version_is_followed_by_a_whole_one(store: Store,
     assert written(former, later) == set(files_of(later))
 
 
-@pytest.mark.parametrize("damage", ["removed", "cut short"])
+def flip_a_byte(file: Path, at: int, *, unnoticed: bool = False) -> None:
+    """Damage a file and leave its size; unnoticed, as a disk that fails does, its time too."""
+    status, content = file.stat(), bytearray(file.read_bytes())
+    content[at] ^= 0xFF
+    file.write_bytes(content)
+    if unnoticed:
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "removed": Path.unlink,
+    "cut short": lambda file: os.truncate(file, 10),
+    "written to": lambda file: flip_a_byte(file, 200),
+    "its first bytes lost": lambda file: flip_a_byte(file, 0, unnoticed=True),
+    "its last bytes lost": lambda file: flip_a_byte(file, -1, unnoticed=True),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_file_of_the_former_one_that_is_not_as_it_was_is_written_anew(
     store: Store, former: Path, damage: str
 ) -> None:
-    file = former / "images" / "part-00000016.parquet"
-    if damage == "removed":
-        file.unlink()
-    else:
-        os.truncate(file, 10)
+    DAMAGES[damage](former / "images" / "part-00000016.parquet")
 
-    assert_is_as_if_written_whole(store, snapshot.take(store))
+    later = snapshot.take(store)
+
+    assert_is_as_if_written_whole(store, later)
+    assert written(former, later) == {"images/part-00000016.parquet"}
+
+
+def test_one_with_a_name_takes_over_no_file_unread(store: Store, former: Path) -> None:
+    flip_a_byte(former / "images" / "part-00000016.parquet", 200, unnoticed=True)
+
+    named = snapshot.take(store, "paper-v1")
+
+    assert_is_as_if_written_whole(store, named)
+    assert written(former, named) == {"images/part-00000016.parquet"}
+
+
+def test_a_file_whose_time_alone_is_another_is_taken_over(store: Store, former: Path) -> None:
+    for file in former.rglob("*.parquet"):
+        os.utime(file, (1, 1))
+
+    assert written(former, snapshot.take(store)) == set()
 
 
 # While others write

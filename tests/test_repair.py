@@ -25,7 +25,7 @@ from test_store import as_nobody
 from nvcatalog import Catalog
 from nvcatalog.demo import faults
 from nvcatalog.demo.maps import synthetic_map
-from nvcatalog.errors import CatalogWarning, DataDirError, IncompleteWarning, WrongServerError
+from nvcatalog.errors import CatalogWarning, DataDirError, IncompleteWarning, SnapshotWarning, WrongServerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -460,6 +460,18 @@ def test_a_damaged_snapshot_is_written_anew_with_no_file_of_the_damaged_one(
     (place / "terms").rename(place.parent / "lost")
     assert Catalog(data_dir).verify(deep=True, verbose=0).counts == {"snapshot": 2}
     assert mend().counts == {"rewritten": 2}
+    assert is_well(data_dir)
+
+
+def test_a_damaged_manifest_is_found_and_a_sound_snapshot_written(
+    filled: Path, data_dir: Path, mend: Callable[..., Repaired]
+) -> None:
+    place = Catalog(data_dir).snapshot()
+    (place / "manifest.json").write_text("[]")
+    [problem] = Catalog(data_dir).verify(deep=True, verbose=0).problems
+    assert (problem.kind, problem.path) == ("snapshot", f"snapshots/{place.name}")
+    with pytest.warns(SnapshotWarning, match=r"manifest\.json cannot be read: it is \[\]"):
+        assert mend().counts == {"rewritten": 1}
     assert is_well(data_dir)
 
 

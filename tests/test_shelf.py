@@ -74,7 +74,7 @@ def test_a_query_takes_its_defaults_and_what_is_given(shared: Catalog) -> None:
     assert [row[0] for row in shared.query("images_by_term", term="pain").fetchall()] == [3, 2, 1]
     assert len(shared.query("images_by_term", {"term": "pain"}, limit=2)) == 2
     assert len(shared.query("images_by_term", term="pain", min_weight=0.2)) == 2
-    assert shared.query("top_terms", image_id=3, n=1).fetchall() == [("pain", 0.3)]
+    assert shared.query("top_terms", image_id=3, n=1).fetchall() == [("pain", 0.3, None)]
 
 
 @pytest.mark.parametrize(
@@ -110,9 +110,16 @@ def test_a_date_may_be_a_date_or_text(shared: Catalog) -> None:
         ("../migrations/0001_create_catalog", {}, "there is no query"),
         ("top_terms.sql", {}, "did you mean top_terms"),
         ("", {}, "there is no query ''"),
+        ("a\0b", {}, r"there is no query 'a\\x00b'"),
+        ("a" * 100_000, {}, r"there is no query 'a{299}\.\.\.; there are"),
+        (["a"], {}, r"\['a'\] is no name of a query"),
         ("top_terms", {"image_id": 3, "limt": 3}, "top_terms has no parameter limt; did you mean limit?"),
         ("top_terms", {"image_id": 3, "zzz": 3}, "top_terms has no parameter zzz; it has image_id, limit"),
-        ("top_terms", {}, r"top_terms needs a value for image_id: the image \(image id, required\)"),
+        (
+            "top_terms",
+            {},
+            r"top_terms needs a value for image_id: the image \(image id from words_status.image_id, required\)",
+        ),
         ("terms_between", {}, "needs a value for a: the one set .*; b: the other set"),
         ("top_terms", {"image_id": 3, "n": 3, "limit": 3}, "top_terms: limit is given twice"),
         ("top_terms", {"image_id": None}, "image_id of top_terms is NULL; give the id of an image, such as 10426"),
@@ -204,7 +211,10 @@ def test_what_a_file_says_at_its_head_is_listed(data_dir: Path, catalog: Catalog
         str(path),
     )
     assert listed["top_terms"][-1] is None
-    assert listed["top_terms"][2].splitlines()[0] == "image_id: the image (image id, required)"
+    assert (
+        listed["top_terms"][2].splitlines()[0]
+        == "image_id: the image (image id from words_status.image_id, required)"
+    )
 
 
 def test_the_environment_names_another_folder(
@@ -256,6 +266,10 @@ def test_a_query_of_ones_own_is_fenced_like_any_other(data_dir: Path, catalog: C
             "-- Rows.\n-- $n: how many (count, default few)\nSELECT $n",
             r"the default of \$n is few; write NULL, true",
         ),
+        (
+            "-- Rows.\n-- $n: how many (text from terms, required)\nSELECT $n",
+            r"\$n is from 'terms'; write a table and a column",
+        ),
         ("-- Rows.\n-- $n: how many (count, default -3)\nSELECT $n", "must be an integer from 0"),
     ],
 )
@@ -297,6 +311,11 @@ def test_parameters_that_no_comment_declares_take_anything(data_dir: Path) -> No
     ]
     assert query.summary == ""
     assert shelf.arguments(query, {"a": 1, "B": None}) == {"a": 1, "b": None}
+
+
+def test_text_between_dollars_holds_no_parameters(data_dir: Path, catalog: Catalog) -> None:
+    put(data_dir, "mine", "SELECT $$it's $5, $name$$ AS a, $x$ $other $$ $x$ AS b, $n AS c, $$$$ AS d, $m AS e")
+    assert catalog.query("mine", n=1, m=2).fetchall() == [("it's $5, $name", " $other $$ ", 1, "", 2)]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a home is named otherwise there")

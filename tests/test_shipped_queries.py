@@ -34,6 +34,7 @@ PLACES = [record["id"] for record in real_records("collections.jsonl")[:9]]  # a
 TYPES = ("T map", "Z map", "variance", "univariate-beta map", "F", "parcellation")
 LEVELS = ("group", "single-subject", "group", "S", "G", None)
 SUBJECTS = (None, 0, 8, 11, 20, 35)
+SETS = ("terms_20k", "mine", None, "terms_20k", "terms_20k")
 CHANGED = datetime(2025, 11, 20, tzinfo=UTC)
 
 
@@ -107,7 +108,7 @@ def fill(folder: Path) -> None:
         batch.add("files", {"image_id": record["id"], "kind": "original", "path": path, **about, **shape})
     for n, record in enumerate(images[::4]):
         terms = {f"term {t}": round(float(random.uniform(-1, 1)), 3) for t in range(12 + n % 2)}
-        batch.words[record["id"]] = Words(terms if n else dict.fromkeys(terms, 0.0), f"terms_{n % 5 == 1}")
+        batch.words[record["id"]] = Words(terms if n else dict.fromkeys(terms, 0.0), SETS[n % 5])
     assert store.land(batch) == []
     later = Batch()
     for record in images[200:230]:
@@ -227,6 +228,7 @@ class Frames:
     @cached_property
     def words(self) -> pd.DataFrame:
         frame = self.table("words").merge(self.table("terms"), on="term_id")
+        frame = frame.merge(self.table("words_status")[["image_id", "reference"]], on="image_id")
         return frame.astype({"weight": float, "image_id": int})
 
 
@@ -607,14 +609,30 @@ def metadata_completeness(f: Frames, by: str | None = None, collection_ids: Any 
 
 
 def top_terms(f: Frames, image_id: int, limit: int = 20, n: int | None = None) -> Rows:
-    rows = columns(f.words[f.words["image_id"] == image_id], "term weight")
+    rows = columns(f.words[f.words["image_id"] == image_id], "term weight reference")
     return sorted(rows, key=lambda row: (-abs(row[1]), row[0]))[: n or limit]
 
 
-def images_by_term(f: Frames, term: str, min_weight: float = -2, collection_ids: Any = None) -> Rows:
-    frame = f.words[(f.words["term"] == term) & (f.words["weight"] >= min_weight)]
+def in_turn(rows: Rows, key: Callable[[tuple[Any, ...]], Any]) -> Rows:
+    """Return the first rows of each reference set, which is their last column, then the second ones."""
+    ranked = []
+    for reference in {row[-1] for row in rows}:
+        one_set = sorted((row for row in rows if row[-1] == reference), key=key)
+        ranked += [(rank, last(reference), row) for rank, row in enumerate(one_set)]
+    return [row for _, _, row in sorted(ranked, key=lambda each: each[:2])]
+
+
+def of_set(frame: pd.DataFrame, reference: str | None) -> pd.DataFrame:
+    return frame if reference is None else frame[frame["reference"].fillna("") == reference]
+
+
+def images_by_term(
+    f: Frames, term: str, min_weight: float = -2, reference: str | None = None, collection_ids: Any = None
+) -> Rows:
+    frame = of_set(f.words[(f.words["term"] == term) & (f.words["weight"] >= min_weight)], reference)
     frame = frame.merge(within(f.images, collection_ids), on="image_id")
-    return sorted(columns(frame, "image_id name collection_id weight"), key=lambda row: (-row[3], row[0]))[:100]
+    rows = columns(frame, "image_id name collection_id weight reference")
+    return in_turn(rows, key=lambda row: (-row[3], row[0]))[:100]
 
 
 def similar_by_terms(f: Frames, image_id: int, collection_ids: Any = None, limit: int = 20) -> Rows:
@@ -626,23 +644,27 @@ def similar_by_terms(f: Frames, image_id: int, collection_ids: Any = None, limit
         if row[0] in matrix.index and row[0] != image_id and reference[row[0]] == reference[image_id]:
             other = matrix.loc[row[0]]
             length = float(np.linalg.norm(mine) * np.linalg.norm(other))
-            rows.append((*row, float(np.dot(mine, other)) / length if length else None))
+            cosine = float(np.dot(mine, other)) / length if length else None
+            rows.append((*row, cosine, reference[image_id]))
     return sorted(rows, key=lambda row: (row[3] is None, -(row[3] or 0), row[0]))[:limit]
 
 
-def terms_of_selection(f: Frames, image_ids: list[int]) -> Rows:
-    found = f.words[f.words["image_id"].isin(image_ids)].groupby("term")["weight"]
-    rows = list(found.agg(["size", "mean", "min", "max"]).itertuples(name=None))
-    return sorted(rows, key=lambda row: (-row[2], row[0]))[:100]
+def terms_of_selection(f: Frames, image_ids: list[int], reference: str | None = None, limit: int = 100) -> Rows:
+    found = of_set(f.words[f.words["image_id"].isin(image_ids)], reference)
+    means = found.groupby(["term", "reference"], dropna=False)["weight"].agg(["size", "mean", "min", "max"])
+    rows = [(term, *row, None if last(set_)[0] else set_) for (term, set_), *row in means.itertuples(name=None)]
+    return in_turn(rows, key=lambda row: (-row[2], row[0]))[:limit]
 
 
-def terms_between(f: Frames, a: list[int], b: list[int]) -> Rows:
-    one, other = ({row[0]: row for row in terms_of_selection(f, ids)} for ids in (a, b))
+def terms_between(f: Frames, a: list[int], b: list[int], reference: str | None = None) -> Rows:
+    one, other = (
+        {(row[0], row[-1]): row for row in terms_of_selection(f, ids, reference, limit=10**6)} for ids in (a, b)
+    )
     rows = [
-        (term, one[term][2] - other[term][2], one[term][2], other[term][2], one[term][1], other[term][1])
-        for term in one.keys() & other.keys()
+        (key[0], one[key][2] - other[key][2], one[key][2], other[key][2], one[key][1], other[key][1], key[1])
+        for key in one.keys() & other.keys()
     ]
-    return sorted(rows, key=lambda row: (-abs(row[1]), row[0]))
+    return in_turn(rows, key=lambda row: (-abs(row[1]), row[0]))
 
 
 def changed_since(f: Frames, date: datetime, fields: bool = False, collection_ids: Any = None) -> Rows:
@@ -681,6 +703,7 @@ def fetch_history(f: Frames) -> Rows:
 
 
 IMAGES = list(range(OWN, OWN + 60))
+THEIRS = {"reference": "mine"}
 CASES: dict[str, list[Record]] = {
     "images_per_collection": [{}, {"min_images": 0}, {"min_images": 5}],
     "collections_overview": [{}, {"min_images": 1, "has_doi": True}, {"has_doi": False}],
@@ -727,10 +750,19 @@ CASES: dict[str, list[Record]] = {
         *({"by": by} for by in ("collection", "owner", "year", "modality", "level", "neuroscout")),
     ],
     "top_terms": [{"image_id": OWN + 4}, {"image_id": OWN + 4, "limit": 3}, {"image_id": OWN + 8, "n": 2}],
-    "images_by_term": [{"term": "term 3"}, {"term": "term 3", "min_weight": 0.5}, {"term": "none"}],
+    "images_by_term": [
+        {"term": "term 3"},
+        {"term": "term 3", "min_weight": 0.5},
+        {"term": "none"},
+        THEIRS | {"term": "term 3"},
+    ],
     "similar_by_terms": [{"image_id": OWN + 4}, {"image_id": OWN + 8, "limit": None}],
-    "terms_of_selection": [{"image_ids": IMAGES}],
-    "terms_between": [{"a": IMAGES[:30], "b": IMAGES[30:]}],
+    "terms_of_selection": [
+        {"image_ids": IMAGES},
+        THEIRS | {"image_ids": IMAGES},
+        {"image_ids": IMAGES, "reference": ""},
+    ],
+    "terms_between": [{"a": IMAGES[:30], "b": IMAGES[30:]}, THEIRS | {"a": IMAGES[:30], "b": IMAGES[30:]}],
     "changed_since": [
         {"date": datetime(2024, 6, 1, tzinfo=UTC)},
         {"date": CHANGED},
@@ -861,7 +893,7 @@ def test_a_query_says_what_its_rows_are_and_what_each_parameter_means(name: str)
         assert f"${each.name}" in sql
     assert "ORDER BY" in sql
     assert "SELECT *\n" not in sql.rsplit("FROM", 1)[0].rsplit(")\nSELECT", 1)[-1]
-    assert all(len(line) <= 120 for line in query.text.splitlines())
+    assert all(len(line) <= 120 or line.startswith("-- $") for line in query.text.splitlines())
     assert query.text.endswith("\n")
 
 

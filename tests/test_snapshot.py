@@ -256,7 +256,21 @@ def test_the_manifest_says_what_is_in_it_and_whose_it_is(store: Store) -> None:
     assert manifest["rows"] == counted
     assert "nvcatalog" in manifest["created_by"]
     assert abs(datetime.now(UTC) - datetime.fromisoformat(manifest["created_at"])) < timedelta(minutes=5)
-    assert "ODbL" in str(manifest["licences"])
+    assert manifest["licences"].keys() == {"records", "terms, words"}
+    assert "ODbL" in manifest["licences"]["terms, words"]
+
+
+def test_only_neurosynths_terms_are_under_its_licence(store: Store) -> None:
+    def licences() -> dict[str, str]:
+        licences: dict[str, str] = json.loads((snapshot.take(store) / "manifest.json").read_text())["licences"]
+        return licences
+
+    store.land(Batch(words={72: Words({"pain": 0.5}, "gclda")}))
+    assert licences().keys() == {"records", "terms, words", "terms, words of gclda"}
+    with store.writing() as connection:
+        connection.execute("DELETE FROM words_status WHERE reference <> 'gclda'")
+    assert licences().keys() == {"records", "terms, words of gclda"}
+    assert "ODbL" not in str(licences())
 
 
 # Where it is
@@ -601,6 +615,23 @@ def test_a_fetch_publishes_what_it_landed_and_one_that_landed_nothing_publishes_
     fetch_neurovault_ids([3], data_dir=data_dir, verbose=0)
 
     assert current(data_dir / "neurovault") == first
+
+
+def test_a_fetch_passes_over_a_damaged_snapshot_and_says_so(
+    server: DemoServer, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "EVERY_S", 0.0)
+    fetch_neurovault_ids([3], data_dir=data_dir, verbose=0)
+    damaged = current(data_dir / "neurovault")
+    assert damaged is not None
+    (damaged / "manifest.json").write_text('{"files": [')
+
+    with pytest.warns(SnapshotWarning, match=r"manifest\.json cannot be read: Expecting"):
+        fetch_neurovault_ids([4], data_dir=data_dir, verbose=0)
+
+    newest = current(data_dir / "neurovault")
+    assert newest not in (None, damaged)
+    assert pl.read_parquet(f"{newest}/files/*.parquet")["image_id"].to_list() == [31, 41]
 
 
 def test_a_fetch_answers_even_if_nothing_can_be_published(server: DemoServer, data_dir: Path) -> None:

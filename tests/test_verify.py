@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -325,8 +326,9 @@ def test_what_another_process_does_meanwhile_is_no_problem(
 
 
 def test_a_summary_and_a_bar_say_how_it_goes(
-    filled: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
+    filled: Path, data_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     Catalog(data_dir).verify(deep=True)
     said = capsys.readouterr()
     assert said.out == ""

@@ -14,7 +14,9 @@ from nvcatalog.wish import Wish, parse_wish
 
 def parse(image_ids: Any = None, **options: Any) -> Wish:
     defaults: dict[str, Any] = dict.fromkeys(("where", "params", "terms", "min_abs_weight", "reference"))
-    return parse_wish(image_ids, **defaults | {"missing": "zero", "dtype": float, "private": False} | options)
+    return parse_wish(
+        image_ids, **defaults | {"missing": "zero", "dtype": float, "private": False, "gone": False} | options
+    )
 
 
 def test_nothing_said_means_all_images_and_terms_but_private_ones() -> None:

@@ -24,6 +24,7 @@ from nvcatalog.cli.arguments import (
     WRONG_USE,
     Base,
     DataDir,
+    Gone,
     Images,
     OutputFormat,
     Params,
@@ -39,12 +40,11 @@ from nvcatalog.cli.arguments import (
     split,
 )
 from nvcatalog.cli.demonstration import demonstrate, earlier_demo, serve_until_stopped
-from nvcatalog.cli.output import Format, err, out, show, show_warning
+from nvcatalog.cli.named import as_pairs, list_queries, show_help, why_nothing
+from nvcatalog.cli.output import Format, err, out, outcome_rows, show, show_warning
 from nvcatalog.errors import DataDirError, NVCatalogError, NVCatalogWarning
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from nvcatalog.catalog import Catalog
 
 app = typer.Typer(
@@ -214,6 +214,7 @@ def sql(
 @app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     options_metavar="[OPTIONS] [--PARAMETER VALUE]...",
+    add_help_option=False,  # with a name, that query's help is wanted
 )
 def query(
     context: typer.Context,
@@ -222,6 +223,9 @@ def query(
     data_dir: DataDir = None,
     base: Base = None,
     output: OutputFormat = None,
+    helped: Annotated[
+        bool, typer.Option("--help", "-h", help="Show this message or, after a query's name, what it takes.")
+    ] = False,
 ) -> None:
     """Run a query that ships with the package or one of your own, or list them with their parameters.
 
@@ -229,19 +233,29 @@ def query(
     """
     from nvcatalog import shelf
 
+    if helped and name is None:
+        out.print(context.get_help(), markup=False, soft_wrap=True)
+        return
     catalog = catalog_in(data_dir, base)
     if name is None:
-        _show_queries(catalog, output)
+        list_queries(catalog, output)
         return
     if name.startswith("-"):
         raise typer.BadParameter(f"{name} stands before the query's name; write nvcatalog query NAME {name} VALUE")
-    kinds = {each.name: each.kind for each in shelf.find(name, shelf.own_folder(catalog.folder)).parameters}
-    pairs = [*(param or []), *_as_pairs(context.args, kinds)]
+    found = shelf.find(name, shelf.own_folder(catalog.folder))
+    if helped:
+        show_help(found)
+        return
+    kinds = {each.name: each.kind for each in found.parameters}
+    pairs = [*(param or []), *as_pairs(context.args, kinds)]
     # A parameter of a declared kind is read as such: its text must not become a number on the way.
     texts = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
     params = {key: texts[key] if kinds.get(key.lower()) else value for key, value in parse_params(pairs).items()}
     with _asking(catalog):
-        show(catalog.query(name, params).arrow(), output)
+        rows = catalog.query(name, params).arrow()
+        show(rows, output)
+        if not rows.num_rows and _exists(catalog):
+            err.print(escape(why_nothing(catalog, found, shelf.arguments(found, params))), soft_wrap=True)
 
 
 @app.command()
@@ -305,6 +319,7 @@ def freeze(
     param: Params = None,
     resample: Annotated[bool, typer.Option("--resample", help="Freeze the maps on the 3 mm grid.")] = False,
     private: Private = False,
+    gone: Gone = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier lock file.")] = False,
     data_dir: DataDir = None,
     quiet: Quiet = False,
@@ -322,6 +337,7 @@ def freeze(
             params=parse_params(param),
             resample=resample,
             private=private,
+            gone=gone,
             overwrite=overwrite,
             verbose=0 if quiet else 2,
         )
@@ -375,18 +391,28 @@ def cite(
     images: Images = None,
     param: Params = None,
     private: Private = False,
+    gone: Gone = False,
     data_dir: DataDir = None,
     base: Base = None,
     output: Annotated[CitationFormat, typer.Option("--format", "-f", help="How.")] = CitationFormat.bibtex,
 ) -> None:
-    """Cite the collections behind the maps that are here, or behind those chosen."""
+    """Cite the collections behind the maps that are here, or behind those chosen.
+
+    Ends with status 1 when there is none.
+    """
     catalog = catalog_in(data_dir, base)
     with _asking(catalog):
         citations = catalog.cite(
-            where=where, image_ids=split(images) or None, params=parse_params(param), private=private
+            where=where,
+            image_ids=split(images) or None,
+            params=parse_params(param),
+            private=private,
+            gone=gone,
         )
         text = citations.bibtex() if output is CitationFormat.bibtex else citations.text()
         out.out(text, end="", highlight=False)
+        if not citations.collections:
+            raise typer.Exit(SOMETHING_MISSING)
 
 
 class ExportFormat(StrEnum):
@@ -401,7 +427,9 @@ class ExportFormat(StrEnum):
 
 @app.command()
 def export(
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="A folder; for duckdb a file: maps.duckdb.")],
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="A folder; a file for one table: images.csv, or maps.duckdb.")
+    ],
     what: Annotated[
         list[str] | None,
         typer.Option(
@@ -412,11 +440,11 @@ def export(
     images: Images = None,
     param: Params = None,
     output: Annotated[
-        ExportFormat | None, typer.Option("--format", "-f", help="As what; parquet, duckdb for TARGET.duckdb.")
+        ExportFormat | None, typer.Option("--format", "-f", help="As what; as TARGET ends, or parquet.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
     private: Private = False,
-    gone: Annotated[bool, typer.Option("--gone", help="What the server no longer has, too.")] = False,
+    gone: Gone = False,
     data_dir: DataDir = None,
     quiet: Quiet = False,
 ) -> None:
@@ -516,33 +544,6 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Say the ve
 # Input and output
 
 
-def _show_queries(catalog: Catalog, output: Format | None) -> None:
-    """Show what one looks for first: all that there is to say would fill many screens."""
-    listed = catalog.queries().arrow()
-    if output is None and sys.stdout.isatty():
-        listed = listed.select(["name", "summary"])
-        err.print("nvcatalog query --format csv lists the parameters too.")
-    show(listed, output)
-
-
-def _as_pairs(words: list[str], kinds: dict[str, str]) -> Iterator[str]:
-    """Read ``--min-weight 0.5 --gone`` as ``min_weight=0.5`` and ``gone=true``."""
-    rest = list(words)
-    while rest:
-        option = rest.pop(0)
-        if not option.startswith("--"):
-            raise typer.BadParameter(f"{option!r} belongs to no parameter; write --name VALUE")
-        name, equals, value = option[2:].partition("=")
-        name = name.replace("-", "_")
-        if not equals and rest and not rest[0].startswith("--"):
-            value = rest.pop(0)
-        elif not equals and kinds.get(name) == "boolean":
-            value = "true"
-        elif not equals:
-            raise typer.BadParameter(f"--{name} has no value; write --{name} VALUE")
-        yield f"{name}={value}"
-
-
 @contextmanager
 def _asking(catalog: Catalog) -> Iterator[None]:
     """Name missing parameters as they are given here, and tell an answer from no catalog by the status."""
@@ -568,21 +569,6 @@ def _show_fetched(maps: Any, output: Format | None) -> None:
     if isinstance(maps, Plan):
         show(pa.Table.from_pandas(maps.df(), preserve_index=False), output)
     else:
-        show(_outcome_rows(maps), output)
+        show(outcome_rows(maps), output)
     if maps.report.missing:
         raise typer.Exit(SOMETHING_MISSING)
-
-
-def _outcome_rows(maps: Any) -> pa.Table:
-    """Return a row for each outcome, with the path where there is one."""
-    import pyarrow as pa
-
-    paths = {meta["id"]: path for meta, path in zip(maps.images_meta, maps.images, strict=True)}
-    rows = [
-        {**outcome._asdict(), "path": paths.get(outcome.id) if outcome.kind == "image" else None}
-        for outcome in maps.report
-    ]
-    texts = ("kind", "id", "status", "reason", "path")
-    return pa.Table.from_pylist(
-        rows, schema=pa.schema([(n, pa.int64() if n == "id" else pa.string()) for n in texts])
-    )

@@ -37,6 +37,7 @@ Workers = Annotated[int | None, typer.Option("--max-workers", help="Parallel dow
 Where = Annotated[str | None, typer.Option("--where", help="Those that a condition over stat_maps is true for.")]
 Images = Annotated[list[str] | None, typer.Option("--images", "-i", metavar="IDS", help="Those: 10426,32980.")]
 Private = Annotated[bool, typer.Option("--private", help="Those of private collections too.")]
+Gone = Annotated[bool, typer.Option("--gone", help="What the server no longer has, too.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No bars and no summary.")]
 
 

@@ -36,6 +36,21 @@ class Format(StrEnum):
     parquet = "parquet"
 
 
+def outcome_rows(maps: Any) -> pa.Table:
+    """Return a row for each outcome of an answer, with the path where there is one."""
+    import pyarrow as pa
+
+    paths = {meta["id"]: path for meta, path in zip(maps.images_meta, maps.images, strict=True)}
+    rows = [
+        {**outcome._asdict(), "path": paths.get(outcome.id) if outcome.kind == "image" else None}
+        for outcome in maps.report
+    ]
+    texts = ("kind", "id", "status", "reason", "path")
+    return pa.Table.from_pylist(
+        rows, schema=pa.schema([(n, pa.int64() if n == "id" else pa.string()) for n in texts])
+    )
+
+
 def show(table: pa.Table, output: Format | None) -> None:
     """Write rows to stdout."""
     output = output or (Format.table if sys.stdout.isatty() else Format.csv)
