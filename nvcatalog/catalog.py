@@ -69,13 +69,19 @@ class Catalog(Outward, Upkeep):
         return self._store if self._base is None else LayeredStore(self._folder, self._base)
 
     def __repr__(self) -> str:
-        """Name the folder."""
-        return f"Catalog({str(self._folder.parent)!r})"
+        """Name the folder, and the base behind it."""
+        base = f", base={str(self._base.parent)!r}" if self._base else ""
+        return f"Catalog({str(self._folder.parent)!r}{base})"
 
     @property
     def folder(self) -> Path:
         """The data folder, ``<data_dir>/neurovault``."""
         return self._folder
+
+    @property
+    def base(self) -> Path | None:
+        """The base's ``neurovault`` folder, by its real path; None where there is no base."""
+        return self._base
 
     def sql(
         self, query: str, /, params: Params = None, *, tables: Mapping[str, Any] | None = None, **kwargs: Any
@@ -254,7 +260,7 @@ class Catalog(Outward, Upkeep):
         [[0.4, 0.07]]
         """
         if bunch is not None:
-            image_ids = images_meant(self._store, where=where, bunch=bunch, image_ids=image_ids).image_ids
+            image_ids = images_meant(self._reads, where=where, bunch=bunch, image_ids=image_ids).image_ids
         wish = parse_wish(
             image_ids,
             where=where,

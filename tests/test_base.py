@@ -432,13 +432,15 @@ def test_frozen_maps_come_from_the_base_and_what_differs_there_stays_as_it_is(
 
 def test_the_command_line_takes_a_base(nvcatalog: Run, base: Path, data_dir: Path) -> None:
     def rows(*arguments: str) -> list[str]:
-        done = nvcatalog(*arguments, "--base", base, "--data-dir", data_dir, "--quiet", "--format", "csv")
+        quiet = () if arguments[0] == "sql" else ("--quiet",)
+        done = nvcatalog(*arguments, *quiet, "--base", base, "--data-dir", data_dir, "--format", "csv")
         assert done.returncode == 0, done.stderr
         return done.stdout.decode().splitlines()[1:]
 
     with unchanged(base):
         assert str(file_of(base, 3, 3)) in rows("fetch", "--images", "3")[0]
         assert str(file_of(base, 3, 4)) in rows("where", "image_id = 4")[0]
+        assert rows("sql", "SELECT count(*) FROM local_images") == ["4"]
 
 
 # A folder that nilearn filled
@@ -545,12 +547,14 @@ def test_sql_terms_and_citations_are_of_both_folders(fetch: Fetch, base: Path, d
     with unchanged(base):
         rows = both.sql("SELECT image_id, path FROM local_images ORDER BY image_id").fetchall()
         frequencies, vocabulary = both.words([3, 10426])
+        of_maps = both.words(bunch=fetch(base=base, image_ids=[3, 10426]))
         cited = both.cite(image_ids=[3, 10426])
         by_term = both.query("images_by_term", term="pain", min_weight=-1).fetchall()
 
     assert sorted(rows) == sorted(
         [*((id_, str(file_of(base, 3, id_))) for id_ in FOUR), (10426, "collection_658/image_10426.nii.gz")]
     )
+    assert (of_maps.frequencies != frequencies).nnz == 0
     for catalog, id_, row in ((shared, 3, 0), (alone, 10426, 1)):
         theirs = catalog.words([id_])
         expected = dict(zip(theirs.vocabulary, theirs.frequencies.toarray()[0], strict=True))
@@ -617,6 +621,8 @@ def test_the_labels_of_an_atlas_in_the_base_are_read_there(
 def test_a_catalog_over_nilearns_folder_sees_what_has_come(fetch: Fetch, nilearns: Path, caches: Path) -> None:
     both = Catalog(base=nilearns, data_dir=nilearns / "front")
     assert not caches.exists()
+    assert both.base == nilearns / "neurovault"
+    assert repr(both) == f"Catalog('{nilearns / 'front'}', base='{nilearns}')"
 
     assert both.sql("SELECT count(*) FROM images").fetchall() == [(4,)]
 

@@ -557,7 +557,7 @@ def _asking(catalog: Catalog) -> Iterator[None]:
 def _exists(catalog: Catalog) -> bool:
     from nvcatalog._store import FILE_NAME
 
-    return (catalog.folder / FILE_NAME).is_file()
+    return catalog.base is not None or (catalog.folder / FILE_NAME).is_file()
 
 
 def _show_fetched(maps: Any, output: Format | None) -> None:
