@@ -79,8 +79,9 @@ def store_of(folder: Path, base: str | os.PathLike[str] | None = None) -> Store:
         return Store(folder)
     below = base_folder(given)
     if below == folder.resolve():
+        named = f" ({VARIABLE})" if base is None else ""
         raise InvalidOptionError(
-            f"{below} is base folder and data folder: nothing is written to a base, so give another data_dir"
+            f"{below} is base folder{named} and data folder: a base is never written to. Give another data_dir"
         )
     return LayeredStore(folder, below)
 
