@@ -88,9 +88,11 @@ class Batch:
         unproven = table == "files" and row.get("state") == "unverified"
         (self.found if unproven else self.tables).setdefault(table, []).append(row)
 
-    def add_record(self, kind: str, record: dict[str, Any], *, source: str = "api") -> None:
-        """Add a collection's or an image's record: its typed row and its text."""
-        now = datetime.now(UTC)
+    def add_record(
+        self, kind: str, record: dict[str, Any], *, source: str = "api", came_at: datetime | None = None
+    ) -> None:
+        """Add a collection's or an image's record, typed row and text; it came now unless another time is said."""
+        now = came_at or datetime.now(UTC)
         row = records.collection_row(record) if kind == "collection" else records.image_row(record)
         raw = {"kind": kind, "id": row[f"{kind}_id"], "raw": records.raw_text(record), "source": source}
         tables = self.found if source == "sidecar" else self.tables

@@ -168,7 +168,8 @@ def gate_of(path: Path) -> Gate[_Closable]:
 
 def _before_fork() -> None:
     _gates_lock.acquire()
-    for gate in _gates.values():
+    # A gate of two files is younger than theirs, and who is in it may still have to go through them.
+    for gate in reversed(_gates.values()):
         gate.close_for_fork()
 
 

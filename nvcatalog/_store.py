@@ -73,6 +73,8 @@ class Store:
     Opening costs milliseconds, and nothing stays open between calls: whoever else wants the file gets it.
     """
 
+    has_base = False  #: Whether what is read is more than the folder's own catalog.
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / FILE_NAME
@@ -163,6 +165,21 @@ class Store:
                 _marks.mark_everything(connection)
             yield connection
 
+    @contextmanager
+    def alone(self, *, timeout_s: float) -> Iterator[None]:
+        """Keep the rest of this process from the file while another database of ours has it attached."""
+        # The system forgets all locks of a process on a file as soon as the process closes that file once.
+        try:
+            with self._gate.writing(timeout_s=timeout_s):
+                yield
+        except (TimeoutError, ForkedOpenError) as error:
+            raise CatalogLockedError(f"{self.path}: {error}") from error
+
+    def attach(self, connection: duckdb.DuckDBPyConnection, name: str, *, timeout_s: float) -> None:
+        """Attach the catalog, read-only, to a database of ours that reads several."""
+        statement = f"ATTACH {_quoted(self.path)} AS {name} (READ_ONLY)"
+        self._patiently(time.monotonic() + timeout_s, lambda: connection.execute(statement))
+
     def heed_others(self, *, begins: bool = False) -> None:
         """Mark everything as changed where something else than a landing may have written.
 
@@ -218,7 +235,7 @@ class Store:
             if pending(connection):
                 connection.close()
                 connection = self._open_older(deadline)
-            _fence(connection)
+            fence(connection)
         except BaseException:
             connection.close()
             raise
@@ -233,8 +250,7 @@ class Store:
         with tempfile.TemporaryDirectory(prefix="nvcatalog-") as private:
             copy = Path(private) / FILE_NAME
             with duckdb.connect(str(copy), config=_CONFIG) as connection:
-                attach = f"ATTACH {_quoted(self.path)} AS older (READ_ONLY)"
-                self._patiently(deadline, lambda: connection.execute(attach))
+                self.attach(connection, "older", timeout_s=_left_s(deadline))
                 connection.execute("COPY FROM DATABASE older TO catalog")
                 connection.execute("DETACH older")
                 migrate(connection)
@@ -379,7 +395,7 @@ def empty_catalog() -> Iterator[duckdb.DuckDBPyConnection]:
     with duckdb.connect(config=_CONFIG | {"temp_directory": ""}) as connection:
         migrate(connection)
         connection.execute("SET enable_external_access = false")
-        _fence(connection)
+        fence(connection)
         yield connection
 
 
@@ -388,7 +404,7 @@ def in_memory() -> duckdb.DuckDBPyConnection:
     return duckdb.connect()
 
 
-def _fence(connection: duckdb.DuckDBPyConnection) -> None:
+def fence(connection: duckdb.DuckDBPyConnection) -> None:
     """Leave nothing in a query's reach but what is in the catalog.
 
     Without external access DuckDB still lets a query read and overwrite the file it is on, its log, and the

@@ -13,7 +13,7 @@ from typing import get_args
 from urllib.parse import urlsplit
 
 from nvcatalog import neurosynth, proving, records, sidecars, storage
-from nvcatalog._batch import Words
+from nvcatalog._batch import Batch, Words
 from nvcatalog._parallel import Lane, in_parallel
 from nvcatalog._progress import Progress, logger, summarise
 from nvcatalog._store import Store
@@ -187,6 +187,7 @@ def prove_files(
     *,
     kind: MapKind = "original",
     verbose: int,
+    in_base: Batch | None = None,
 ) -> tuple[set[int], dict[int, str]]:
     """Prove the files of an answer that nothing has proven yet, and those that are there without a row.
 
@@ -204,6 +205,8 @@ def prove_files(
         Which of their maps.
     verbose : int
         The call's verbosity.
+    in_base : Batch or None
+        Where rows of files in a base folder go, for whoever can keep them.
 
     Returns
     -------
@@ -232,11 +235,13 @@ def prove_files(
             if file is None or file.state == "present":
                 found.add(image_id)
             origin = "found" if image_id in found else "nilearn"
-            path = storage.map_path(image.collection_id, image_id, kind)
+            path = _path(image, kind)
             image.put_map(kind, LocalFile(path, proof.size, "present", proof.sha256, origin))
             stat = _stat(folder / path)
             came_at = _time_of(stat) if stat else None
-            lander.batch.add_file(image_id, path, proof, origin=origin, kind=kind, came_at=came_at)
+            batch = in_base if file is not None and file.is_shared else lander.batch
+            if batch is not None:
+                batch.add_file(image_id, path, proof, origin=origin, kind=kind, came_at=came_at)
             lander.land_if_due()
     return found, bad
 
@@ -252,10 +257,10 @@ def mend_sidecars(folder: Path, known: Known, image_ids: Iterable[int], lander: 
             if not image.fresh or image.written is image.record:
                 continue
             path = folder / storage.sidecar_path(image.collection_id, image.image_id)
-            lies_here = image.is_here or storage.is_file(path)
+            lies_here = image.is_here_alone or storage.is_file(path)
             if lies_here and not sidecars.holds(path, image.record):
                 sidecars.write_image(folder, image.collection_id, image.image_id, image.record)
-        for id_ in {image.collection_id for image in images if image.is_here} & known.collections.keys():
+        for id_ in {image.collection_id for image in images if image.is_here_alone} & known.collections.keys():
             record = known.collections[id_].record if known.collections[id_].fresh else None
             if record and not sidecars.holds(folder / storage.collection_sidecar_path(id_), record):
                 sidecars.write_collection(folder, id_, record)
@@ -272,8 +277,15 @@ def _needs_proof(folder: Path, image: KnownImage, kind: MapKind) -> bool:
     return file.state != "present" if why_not is None else storage.is_file(folder / file.path)
 
 
+def _path(image: KnownImage, kind: MapKind) -> str:
+    """Return where an image's map is looked for: in its place in the folder, unless the base folder has it."""
+    file = image.map(kind)
+    in_place = storage.map_path(image.collection_id, image.image_id, kind)
+    return file.path if file is not None and file.is_shared else in_place
+
+
 def _prove(folder: Path, image: KnownImage, kind: MapKind) -> tuple[proving.Proof | None, str]:
-    path = folder / storage.map_path(image.collection_id, image.image_id, kind)
+    path = folder / _path(image, kind)
     try:
         proof = proving.prove(path)
     except (proving.NotAMapError, OSError) as error:
@@ -327,13 +339,15 @@ def sidecar_ids(folder: Path, collection_id: int) -> list[int]:
     return [id_ for path in sidecars_here if (id_ := _id_in(path.name)) is not None]
 
 
-def adopt_folder(store: Store, *, verbose: int = 2) -> Report:
+def adopt_folder(store: Store, *, folder: Path | None = None, verbose: int = 2) -> Report:
     """Register everything in a data folder that the catalog does not know yet.
 
     Parameters
     ----------
     store : Store
         The folder's catalog; made when there is none.
+    folder : Path or None
+        The folder, where its catalog is kept elsewhere.
     verbose : int
         0 says nothing, 1 a summary, 2 shows a progress bar too.
 
@@ -347,7 +361,7 @@ def adopt_folder(store: Store, *, verbose: int = 2) -> Report:
     DataDirError
         When there is no such folder.
     """
-    folder = store.folder
+    folder = folder or store.folder
     if not folder.parent.is_dir():
         raise DataDirError(
             f"{folder.parent} does not exist: nothing to take over. Give the data_dir of what is there"

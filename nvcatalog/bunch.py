@@ -45,7 +45,13 @@ functional neuroimaging data. Nature Methods 8, 665-670. doi:10.1038/nmeth.1635
 
 
 def build_bunch(
-    folder: Path, known: Known, image_ids: Sequence[int], report: Report, kind: MapKind = "original"
+    folder: Path,
+    known: Known,
+    image_ids: Sequence[int],
+    report: Report,
+    kind: MapKind = "original",
+    *,
+    base: Path | None = None,
 ) -> Bunch:
     """Return the answer for images that are here: paths, one dict of metadata each, and the report.
 
@@ -61,14 +67,18 @@ def build_bunch(
         What happened to every id.
     kind : {'original', 'resampled'}
         Which of their maps ``images`` names.
+    base : Path or None
+        The folder behind it, whose maps are used where they lie.
     """
     from sklearn.utils import Bunch
 
     images = [known.images[id_] for id_ in image_ids]
-    collections = {id_: _collection_meta(folder, known, id_) for id_ in {image.collection_id for image in images}}
+    collections = {
+        id_: _collection_meta(folder, base, known, id_) for id_ in {image.collection_id for image in images}
+    }
     return Bunch(
         images=[storage.place(folder, file.path) for image in images if (file := image.map(kind))],
-        images_meta=[_image_meta(folder, image) for image in images],
+        images_meta=[_image_meta(folder, base, image) for image in images],
         collections_meta=[dict(collections[image.collection_id]) for image in images],
         description=DESCRIPTION,
         report=report,
@@ -136,21 +146,27 @@ def _words_in_files(bunch: Bunch, image_ids: set[int]) -> dict[int, Words]:
     return words
 
 
-def _image_meta(folder: Path, image: KnownImage) -> dict[str, Any]:
+def _image_meta(folder: Path, base: Path | None, image: KnownImage) -> dict[str, Any]:
     place = image.collection_id, image.image_id
-    paths = {"relative_path": image.file.path if image.file else storage.image_path(*place)}
-    optional = {
-        "resampled_relative_path": storage.map_path(*place, "resampled"),
-        "ns_words_relative_path": storage.words_path(*place),
-    }
-    places = {name: storage.place(folder, path) for name, path in optional.items()}
-    paths |= {name: optional[name] for name, place in places.items() if os.path.isfile(place)}  # noqa: PTH113 - text
-    absolute = {name.replace("relative", "absolute"): storage.place(folder, path) for name, path in paths.items()}
+    original = image.file.path if image.file else storage.image_path(*place)
+    is_shared = image.file is not None and image.file.is_shared
+    paths = {"relative_path": original.removeprefix(f"{base}{os.sep}") if is_shared else original}
+    absolute = {"absolute_path": storage.place(folder, original)}
+    optional = {"resampled": storage.map_path(*place, "resampled"), "ns_words": storage.words_path(*place)}
+    for name, path in optional.items():
+        # What the base resampled of a map that is here anew is none of it.
+        is_of_another = name == "resampled" and image.file is not None and not is_shared
+        homes = (folder,) if base is None or is_of_another else (folder, base)
+        found = (where for home in homes if os.path.isfile(where := storage.place(home, path)))  # noqa: PTH113 - text
+        for where in found:
+            paths[f"{name}_relative_path"], absolute[f"{name}_absolute_path"] = path, where
+            break
     return records.null_placeholders(image.record) | paths | absolute
 
 
-def _collection_meta(folder: Path, known: Known, collection_id: int) -> dict[str, Any]:
+def _collection_meta(folder: Path, base: Path | None, known: Known, collection_id: int) -> dict[str, Any]:
     collection = known.collections.get(collection_id)
     record = collection.record if collection and collection.record else {"id": collection_id}
     path = storage.collection_folder(collection_id)
-    return records.null_placeholders(record) | {"relative_path": path, "absolute_path": str(folder / path)}
+    home = base if base is not None and not (folder / path).is_dir() and (base / path).is_dir() else folder
+    return records.null_placeholders(record) | {"relative_path": path, "absolute_path": str(home / path)}

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from nvcatalog import __version__, lookup, records, resample, snapshot, storage
+from nvcatalog._batch import Batch
 from nvcatalog._progress import summarise
 from nvcatalog._store import AbsentStore, Store
 from nvcatalog.accounts import Notes, settle
 from nvcatalog.adopt import Adopter, mend_sidecars, prove_files, root_of_folder, sidecar_ids
+from nvcatalog.base import LayeredStore
 from nvcatalog.beside import Besides
 from nvcatalog.bunch import add_words, build_bunch
 from nvcatalog.choosing import Chooser, Wanted
@@ -71,6 +73,8 @@ class Call:
         What is asked for by filters.
     max_images : int or None
         How many of those at most; None for all.
+    reads : Store or None
+        What the call reads, where that is more than the folder's own catalog: with a base behind it.
 
     Attributes
     ----------
@@ -97,9 +101,11 @@ class Call:
         opener: Opener | None = None,
         wanted: Wanted | None = None,
         max_images: int | None = None,
+        reads: Store | None = None,
     ) -> None:
         self.folder = folder
         self.store = Store(folder)
+        self.reads = reads or self.store
         self.plan = Plan()
         self.image_ids: list[int] = []
         self.report = Report()
@@ -145,9 +151,11 @@ class Call:
             self.run(servers)
         if options.dry_run:
             return self.plan
-        bunch = build_bunch(self.folder, self.known, self.image_ids, self.report, self.request.kind)
+        bunch = build_bunch(
+            self.folder, self.known, self.image_ids, self.report, self.request.kind, base=self._base
+        )
         if self.request.words and options.vectorize_words:
-            add_words(bunch, self.store, self.lander.batch, self.image_ids, sparse=options.sparse_words)
+            add_words(bunch, self.reads, self.lander.batch, self.image_ids, sparse=options.sparse_words)
         return bunch
 
     def run(self, servers: Servers) -> None:
@@ -157,9 +165,11 @@ class Call:
             self._take_over()
             if online:
                 root = check_server(servers.neurovault_root, self.known.server_root, self.folder)
+                if isinstance(self.reads, LayeredStore):
+                    self.reads.check_server(servers.neurovault_root)
                 self.lander.server_root = None if self.known.server_root else root
                 if servers.is_mirror_of(root):
-                    servers.neurovault.stand_for(lookup.root_in_links(self.store, root))
+                    servers.neurovault.stand_for(lookup.root_in_links(self.reads, root))
                 if self._asks_for_anything:
                     storage.make_folder(self.folder)
             self._open(servers)
@@ -189,16 +199,17 @@ class Call:
         """Read what the catalog knows of the ids asked for."""
         self.request = self._opener.request(request) if self._opener else request
         try:
-            known = self.store.known(self.request.collection_ids, self.request.image_ids)
+            known = self.reads.known(self.request.collection_ids, self.request.image_ids)
         except CatalogLockedError as error:
-            if self._wanted is not None:
-                raise  # filters ask the catalog
+            if self._wanted is not None or self._base is not None:
+                raise  # filters ask the catalog, and without one all that the base has would be downloaded
             known = self._do_without_catalog(error)
         return self._opener.tell(known) if self._opener else known
 
     def _do_without_catalog(self, error: CatalogLockedError) -> Known:
         """Go on with what nilearn's layout tells while somebody keeps the catalog; the next call takes it over."""
-        self.store, self.lander.writable = AbsentStore(self.folder, error), False
+        self.store = self.reads = AbsentStore(self.folder, error)
+        self.lander.writable = False
         self.warn(f"This call does without the catalog, and with the files in its folder: {error}", CatalogWarning)
         return Known(server_root=root_of_folder(self.folder))
 
@@ -247,16 +258,16 @@ class Call:
 
     def _folders_with_strangers(self, adopter: Adopter) -> list[int]:
         """Return the collections whose folders hold images that the catalog has never heard of."""
-        complete = lookup.complete_collections(self.store)
+        complete = lookup.complete_collections(self.reads)
         found = {id_: sidecar_ids(self.folder, id_) for id_ in adopter.collections_here() if id_ not in complete}
-        known = lookup.images_with_record(self.store, (id_ for ids in found.values() for id_ in ids))
+        known = lookup.images_with_record(self.reads, (id_ for ids in found.values() for id_ in ids))
         return [id_ for id_, images in found.items() if not known.issuperset(images)]
 
     def _look_up(self, image_ids: Iterable[int]) -> None:
         """Read what the catalog knows of these: a copy in the wrong folder must not pass for the image itself."""
         unknown = [id_ for id_ in image_ids if id_ not in self.known.images]
         if unknown:
-            elsewhere = self.store.known([], unknown)
+            elsewhere = self.reads.known([], unknown)
             self.known.images |= elsewhere.images
             self.known.with_words |= elsewhere.with_words
             self.known.own_words |= elsewhere.own_words
@@ -279,7 +290,7 @@ class Call:
         if self.lander.writable:
             self.lander.land()  # what was taken over is chosen from the catalog, too
         vault = servers.neurovault
-        chooser = Chooser(self._wanted, self.request, self.store, self.known, self.lander, vault)
+        chooser = Chooser(self._wanted, self.request, self.reads, self.known, self.lander, vault)
         self._chooser = chooser
         with closing(chooser.choose(verbose=self.options.verbose)) as chosen:
             while (want := self._still_wanted()) != 0 and (ids := tuple(islice(chosen, want))):
@@ -338,7 +349,7 @@ class Call:
             self.plan = replace(self.plan, images=tuple(sorted(self.plan.images, key=place.__getitem__)))
         self._note_absurd_sizes()
         if self.options.dry_run:
-            self.plan = replace(self.plan, cost=self._cost(self.plan, lookup.bytes_per_s(self.store)))
+            self.plan = replace(self.plan, cost=self._cost(self.plan, lookup.bytes_per_s(self.reads)))
 
     def _note_absurd_sizes(self) -> None:
         absurd = [id_ for id_ in self.plan.to_fetch if records.has_absurd_size(self.known.images[id_].record)]
@@ -361,15 +372,29 @@ class Call:
         free = shutil.disk_usage(place).free
         return cost_of(plan, self.known, kind=self.request.kind, free_bytes=free, bytes_per_s=bytes_per_s)
 
+    @property
+    def _base(self) -> Path | None:
+        """The base folder, where there is one."""
+        return self.reads.base if isinstance(self.reads, LayeredStore) else None
+
     def _prove(self, request: Request) -> None:
         wanted = wanted_images(request, self.known)
+        in_base = Batch()
         for kind in dict.fromkeys((request.kind, "original")):
             missing = [id_ for id_ in wanted if kind == request.kind or not self._has_map(id_, request.kind)]
             found, bad = prove_files(
-                self.folder, self.known, missing, self.lander, kind=kind, verbose=self.options.verbose
+                self.folder,
+                self.known,
+                missing,
+                self.lander,
+                kind=kind,
+                verbose=self.options.verbose,
+                in_base=in_base,
             )
             self._notes.taken_over |= found
             self._notes.bad_files |= bad
+        if isinstance(self.reads, LayeredStore):
+            self.reads.keep_proofs(in_base)
         if request.words and request.mode != "overwrite":
             adopter = Adopter(self.folder, self.known, self.lander)
             for id_ in wanted:
@@ -383,11 +408,23 @@ class Call:
 
     def _move(self, request: Request, plan: Plan, servers: Servers) -> None:
         mover = self._mover(request, servers)
+        self._bring_records(plan)
         try:
             mover.run(plan)
         finally:
             self._notes.outcomes |= mover.outcomes
             self._bytes += mover.bytes
+
+    def _bring_records(self, plan: Plan) -> None:
+        """Land the records that only a base has, of images of which files or terms will come into this folder."""
+        if not isinstance(self.reads, LayeredStore):
+            return
+        moving = {*plan.to_fetch, *plan.to_resample, *plan.words_to_fetch}
+        if not moving:
+            return
+        self.lander.batch = self.reads.only_in_base(self.known, moving).followed_by(self.lander.batch)
+        if root := self.lander.server_root:  # what comes is the server's, although no record of it came now
+            self.lander.batch.add("catalog_info", {"key": "server_root", "value": root})
 
     def _mover(self, request: Request, servers: Servers) -> Mover:
         """Return who moves what a request asks for."""
@@ -398,7 +435,7 @@ class Call:
         if not self.request.extras:
             return
         outcomes = self._notes.outcomes
-        besides = Besides(self.request, self.store, self.known, self.lander, servers, outcomes)
+        besides = Besides(self.request, self.reads, self.known, self.lander, servers, outcomes)
         known = [id_ for id_ in self.plan.images if id_ in self.known.images]
         if packs := besides.packs_to_list(known):
             lister = Lister(servers.neurovault, self.known, self.lander, verbose=self.options.verbose)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nvcatalog import adopt, connecting, lookup, matrix, outdated, queries, shelf, snapshot, storage
 from nvcatalog._store import Store
+from nvcatalog.base import LayeredStore, store_of
 from nvcatalog.errors import LabelsError, SnapshotWarning
 from nvcatalog.ids import parse_ids
 from nvcatalog.labels import read_labels
@@ -39,6 +40,10 @@ class Catalog(Outward, Upkeep):
     ----------
     data_dir : path-like or None
         As in :func:`nvcatalog.fetch_neurovault_ids`.
+    base : path-like or None
+        The `data_dir` of a shared folder, as there. :meth:`sql`, :meth:`query`, :meth:`words`, :meth:`labels` and
+        :meth:`cite` then read both catalogs as one, in which the rows of `data_dir` go before those of the base;
+        the ``path`` of a file in the base is absolute. All else is about `data_dir` alone.
 
     Examples
     --------
@@ -48,17 +53,35 @@ class Catalog(Outward, Upkeep):
     [(10426,)]
     """
 
-    def __init__(self, data_dir: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: str | os.PathLike[str] | None = None,
+        *,
+        base: str | os.PathLike[str] | None = None,
+    ) -> None:
         super().__init__(Store(storage.data_folder(data_dir)))
+        layers = store_of(self._folder, base)
+        self._base = layers.base if isinstance(layers, LayeredStore) else None
+
+    @property
+    def _reads(self) -> Store:
+        """What is read where a base folder counts, too: as it is now."""
+        return self._store if self._base is None else LayeredStore(self._folder, self._base)
 
     def __repr__(self) -> str:
-        """Name the folder."""
-        return f"Catalog({str(self._folder.parent)!r})"
+        """Name the folder, and the base behind it."""
+        base = f", base={str(self._base.parent)!r}" if self._base else ""
+        return f"Catalog({str(self._folder.parent)!r}{base})"
 
     @property
     def folder(self) -> Path:
         """The data folder, ``<data_dir>/neurovault``."""
         return self._folder
+
+    @property
+    def base(self) -> Path | None:
+        """The base's ``neurovault`` folder, by its real path; None where there is no base."""
+        return self._base
 
     def sql(
         self, query: str, /, params: Params = None, *, tables: Mapping[str, Any] | None = None, **kwargs: Any
@@ -237,7 +260,7 @@ class Catalog(Outward, Upkeep):
         [[0.4, 0.07]]
         """
         if bunch is not None:
-            image_ids = images_meant(self._store, where=where, bunch=bunch, image_ids=image_ids).image_ids
+            image_ids = images_meant(self._reads, where=where, bunch=bunch, image_ids=image_ids).image_ids
         wish = parse_wish(
             image_ids,
             where=where,
@@ -251,7 +274,7 @@ class Catalog(Outward, Upkeep):
             gone=gone,
         )
         self._warn_if_absent()
-        return matrix.chosen_words(self._store, wish)
+        return matrix.chosen_words(self._reads, wish)
 
     def add_words(self, df: Any, *, reference: str, replace: bool = False) -> int:
         """Add terms that a decoder of your own gave for images; they are then served wherever terms are.
@@ -328,7 +351,7 @@ class Catalog(Outward, Upkeep):
         [(0, 'Primary motor cortex'), (1, 'Sensory cortex')]
         """
         id_ = parse_ids([image_id], kind="image")[0]
-        file = lookup.files_of(self._store, [id_]).get((id_, "labels"))
+        file = lookup.files_of(self._reads, [id_]).get((id_, "labels"))
         if file is None:
             raise LabelsError(
                 f"image {id_} has no label file in {self._folder}; if it is an atlas, fetch it with extras=True"
@@ -457,5 +480,5 @@ class Catalog(Outward, Upkeep):
         )
 
     def _ask(self, query: str, params: Params, tables: Mapping[str, Any] | None = None) -> Answer:
-        with connecting.asked(self._store) as connection:
+        with connecting.asked(self._reads) as connection:
             return queries.run(connection, query, params, tables)

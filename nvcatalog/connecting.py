@@ -138,8 +138,8 @@ def asked(store: Store) -> Iterator[duckdb.DuckDBPyConnection]:
         try:
             connection = stack.enter_context(store.reading(timeout_s=min(QUESTION_PATIENCE_S, patience_s)))
         except CatalogLockedError as error:
-            place = kept.newest(store.folder / kept.FOLDER)
-            if place is None:  # nothing else can answer
+            place = None if store.has_base else kept.newest(store.folder / kept.FOLDER)
+            if place is None:  # nothing else can answer, or not for both
                 left_s = max(0.0, patience_s - QUESTION_PATIENCE_S)
                 connection = stack.enter_context(store.reading(timeout_s=left_s))
             else:
@@ -202,16 +202,20 @@ def _nothing_to_let_go() -> None:
 # The database
 
 
-class _Column(NamedTuple):
+class Column(NamedTuple):
+    """A column of a table or view."""
+
     name: str
     type: str
     comment: str | None
 
 
-class _Relation(NamedTuple):
+class Relation(NamedTuple):
+    """A table or view of the catalog."""
+
     name: str
     comment: str | None
-    columns: list[_Column]
+    columns: list[Column]
     sql: str | None  # a view's own
 
 
@@ -233,7 +237,7 @@ def _set_up(connection: duckdb.DuckDBPyConnection, place: Path | None, *, commen
     spill = Path(tempfile.gettempdir()) / f"nvcatalog-{os.getpid()}-{secrets.token_hex(4)}"
     connection.execute(f"SET temp_directory = {_literal(spill)}")
     connection.execute("SET TimeZone = 'UTC'")
-    relations = [each for each in _relations() if each.sql is not None or each.name in parts.TABLES]
+    relations = [each for each in relations_here() if each.sql is not None or each.name in parts.TABLES]
     files = kept.files_of(place) if place else {}
     statements = [
         each.sql or _view_of_files(connection, list(files.get(each.name, ())), each) for each in relations
@@ -243,7 +247,7 @@ def _set_up(connection: duckdb.DuckDBPyConnection, place: Path | None, *, commen
     connection.execute("BEGIN; " + ";\n".join(statement.rstrip("; \n") for statement in statements) + "; COMMIT")
 
 
-def _view_of_files(connection: duckdb.DuckDBPyConnection, files: list[Path], table: _Relation) -> str:
+def _view_of_files(connection: duckdb.DuckDBPyConnection, files: list[Path], table: Relation) -> str:
     """Return a table as a view of its files, with the columns that this version expects."""
     source = files_as_table(files)
     given = {name for name, *_ in connection.execute(f"DESCRIBE FROM {source}").fetchall()} if files else set()
@@ -253,7 +257,7 @@ def _view_of_files(connection: duckdb.DuckDBPyConnection, files: list[Path], tab
     return f'CREATE VIEW "{table.name}" AS SELECT {columns} {rows}'
 
 
-def _read_as(column: _Column, given: set[str]) -> str:
+def _read_as(column: Column, given: set[str]) -> str:
     if column.name not in given:
         return f'NULL::{column.type} AS "{column.name}"'
     return f'"{column.name}"::JSON AS "{column.name}"' if column.type == "JSON" else f'"{column.name}"'
@@ -273,7 +277,7 @@ def _check_schema(place: Path) -> None:
         )
 
 
-def _comments(relation: _Relation) -> Iterator[str]:
+def _comments(relation: Relation) -> Iterator[str]:
     if relation.comment:
         yield f'COMMENT ON VIEW "{relation.name}" IS {_quoted(relation.comment)}'
     for column in relation.columns:
@@ -286,7 +290,7 @@ def _quoted(text: str) -> str:
 
 
 @cache  # to migrate an empty catalog takes longer than all the rest
-def _relations() -> list[_Relation]:
+def relations_here() -> list[Relation]:
     """Return the catalog's tables and views as the migrations leave them, those first that others are made of."""
     with empty_catalog() as connection:
         relations = connection.execute("""
@@ -300,6 +304,6 @@ def _relations() -> list[_Relation]:
             "ORDER BY table_name, column_index"
         ).fetchall()
     return [
-        _Relation(name, comment, [_Column(*rest) for table, *rest in columns if table == name], sql)
+        Relation(name, comment, [Column(*rest) for table, *rest in columns if table == name], sql)
         for name, comment, sql, _ in relations
     ]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from nvcatalog import lookup, records, storage
 from nvcatalog._progress import logger
 from nvcatalog._store import Store
+from nvcatalog.base import store_of
 from nvcatalog.call import Call
 from nvcatalog.choosing import Wanted
 from nvcatalog.errors import FilterWarning, InvalidOptionError, shown
@@ -44,6 +45,7 @@ def fetch_neurovault_ids(
     dry_run: bool = False,
     max_age: timedelta | float | None = None,
     extras: bool = False,
+    base: str | os.PathLike[str] | None = None,
 ) -> Bunch:
     """Fetch whole collections and single images from NeuroVault, complete or plainly told otherwise.
 
@@ -90,6 +92,12 @@ def fetch_neurovault_ids(
     extras : bool
         Whether to fetch what lies beside the maps, too: an atlas's label file (read by
         :meth:`nvcatalog.Catalog.labels`), a map's surfaces, the archives of NIDM packs, which stay packed.
+    base : path-like or None
+        The `data_dir` of a shared folder, filled by nvcatalog or by nilearn: its maps are returned where they lie
+        there, its records and terms are used, and only what it lacks is fetched, into `data_dir`. Nothing is ever
+        written to it. None means ``NVCATALOG_BASE``, and where that is not set, that there is none. For a folder
+        that nilearn filled a catalog is kept in the user's cache folder (``$XDG_CACHE_HOME/nvcatalog``, else
+        ``~/.cache/nvcatalog``).
 
     Returns
     -------
@@ -120,7 +128,7 @@ def fetch_neurovault_ids(
     InvalidModeError, InvalidOptionError
         For a mode or an option that cannot be (ValueErrors).
     DataDirError
-        When the folder is a file or cannot be made (an OSError).
+        When the folder is a file or cannot be made, or the base is not there (an OSError).
     NoSpaceError
         When the disk is full, or has not the room for what is to be fetched (an OSError); what has arrived is
         kept.
@@ -163,13 +171,15 @@ def fetch_neurovault_ids(
     collections = parse_ids_and_tokens(collection_ids, kind="collection")
     images = parse_ids_and_tokens(image_ids, kind="image")
     folder = storage.data_folder(data_dir)
+    reads = store_of(folder, base)
     call = Call(
         options.request(),
         options,
         folder,
         function="fetch_neurovault_ids",
         parameters={"collection_ids": collections, "image_ids": images},
-        opener=Opener(collections, images, Store(folder)),
+        opener=Opener(collections, images, reads),
+        reads=reads,
     )
     return call.answer()
 
@@ -194,6 +204,7 @@ def fetch_neurovault(
     dry_run: bool = False,
     max_age: timedelta | float | None = None,
     extras: bool = False,
+    base: str | os.PathLike[str] | None = None,
     **kwarg_image_filters: Any,
 ) -> Bunch:
     """Fetch images from NeuroVault whose metadata meet some criteria, complete or plainly told otherwise.
@@ -218,7 +229,7 @@ def fetch_neurovault(
         The same for images. One that raises costs only the image it raised for, which the report names.
     mode, data_dir, fetch_neurosynth_words, vectorize_words, verbose
         As in :func:`fetch_neurovault_ids`.
-    timeout, max_workers, sparse_words, resample, dry_run, max_age, extras
+    timeout, max_workers, sparse_words, resample, dry_run, max_age, extras, base
         As there.
     interpolation : {'continuous', 'linear', 'nearest'} or None
         How maps are resampled. None means 'continuous', and 'nearest' for maps of labels; what has been resampled
@@ -276,7 +287,8 @@ def fetch_neurovault(
     image_terms = _terms(image_terms, basic_image_terms(), image_filter, "image") | kwarg_image_filters
     _move_collection_id(image_terms, collection_terms)
     folder = storage.data_folder(data_dir)
-    _warn_of_options(kwarg_image_filters, Store(folder))
+    reads = store_of(folder, base)
+    _warn_of_options(kwarg_image_filters, reads)
     wanted = Wanted(collection_terms, collection_filter, image_terms, image_filter)
     call = Call(
         options.request(),
@@ -286,6 +298,7 @@ def fetch_neurovault(
         parameters={"max_images": limit, **wanted.described()},
         wanted=wanted,
         max_images=limit,
+        reads=reads,
     )
     return call.answer()
 

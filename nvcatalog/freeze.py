@@ -17,6 +17,7 @@ from nvcatalog import __version__, client, lockfile, lookup, records, resample, 
 from nvcatalog._parallel import Lane, in_parallel
 from nvcatalog._progress import Progress, summarise
 from nvcatalog._store import Store, moment
+from nvcatalog.base import store_of
 from nvcatalog.call import Call
 from nvcatalog.errors import (
     CatalogLockedError,
@@ -55,6 +56,7 @@ def fetch_frozen(
     verbose: int = 3,
     timeout: float = 10.0,
     max_workers: int | None = None,
+    base: str | os.PathLike[str] | None = None,
 ) -> Bunch:
     """Bring back the maps of a lock file, byte for byte, or say of each what differs.
 
@@ -72,8 +74,9 @@ def fetch_frozen(
         When the server is asked: for the maps that are not here as they were frozen, unless what is here is known
         to be a later version; for all of those, and for each image's record, so that the report knows of every
         change; never.
-    data_dir, verbose, timeout, max_workers
-        As in :func:`nvcatalog.fetch_neurovault_ids`.
+    data_dir, verbose, timeout, max_workers, base
+        As in :func:`nvcatalog.fetch_neurovault_ids`. Of a map in the base that has other bytes the frozen ones
+        are fetched into `data_dir`.
 
     Returns
     -------
@@ -123,7 +126,8 @@ def fetch_frozen(
     if options.mode != "offline" and lock.server is not None:
         _check_server(lock.server, folder, path)
     parameters = {"path": os.fspath(path), "strict": bool(strict)}
-    return _FrozenCall(lock, options, folder, strict=bool(strict), parameters=parameters).answer()
+    reads = store_of(folder, base)
+    return _FrozenCall(lock, options, folder, reads, strict=bool(strict), parameters=parameters).answer()
 
 
 def freeze(
@@ -360,7 +364,14 @@ class _FrozenCall(Call):
     """A call for exactly the bytes of a lock file."""
 
     def __init__(
-        self, lock: LockFile, options: Options, folder: Path, *, strict: bool, parameters: dict[str, Any]
+        self,
+        lock: LockFile,
+        options: Options,
+        folder: Path,
+        reads: Store,
+        *,
+        strict: bool,
+        parameters: dict[str, Any],
     ) -> None:
         self._frozen = {image.image_id: image for image in lock.images}
         self._strict = strict
@@ -375,6 +386,7 @@ class _FrozenCall(Call):
             folder,
             function="fetch_frozen",
             parameters=parameters,
+            reads=reads,
         )
         for image in lock.images:
             if image.collection_id in self.known.tokens:
@@ -401,7 +413,7 @@ class _FrozenCall(Call):
         if not image_ids:
             return set()
         try:
-            with self.store.reading() as connection:
+            with self.reads.reading() as connection:
                 rows = connection.execute(_CAME_AT, {"ids": image_ids, "kind": self.request.kind}).fetchall()
         except CatalogLockedError:  # somebody has taken the catalog meanwhile: to ask again is no harm
             return set()
@@ -469,7 +481,7 @@ class _FrozenCall(Call):
     def _keep_former(self, image: KnownImage) -> None:
         """Move a file aside that the frozen bytes replace: they may be all there is of another version."""
         file = self._file_of(image.image_id)
-        if file is None or file.sha256 is None:
+        if file is None or file.sha256 is None or file.is_shared:
             return
         ending = ".nii.gz"
         aside = f"{file.path.removesuffix(ending)}_replaced-{file.sha256[:12]}{ending}"

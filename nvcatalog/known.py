@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
@@ -23,6 +24,11 @@ class LocalFile:
     state: str
     sha256: str | None = None
     origin: str | None = None
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it lies in a base folder, where nothing is ever written: its path is absolute then."""
+        return os.path.isabs(self.path)  # noqa: PTH117 - it is text
 
 
 @dataclass
@@ -60,6 +66,11 @@ class KnownImage:
     def is_here(self) -> bool:
         """Whether any map of it is said to be here."""
         return self.file is not None or self.resampled is not None
+
+    @property
+    def is_here_alone(self) -> bool:
+        """Whether any map of it is said to be in the data folder itself."""
+        return any(file is not None and not file.is_shared for file in (self.file, self.resampled))
 
     def can_be(self, kind: MapKind) -> bool:
         """Whether a map of that kind is said to be here, or one that it can be made of."""

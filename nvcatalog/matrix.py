@@ -269,7 +269,9 @@ def _sources_of_many(store: Store, asked: _Asked, wish: Wish, stack: ExitStack) 
 
 
 def _open_snapshot(store: Store, stack: ExitStack) -> duckdb.DuckDBPyConnection | None:
-    """Open the newest snapshot; None where there is none that can be read."""
+    """Open the newest snapshot; None where there is none that can be read, or none that has all."""
+    if store.has_base:
+        return None
     snapshot.catch_up(store)  # where that fails, more is read from the catalog
     newest = kept.newest(store.folder / kept.FOLDER)
     if newest is None:

@@ -78,7 +78,7 @@ class Mover:
         images, here = plan.to_fetch, plan.to_resample
         words = [id_ for id_ in plan.images if id_ in plan.words_to_fetch]
         self._before = {id_: self._doubted(self._known.images[id_]) for id_ in images}
-        self._write_collections({self._known.images[id_].collection_id for id_ in (*images, *words)})
+        self._write_collections({self._known.images[id_].collection_id for id_ in (*images, *words, *here)})
         lanes = [
             Lane(self._move_file, images, workers=min(self._servers.max_workers + _SPARE, len(images))),
             Lane(self._move_words, words, workers=min(neurosynth.CONNECTIONS, len(words))),
@@ -199,8 +199,11 @@ class Mover:
 
     def _resample_here(self, image_id: int) -> Iterator[partial[None]]:
         image = self._known.images[image_id]
-        source = self._folder / storage.image_path(image.collection_id, image_id)
+        original = image.file.path if image.file else storage.image_path(image.collection_id, image_id)
+        source = self._folder / original
         try:
+            if image.file and image.file.is_shared:  # the record beside it is the base's
+                sidecars.write_image(self._folder, image.collection_id, image_id, image.record)
             proof = self._resample(image, image.record, source)
         except _TROUBLES as error:
             yield partial(self._put_trouble, "image", image, error)
@@ -301,6 +304,8 @@ class Mover:
             self._lander.batch.drop_file(image.image_id, "resampled")
 
     def _remove(self, path: str) -> None:
+        if Path(path).is_absolute():
+            return  # it is the base folder's
         with suppress(OSError):  # somebody else's: its row goes all the same, so it is no part of an answer
             (self._folder / path).unlink(missing_ok=True)
 

@@ -60,7 +60,11 @@ __all__ = [
 
 
 def fetch_neurovault_auditory_computation_task(
-    data_dir: str | os.PathLike[str] | None = None, verbose: int = 1, *, timeout: float = 10.0
+    data_dir: str | os.PathLike[str] | None = None,
+    verbose: int = 1,
+    *,
+    timeout: float = 10.0,
+    base: str | os.PathLike[str] | None = None,
 ) -> Bunch:
     """Fetch one Z map, of mental subtraction upon spoken instructions, which is handy for trying things out.
 
@@ -74,6 +78,8 @@ def fetch_neurovault_auditory_computation_task(
         0 is quiet, 1 gives a one-line summary, 2 a progress bar too, 3 also logs every request.
     timeout : float
         Seconds to wait for a connection, and for the next byte of an answer.
+    base : path-like or None
+        A shared folder that may have it, as in :func:`~nvcatalog.fetch_neurovault_ids`.
 
     Returns
     -------
@@ -86,7 +92,7 @@ def fetch_neurovault_auditory_computation_task(
     >>> fetch_neurovault_auditory_computation_task(verbose=0).images_meta[0]["contrast_definition"]
     'auditory calculation vs baseline'
     """
-    return fetch_neurovault_ids(image_ids=[32980], data_dir=data_dir, verbose=verbose, timeout=timeout)
+    return fetch_neurovault_ids(image_ids=[32980], data_dir=data_dir, verbose=verbose, timeout=timeout, base=base)
 
 
 def neurosynth_words_vectorized(

@@ -30,6 +30,11 @@ class Outward:
     _folder: Path
     _store: Store
 
+    @property
+    def _reads(self) -> Store:
+        """What is read where a base folder counts, too."""
+        return self._store
+
     def export(
         self,
         target: str | os.PathLike[str],
@@ -435,8 +440,9 @@ class Outward:
         from nvcatalog.cite import cite
 
         self._warn_if_absent()
-        meant = images_meant(self._store, where=where, bunch=bunch, image_ids=image_ids, params=params)
-        return cite(self._store, meant, private=private, gone=gone)
+        reads = self._reads
+        meant = images_meant(reads, where=where, bunch=bunch, image_ids=image_ids, params=params)
+        return cite(reads, meant, private=private, gone=gone)
 
     def snapshot(self, name: str | None = None, *, whole: bool = False) -> Path:
         """Write the catalog as Parquet now, and return the folder of the snapshot.
@@ -548,7 +554,7 @@ class Outward:
         return Answer(comparing.compare(self._store, a, b))
 
     def _warn_if_absent(self) -> None:
-        if not self._store.exists:
+        if not self._reads.exists:
             warnings.warn(
                 f"There is no catalog in {self._folder}: fetch something, or adopt() what is there",
                 CatalogWarning,

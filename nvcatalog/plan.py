@@ -352,7 +352,7 @@ def cost_of(plan: Plan, known: Known, *, kind: MapKind, free_bytes: int, bytes_p
     for id_, size in zip(plan.to_fetch, sizes, strict=True):
         replaced = known.images[id_].map(kind)
         stays = min(size, _RESAMPLED_BYTES) if kind == "resampled" else size
-        more += stays - (replaced.size if replaced and id_ in plan.here else 0)
+        more += stays - (replaced.size if replaced and not replaced.is_shared and id_ in plan.here else 0)
     total = sum(known_sizes)
     expected_s = total / bytes_per_s if bytes_per_s and known_sizes else None
     return Cost(total, len(sizes) - len(known_sizes), max(0, more), free_bytes, expected_s)

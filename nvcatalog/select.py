@@ -11,8 +11,9 @@ from nvcatalog import lookup, records, storage
 from nvcatalog import where as conditions
 from nvcatalog._progress import summarise
 from nvcatalog._store import Store
+from nvcatalog.base import LayeredStore, store_of
 from nvcatalog.call import Call
-from nvcatalog.client import NeuroVault
+from nvcatalog.client import NeuroVault, root
 from nvcatalog.errors import InvalidOptionError, QueryError, SelectionWarning, ServerError
 from nvcatalog.fetch import DEFAULT_MAX_IMAGES
 from nvcatalog.options import Options, option_meant, parse_max_age, parse_options
@@ -48,6 +49,7 @@ def fetch_where(
     dry_run: bool = False,
     max_age: timedelta | float | None = None,
     extras: bool = False,
+    base: str | os.PathLike[str] | None = None,
     **kwargs: Any,
 ) -> Bunch:
     """Fetch the images that a condition in SQL selects among all that the catalog knows.
@@ -73,8 +75,8 @@ def fetch_where(
         How many images at most; None, a negative number and infinity mean all. More that match are warned of.
     mode, data_dir, fetch_neurosynth_words, vectorize_words, verbose
         As in :func:`nvcatalog.fetch_neurovault_ids`.
-    timeout, max_workers, sparse_words, resample, dry_run, extras
-        As there.
+    timeout, max_workers, sparse_words, resample, dry_run, extras, base
+        As there. What the base's catalog knows is selected from too.
     interpolation : {'continuous', 'linear', 'nearest'} or None
         As in :func:`nvcatalog.fetch_neurovault`.
     max_age : timedelta, float or None
@@ -112,7 +114,7 @@ def fetch_where(
     >>> [meta["id"] for meta in maps.images_meta]
     [9034, 9037]
     """
-    store = Store(storage.data_folder(data_dir))
+    store = store_of(storage.data_folder(data_dir), base)
     values = all_params(params, kwargs)
     condition = Condition(where, query, cast("Mapping[str, Any]", values), tables, order_by, max_images)
     _check_names(store, condition, params, kwargs)
@@ -136,6 +138,7 @@ def fetch_where(
         store.folder,
         function="fetch_where",
         parameters={"where": where, "query": query, "order_by": order_by, "params": values},
+        reads=store,
     )
     _tell(selection, call, options)
     return call.answer()
@@ -156,6 +159,7 @@ def fetch_collection(
     dry_run: bool = False,
     max_age: timedelta | float | None = None,
     extras: bool = False,
+    base: str | os.PathLike[str] | None = None,
 ) -> Bunch:
     """Fetch the collections of a paper, by its DOI.
 
@@ -165,7 +169,7 @@ def fetch_collection(
         The paper's or its preprint's, however it is written: ``10.1234/abc``, ``https://doi.org/10.1234/ABC``.
     mode, data_dir, fetch_neurosynth_words, vectorize_words, verbose
         As in :func:`nvcatalog.fetch_neurovault_ids`.
-    timeout, max_workers, sparse_words, resample, dry_run, max_age, extras
+    timeout, max_workers, sparse_words, resample, dry_run, max_age, extras, base
         As there.
 
     Returns
@@ -204,7 +208,7 @@ def fetch_collection(
     wanted = records.normal_doi(doi) if isinstance(doi, str) else None
     if wanted is None or not wanted.startswith("10."):
         raise InvalidOptionError(f"doi is {doi!r}; give a DOI, such as 10.1111/obr.12221")
-    store = Store(storage.data_folder(data_dir))
+    store = store_of(storage.data_folder(data_dir), base)
     titles, trouble = lookup.collections_of_doi(store, wanted), None
     asks = not titles or options.mode == "overwrite" or options.max_age is not None
     if asks:
@@ -215,6 +219,7 @@ def fetch_collection(
         store.folder,
         function="fetch_collection",
         parameters={"doi": wanted},
+        reads=store,
     )
     call.lost += [trouble] if trouble else []
     if not asks and lookup.fact(store, "synced_at") is None:
@@ -255,13 +260,16 @@ def _select(store: Store, condition: Condition, options: Options, max_age: timed
     selection = conditions.select(store, condition)
     if max_age is None or options.mode == "offline" or store.what_cannot_be_written():
         return selection
+    if isinstance(store, LayeredStore):
+        store.check_server(root())
     before, listed = datetime.now(UTC) - max_age, set[int]()
     while True:  # what is selected anew may be in other collections
         found = lookup.collections_listed_before(store, before, selection.image_ids)
         if not (old := [id_ for id_ in found if id_ not in listed]):
             return selection
         listed.update(old)
-        sync_catalog(store, collection_ids=old, verbose=min(options.verbose, 1), timeout_s=options.timeout_s)
+        own = Store(store.folder)
+        sync_catalog(own, collection_ids=old, verbose=min(options.verbose, 1), timeout_s=options.timeout_s)
         selection = conditions.select(store, condition)
 
 
@@ -269,7 +277,7 @@ def _tell(selection: Selection, call: Call, options: Options) -> None:
     """Say how many match and of when the metadata is; warn when nothing does, or more than are fetched."""
     date = selection.synced_at[:10] if selection.synced_at else None
     known = f"NeuroVault's metadata of {date}" if date else "what was fetched or listed here (sync never ran)"
-    if owners := lookup.excluded_owners(call.store):
+    if owners := lookup.excluded_owners(call.reads):
         known += f", without the images of {len(owners)} owners that sync left out ({', '.join(map(str, owners))})"
     summarise(f"nvcatalog: {selection.total:,} images match in {known}", verbose=options.verbose)
     call.notes += conditions.explain(selection)

@@ -240,8 +240,12 @@ def identity(path: Path) -> tuple[int, int, int] | None:
 
 
 def place(folder: Path, relative: str) -> str:
-    """Return where a file is, as text: to join paths takes longer than to look, for every image of an answer."""
-    return f"{folder}{os.sep}{relative}"
+    """Return where a file is, as text: to join paths takes longer than to look, for every image of an answer.
+
+    The path of one in a base folder is absolute already.
+    """
+    is_whole = os.path.isabs(relative)  # noqa: PTH117 - as above
+    return relative if is_whole else f"{folder}{os.sep}{relative}"
 
 
 def why_not_here(path: Path | str, size: int) -> str | None:

@@ -47,7 +47,7 @@ ROWS = tuple(
         "plan landing snapshot outdated lookup where synced lockfile decoders _successor _places",
         "adopt listing moving accounts options private beside seed meant "
         "connecting wish _formats usage verify quarantine",
-        "choosing sync cite comparing matrix export nimads strays prune",
+        "choosing sync cite comparing matrix export nimads strays prune base",
         "bunch rebuild",
         "call doctor",
         "fetch freeze restore",

@@ -22,6 +22,7 @@ from nvcatalog.cli.arguments import (
     MOST_NAMED,
     SOMETHING_MISSING,
     WRONG_USE,
+    Base,
     DataDir,
     Gone,
     Images,
@@ -91,6 +92,7 @@ def fetch(
     dry_run: DryRun = False,
     max_age: MaxAge = None,
     data_dir: DataDir = None,
+    base: Base = None,
     timeout: Timeout = 10.0,
     max_workers: Workers = None,
     output: OutputFormat = None,
@@ -114,6 +116,7 @@ def fetch(
             image_ids=image_ids,
             mode=mode,
             data_dir=data_dir,
+            base=base,
             fetch_neurosynth_words=words,
             vectorize_words=False,
             verbose=0 if quiet else 2,
@@ -145,6 +148,7 @@ def where(
     dry_run: DryRun = False,
     max_age: MaxAge = None,
     data_dir: DataDir = None,
+    base: Base = None,
     timeout: Timeout = 10.0,
     max_workers: Workers = None,
     output: OutputFormat = None,
@@ -165,6 +169,7 @@ def where(
             max_images=max_images,
             mode=mode,
             data_dir=data_dir,
+            base=base,
             fetch_neurosynth_words=words,
             vectorize_words=False,
             verbose=0 if quiet else 2,
@@ -196,10 +201,11 @@ def sql(
     ],
     param: Params = None,
     data_dir: DataDir = None,
+    base: Base = None,
     output: OutputFormat = None,
 ) -> None:
     """Ask the catalog in SQL."""
-    catalog, params = catalog_in(data_dir), parse_params(param)
+    catalog, params = catalog_in(data_dir, base), parse_params(param)
     text = sys.stdin.read() if query == "-" else query
     with _asking(catalog):
         show(catalog.sql(text, params or None).arrow(), output)
@@ -215,6 +221,7 @@ def query(
     name: Annotated[str | None, typer.Argument(help="Which; without it, they are listed.")] = None,
     param: Params = None,
     data_dir: DataDir = None,
+    base: Base = None,
     output: OutputFormat = None,
     helped: Annotated[
         bool, typer.Option("--help", "-h", help="Show this message or, after a query's name, what it takes.")
@@ -229,7 +236,7 @@ def query(
     if helped and name is None:
         out.print(context.get_help(), markup=False, soft_wrap=True)
         return
-    catalog = catalog_in(data_dir)
+    catalog = catalog_in(data_dir, base)
     if name is None:
         list_queries(catalog, output)
         return
@@ -345,6 +352,7 @@ def thaw(
     ] = False,
     mode: When = Mode.download_new,
     data_dir: DataDir = None,
+    base: Base = None,
     timeout: Timeout = 10.0,
     max_workers: Workers = None,
     output: OutputFormat = None,
@@ -362,6 +370,7 @@ def thaw(
             strict=not latest,
             mode=mode,
             data_dir=data_dir,
+            base=base,
             verbose=0 if quiet else 2,
             timeout=timeout,
             max_workers=max_workers,
@@ -384,13 +393,14 @@ def cite(
     private: Private = False,
     gone: Gone = False,
     data_dir: DataDir = None,
+    base: Base = None,
     output: Annotated[CitationFormat, typer.Option("--format", "-f", help="How.")] = CitationFormat.bibtex,
 ) -> None:
     """Cite the collections behind the maps that are here, or behind those chosen.
 
     Ends with status 1 when there is none.
     """
-    catalog = catalog_in(data_dir)
+    catalog = catalog_in(data_dir, base)
     with _asking(catalog):
         citations = catalog.cite(
             where=where,
@@ -494,7 +504,7 @@ def demo(
     from nvcatalog.demo import DemoServer
 
     place = str(Path(data_dir or tempfile.mkdtemp(prefix="nvcatalog-demo-")).expanduser().absolute())
-    for name in ("NVCATALOG_MIRROR_OF", "NVCATALOG_OFFLINE"):
+    for name in ("NVCATALOG_MIRROR_OF", "NVCATALOG_OFFLINE", "NVCATALOG_BASE"):
         os.environ.pop(name, None)
     with DemoServer() as server:
         environment = server.environment | earlier_demo(place)
@@ -547,7 +557,7 @@ def _asking(catalog: Catalog) -> Iterator[None]:
 def _exists(catalog: Catalog) -> bool:
     from nvcatalog._store import FILE_NAME
 
-    return (catalog.folder / FILE_NAME).is_file()
+    return catalog.base is not None or (catalog.folder / FILE_NAME).is_file()
 
 
 def _show_fetched(maps: Any, output: Format | None) -> None:

@@ -22,6 +22,10 @@ DataDir = Annotated[
     str | None,
     typer.Option("--data-dir", "-d", metavar="FOLDER", help="Where neurovault/ is; nilearn's folder by default."),
 ]
+Base = Annotated[
+    str | None,
+    typer.Option("--base", metavar="FOLDER", help="A shared folder to use first; never written to."),
+]
 OutputFormat = Annotated[
     Format | None, typer.Option("--format", "-f", help="A table on a terminal, csv in a pipe, unless said here.")
 ]
@@ -37,11 +41,11 @@ Gone = Annotated[bool, typer.Option("--gone", help="What the server no longer ha
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No bars and no summary.")]
 
 
-def catalog_in(data_dir: str | None) -> Catalog:
-    """Return the catalog of a data folder, nilearn's by default."""
+def catalog_in(data_dir: str | None, base: str | None = None) -> Catalog:
+    """Return the catalog of a data folder, nilearn's by default, with a shared folder's behind it."""
     from nvcatalog.catalog import Catalog
 
-    return Catalog(data_dir)
+    return Catalog(data_dir, base=base)
 
 
 def split(values: list[str] | None) -> list[str]:
