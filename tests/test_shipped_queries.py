@@ -80,6 +80,9 @@ def pairs() -> list[Record]:
         add(f"SUB {subject} varcope 1", "variance")
     add("mean", "univariate-beta map", analysis_level="group")
     add("variance of the mean", "variance", analysis_level="group")
+    for n, levels in enumerate([("group", "G"), ("S", "single-subject"), ("", None), ("M", "meta-analysis")]):
+        for level, map_type in zip(levels, ("univariate-beta map", "variance"), strict=True):
+            add(f"{map_type} of {n}", map_type, analysis_level=level, contrast_definition=f"written {n}")
     for name in ("cope1", "cope1", "varcope1"):  # nobody can tell which of two
         add(name, "univariate-beta map" if name == "cope1" else "variance", contrast_definition="ambiguous")
     add("beta 3", "univariate-beta map", contrast_definition=None)  # and of what are these?
@@ -480,8 +483,7 @@ def paired_maps(f: Frames, stat_a: str = "beta", stat_b: str = "varcope", collec
         contrast = typed or (row["contrast"].lower() if row["contrast"] else None)
         pack = row["nidm_results"] or None
         if row["stat"] in (stat_a, stat_b) and (pack or contrast):
-            level = row["analysis_level"].lower() if row["analysis_level"] is not None else None
-            groups.setdefault((row["collection_id"], pack, level, row["task"], contrast), []).append(row)
+            groups.setdefault((row["collection_id"], pack, row["level"], row["task"], contrast), []).append(row)
     rows = []
     for (collection_id, pack, *_), members in groups.items():
         by = "pack" if pack else "contrast"
