@@ -458,8 +458,9 @@ def subjects_of_contrast(
             found = re.search(r"\bsub-([A-Za-z0-9]+)", f"{row['name']} {(row['file'] or '').split('/')[-1]}")
             subject = found[1] if found else None
         else:
-            fields = {key.lower(): value for key, value in json.loads(row["extra"] or "{}").items()}
-            subject = fields.get(subject_key.lower())
+            written = json.loads(row["extra"] or "{}")
+            fields = {key.lower(): value for key, value in written.items()}
+            subject = written.get(subject_key, fields.get(subject_key.lower()))
         rest = columns(pd.DataFrame([row]), "image_id name contrast contrast_definition stat path")[0]
         rows.append((subject, *rest))
     return sorted(rows, key=lambda row: (last(row[0]), row[1]))
@@ -903,13 +904,38 @@ def takes(name: str, parameter: str) -> bool:
     return parameter in {each.name for each in shelf.find(name).parameters}
 
 
-def test_an_extra_field_may_have_any_name(tmp_path: Path) -> None:
-    odd = {name: f"value {place}" for place, name in enumerate(["*", "", "a\\", "\\", 'a\\"b', "x/y~", "$"])}
+def small(folder: Path, *images: Record) -> Catalog:
     batch = Batch()
-    batch.add_record("collection", {"id": 3, "name": "odd"})
-    batch.add_record("image", {"id": 4, "collection_id": 3, "name": "odd", **odd})
-    store = Store(tmp_path / "neurovault")
+    batch.add_record("collection", {"id": 3, "name": "small"})
+    for image in images:
+        batch.add_record("image", {"collection_id": 3, "name": "a map", **image})
+    store = Store(folder / "neurovault")
     store.folder.mkdir()
     store.land(batch)
-    found = Catalog(tmp_path).query("extra_fields").df().set_index("field")["example"]
+    return Catalog(folder)
+
+
+def test_the_field_of_a_subject_is_the_one_that_is_named_before_one_in_another_case(tmp_path: Path) -> None:
+    catalog = small(tmp_path, {"id": 4, "analysis_level": "S", "SubJ": None, "subj": "08"})
+    for key, subject in (("subj", "08"), ("SubJ", None)):
+        rows = catalog.query("subjects_of_contrast", {"collection_id": 3, "subject_key": key}).fetchall()
+        assert [row[0] for row in rows] == [subject]
+
+
+def test_images_are_like_one_another_by_no_more_than_1(tmp_path: Path) -> None:
+    catalog = small(tmp_path, *({"id": id_} for id_ in range(4, 64)))
+    signs = {id_: 1 - 2 * (id_ % 2) for id_ in range(4, 64)}
+    words = {
+        id_: Words({f"term {t}": sign * id_ / (t + 3) for t in range(7)}, "mine") for id_, sign in signs.items()
+    }
+    Store(catalog.folder).land(Batch(words=words))
+    cosines = catalog.query("similar_by_terms", {"image_id": 4, "limit": None}).df()["cosine"]
+    assert cosines.between(-1, 1).all()
+    assert len(cosines) == 59
+
+
+def test_an_extra_field_may_have_any_name(tmp_path: Path) -> None:
+    odd = {name: f"value {place}" for place, name in enumerate(["*", "", "a\\", "\\", 'a\\"b', "x/y~", "$"])}
+    catalog = small(tmp_path, {"id": 4, **odd})
+    found = catalog.query("extra_fields").df().set_index("field")["example"]
     assert found.to_dict() == odd
