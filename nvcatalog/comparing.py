@@ -76,6 +76,8 @@ def compare(store: Store, a: str | os.PathLike[str], b: str | os.PathLike[str] |
 def _compare_table(connection: duckdb.DuckDBPyConnection, table: str, former: _Files, later: _Files) -> None:
     """Compare the rows of files that are not in both: a row never moves into one that has not changed."""
     differing = _without(former, later, table), _without(later, former, table)
+    if table == "words" and _numbered_otherwise(connection, former, later):
+        differing = list(former[table]), list(later[table])  # the same bytes say something else
     if not any(differing):
         return
     columns = _columns_in_both(connection, *differing)
@@ -104,6 +106,16 @@ def _without(ours: _Files, theirs: _Files, table: str) -> list[Path]:
     """Return the files of a table that the other snapshot has not."""
     there = set(theirs.get(table, {}).values()) - {None}
     return [path for path, sha256 in ours.get(table, {}).items() if sha256 not in there]
+
+
+def _numbered_otherwise(connection: duckdb.DuckDBPyConnection, former: _Files, later: _Files) -> bool:
+    """Return whether a number that both have stands for another term, as catalogs number theirs themselves."""
+    differing = _without(former, later, "terms"), _without(later, former, "terms")
+    if not all(differing) or not former.get("words") or not later.get("words"):
+        return False
+    ours, theirs = (connecting.files_as_table(files) for files in (former["terms"], later["terms"]))
+    query = f"SELECT 1 FROM {ours} AS a JOIN {theirs} AS b USING (term_id) WHERE a.term <> b.term LIMIT 1"  # noqa: S608
+    return connection.execute(query).fetchone() is not None
 
 
 def _columns_in_both(connection: duckdb.DuckDBPyConnection, *sides: list[Path]) -> list[str]:

@@ -16,8 +16,14 @@ WITH maps AS (
         stat = $stat_a AS is_a,
         nullif(nidm_results, '') AS pack,
         coalesce(nullif(trim(contrast_definition), ''), cognitive_contrast_cogatlas) AS typed,
+        CASE lower(analysis_level)
+            WHEN 's' THEN 'single-subject'
+            WHEN 'g' THEN 'group'
+            WHEN 'm' THEN 'meta-analysis'
+            ELSE nullif(lower(analysis_level), '')
+        END AS level,
         -- One number for all that a pair has in common: texts take longer to compare.
-        hash(pack, lower(analysis_level), cognitive_paradigm_cogatlas, lower(typed)) AS thing,
+        hash(pack, level, cognitive_paradigm_cogatlas, lower(typed)) AS thing,
         name,
         path
     FROM stat_maps

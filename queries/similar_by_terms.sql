@@ -28,14 +28,20 @@ others AS (
 scores AS (
     SELECT
         w.image_id,
-        sum(w.weight * t.weight)
-            / nullif(sqrt(sum(w.weight * w.weight)) * (SELECT sqrt(sum(weight * weight)) FROM target), 0) AS cosine
+        sum(w.weight * t.weight) AS product,
+        sqrt(sum(w.weight * w.weight)) * (SELECT sqrt(sum(weight * weight)) FROM target) AS lengths
     FROM words AS w
     JOIN target AS t USING (term_id)
     GROUP BY w.image_id
 )
-SELECT o.image_id, o.name, o.collection_id, s.cosine, o.reference
+SELECT
+    o.image_id,
+    o.name,
+    o.collection_id,
+    -- Rounding may take a product a little beyond the lengths.
+    least(greatest(s.product, -s.lengths), s.lengths) / nullif(s.lengths, 0) AS cosine,
+    o.reference
 FROM scores AS s
 JOIN others AS o USING (image_id)
-ORDER BY s.cosine DESC NULLS LAST, o.image_id
+ORDER BY cosine DESC NULLS LAST, o.image_id
 LIMIT $limit

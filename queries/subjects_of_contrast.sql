@@ -1,14 +1,18 @@
 -- The single-subject maps of a contrast in a collection, with whom each is of, as a second-level model takes them.
 -- $collection_id: the collection (collection id from images.collection_id, required)
 -- $contrast: maps of this contrast alone: its name, its id, or what the uploader called it (text, default NULL)
--- $subject_key: the free-form field that names the subject, in any case, where NULL stands for the BIDS label sub-…
+-- $subject_key: the free-form field that names the subject, as written or else in any case, where NULL stands for the BIDS label sub-…
 --     in the name of the map or of its file (text, default NULL)
 -- $gone: maps that are gone from the server too (boolean, default false)
 -- $limit: how many rows at most (count, default NULL)
 WITH maps AS (
     SELECT
         *,
-        list_filter(json_keys(extra), lambda key: lower(key) = lower($subject_key))[1] AS key
+        -- Two fields may differ in case alone.
+        CASE
+            WHEN list_contains(json_keys(extra), $subject_key) THEN $subject_key
+            ELSE list_filter(json_keys(extra), lambda key: lower(key) = lower($subject_key))[1]
+        END AS key
     FROM stat_maps
     WHERE collection_id = $collection_id
       AND ($gone OR gone_at IS NULL)

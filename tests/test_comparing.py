@@ -140,6 +140,19 @@ def test_the_terms_of_another_catalog_are_compared_by_name_and_not_by_its_number
     assert rows(catalog, "before", other.snapshot()) == [("words", "came", "image", 70)]
 
 
+def test_files_of_words_that_are_the_same_are_compared_by_their_terms(tmp_path: Path) -> None:
+    folders = []
+    for term in ("pain", "reward"):
+        catalog = Catalog(tmp_path / term)
+        batch = Batch(words={71: Words({term: 0.5}, "terms_20k"), 72: Words({"motor": 0.5}, "terms_20k")})
+        land(catalog, batch)
+        folders.append(catalog.snapshot())
+    words = [(place / "words" / "part-0.parquet").read_bytes() for place in folders]
+
+    assert words[0] == words[1]
+    assert rows(catalog, *folders) == [("words", "changed", "image", 71)]
+
+
 def test_a_snapshot_that_does_not_list_its_files_is_read_whole(catalog: Catalog) -> None:
     batch = Batch()
     add_image(batch, 72, "renamed")

@@ -80,6 +80,9 @@ def pairs() -> list[Record]:
         add(f"SUB {subject} varcope 1", "variance")
     add("mean", "univariate-beta map", analysis_level="group")
     add("variance of the mean", "variance", analysis_level="group")
+    for n, levels in enumerate([("group", "G"), ("S", "single-subject"), ("", None), ("M", "meta-analysis")]):
+        for level, map_type in zip(levels, ("univariate-beta map", "variance"), strict=True):
+            add(f"{map_type} of {n}", map_type, analysis_level=level, contrast_definition=f"written {n}")
     for name in ("cope1", "cope1", "varcope1"):  # nobody can tell which of two
         add(name, "univariate-beta map" if name == "cope1" else "variance", contrast_definition="ambiguous")
     add("beta 3", "univariate-beta map", contrast_definition=None)  # and of what are these?
@@ -455,8 +458,9 @@ def subjects_of_contrast(
             found = re.search(r"\bsub-([A-Za-z0-9]+)", f"{row['name']} {(row['file'] or '').split('/')[-1]}")
             subject = found[1] if found else None
         else:
-            fields = {key.lower(): value for key, value in json.loads(row["extra"] or "{}").items()}
-            subject = fields.get(subject_key.lower())
+            written = json.loads(row["extra"] or "{}")
+            fields = {key.lower(): value for key, value in written.items()}
+            subject = written.get(subject_key, fields.get(subject_key.lower()))
         rest = columns(pd.DataFrame([row]), "image_id name contrast contrast_definition stat path")[0]
         rows.append((subject, *rest))
     return sorted(rows, key=lambda row: (last(row[0]), row[1]))
@@ -480,8 +484,7 @@ def paired_maps(f: Frames, stat_a: str = "beta", stat_b: str = "varcope", collec
         contrast = typed or (row["contrast"].lower() if row["contrast"] else None)
         pack = row["nidm_results"] or None
         if row["stat"] in (stat_a, stat_b) and (pack or contrast):
-            level = row["analysis_level"].lower() if row["analysis_level"] is not None else None
-            groups.setdefault((row["collection_id"], pack, level, row["task"], contrast), []).append(row)
+            groups.setdefault((row["collection_id"], pack, row["level"], row["task"], contrast), []).append(row)
     rows = []
     for (collection_id, pack, *_), members in groups.items():
         by = "pack" if pack else "contrast"
@@ -901,13 +904,38 @@ def takes(name: str, parameter: str) -> bool:
     return parameter in {each.name for each in shelf.find(name).parameters}
 
 
-def test_an_extra_field_may_have_any_name(tmp_path: Path) -> None:
-    odd = {name: f"value {place}" for place, name in enumerate(["*", "", "a\\", "\\", 'a\\"b', "x/y~", "$"])}
+def small(folder: Path, *images: Record) -> Catalog:
     batch = Batch()
-    batch.add_record("collection", {"id": 3, "name": "odd"})
-    batch.add_record("image", {"id": 4, "collection_id": 3, "name": "odd", **odd})
-    store = Store(tmp_path / "neurovault")
+    batch.add_record("collection", {"id": 3, "name": "small"})
+    for image in images:
+        batch.add_record("image", {"collection_id": 3, "name": "a map", **image})
+    store = Store(folder / "neurovault")
     store.folder.mkdir()
     store.land(batch)
-    found = Catalog(tmp_path).query("extra_fields").df().set_index("field")["example"]
+    return Catalog(folder)
+
+
+def test_the_field_of_a_subject_is_the_one_that_is_named_before_one_in_another_case(tmp_path: Path) -> None:
+    catalog = small(tmp_path, {"id": 4, "analysis_level": "S", "SubJ": None, "subj": "08"})
+    for key, subject in (("subj", "08"), ("SubJ", None)):
+        rows = catalog.query("subjects_of_contrast", {"collection_id": 3, "subject_key": key}).fetchall()
+        assert [row[0] for row in rows] == [subject]
+
+
+def test_images_are_like_one_another_by_no_more_than_1(tmp_path: Path) -> None:
+    catalog = small(tmp_path, *({"id": id_} for id_ in range(4, 64)))
+    signs = {id_: 1 - 2 * (id_ % 2) for id_ in range(4, 64)}
+    words = {
+        id_: Words({f"term {t}": sign * id_ / (t + 3) for t in range(7)}, "mine") for id_, sign in signs.items()
+    }
+    Store(catalog.folder).land(Batch(words=words))
+    cosines = catalog.query("similar_by_terms", {"image_id": 4, "limit": None}).df()["cosine"]
+    assert cosines.between(-1, 1).all()
+    assert len(cosines) == 59
+
+
+def test_an_extra_field_may_have_any_name(tmp_path: Path) -> None:
+    odd = {name: f"value {place}" for place, name in enumerate(["*", "", "a\\", "\\", 'a\\"b', "x/y~", "$"])}
+    catalog = small(tmp_path, {"id": 4, **odd})
+    found = catalog.query("extra_fields").df().set_index("field")["example"]
     assert found.to_dict() == odd
