@@ -33,7 +33,7 @@ from nvcatalog.known import KnownImage, LocalFile, MapKind
 from nvcatalog.lockfile import FrozenCollection, FrozenImage, LockFile
 from nvcatalog.meant import Meant, without_gone
 from nvcatalog.moving import Mover
-from nvcatalog.options import Options, parse_options
+from nvcatalog.options import Options, check_flags, parse_options
 from nvcatalog.plan import RESAMPLED, Plan, Request, refusal_holds
 from nvcatalog.proving import Proof
 from nvcatalog.records import Record
@@ -107,6 +107,7 @@ def fetch_frozen(
     >>> fetch_frozen(path, verbose=0).report.counts
     {'cached': 1}
     """
+    check_flags(strict=strict)
     lock = lockfile.read(path)
     options = parse_options(
         mode=mode,

@@ -13,6 +13,7 @@ from nvcatalog import comparing, connecting, snapshot
 from nvcatalog._store import Store
 from nvcatalog.errors import CatalogWarning
 from nvcatalog.meant import images_meant
+from nvcatalog.options import check_flags
 from nvcatalog.queries import Answer
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ class Outward:
         """
         from nvcatalog.export import export, parse_order, parse_target
 
+        check_flags(overwrite=overwrite, private=private, gone=gone)
         place = parse_target(target)
         order = parse_order(place, what, format, private=private, gone=gone)
         if any(each is not None for each in (where, bunch, image_ids, params)):
@@ -200,6 +202,7 @@ class Outward:
         """
         from nvcatalog.nimads import to_nimads
 
+        check_flags(resample=resample, without_files=without_files, private=private, gone=gone)
         self._warn_if_absent()
         kind: MapKind = "resampled" if resample else "original"
         meant = images_meant(self._store, where=where, bunch=bunch, image_ids=image_ids, params=params, kind=kind)
@@ -277,6 +280,7 @@ class Outward:
         """
         from nvcatalog import nimads
 
+        check_flags(resample=resample, private=private, gone=gone)
         nimare = nimads.nimare()  # before anything is read
         self._warn_if_absent()
         kind: MapKind = "resampled" if resample else "original"
@@ -366,6 +370,7 @@ class Outward:
         """
         from nvcatalog import freeze
 
+        check_flags(resample=resample, private=private, gone=gone, overwrite=overwrite)
         self._warn_if_absent()
         kind: MapKind = "resampled" if resample else "original"
         meant = images_meant(self._store, where=where, bunch=bunch, image_ids=image_ids, params=params, kind=kind)
@@ -434,6 +439,7 @@ class Outward:
         """
         from nvcatalog.cite import cite
 
+        check_flags(private=private, gone=gone)
         self._warn_if_absent()
         meant = images_meant(self._store, where=where, bunch=bunch, image_ids=image_ids, params=params)
         return cite(self._store, meant, private=private, gone=gone)
@@ -466,6 +472,7 @@ class Outward:
         CatalogLockedError
             When another process keeps the catalog open.
         """
+        check_flags(whole=whole)
         return snapshot.take(self._store, name, whole=whole)
 
     def connect(self, snapshot: str | os.PathLike[str] | None = None) -> duckdb.DuckDBPyConnection:

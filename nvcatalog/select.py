@@ -15,7 +15,7 @@ from nvcatalog.call import Call
 from nvcatalog.client import NeuroVault
 from nvcatalog.errors import InvalidOptionError, QueryError, SelectionWarning, ServerError
 from nvcatalog.fetch import DEFAULT_MAX_IMAGES
-from nvcatalog.options import Options, option_meant, parse_max_age, parse_options
+from nvcatalog.options import Options, check_flags, option_meant, parse_max_age, parse_options
 from nvcatalog.queries import all_params
 from nvcatalog.report import Outcome
 from nvcatalog.servers import Servers
@@ -112,6 +112,7 @@ def fetch_where(
     >>> [meta["id"] for meta in maps.images_meta]
     [9034, 9037]
     """
+    check_flags(fetch_neurosynth_words=fetch_neurosynth_words, vectorize_words=vectorize_words, resample=resample)
     store = Store(storage.data_folder(data_dir))
     values = all_params(params, kwargs)
     condition = Condition(where, query, cast("Mapping[str, Any]", values), tables, order_by, max_images)
@@ -188,6 +189,7 @@ def fetch_collection(
     >>> len(plan.images)
     20
     """
+    check_flags(fetch_neurosynth_words=fetch_neurosynth_words, vectorize_words=vectorize_words, resample=resample)
     options = parse_options(
         mode=mode,
         fetch_neurosynth_words=fetch_neurosynth_words,
