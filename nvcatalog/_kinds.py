@@ -56,7 +56,7 @@ def describe(kind: str) -> str:
     Examples
     --------
     >>> describe("count"), describe("image ids"), describe("one of task, contrast")
-    ('an integer from 0', 'a list of ids of images, such as 10426', 'one of task, contrast')
+    ('an integer from 0 that fits 64 bits', 'a list of ids of images, such as 10426', 'one of task, contrast')
     """
     if kind in _DESCRIBED:
         return _DESCRIBED[kind]
@@ -80,7 +80,7 @@ def _integer(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise TypeError
     number = int(value)
-    if isinstance(value, float) and number != value:
+    if (isinstance(value, float) and number != value) or not -(2**63) <= number < 2**63:
         raise ValueError
     return number
 
@@ -104,6 +104,7 @@ def _number(value: Any) -> float:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError
+    value.encode()  # DuckDB takes no half of a character
     return value
 
 
@@ -126,6 +127,8 @@ def _date(value: Any) -> str:
         value = datetime.combine(value, time())
     if not isinstance(value, datetime):
         raise TypeError
+    if math.isnan(value.year):  # pandas.NaT, which calls itself a datetime
+        raise ValueError
     return (value if value.tzinfo else value.replace(tzinfo=UTC)).isoformat()
 
 
@@ -164,10 +167,10 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "collection id": _id("collection"),
 }
 _DESCRIBED = {
-    "integer": "an integer, such as 20",
-    "count": "an integer from 0",
+    "integer": "an integer that fits 64 bits, such as 20",
+    "count": "an integer from 0 that fits 64 bits",
     "number": "a number, such as 0.5",
-    "text": "text",
+    "text": "text of whole characters",
     "boolean": "true or false",
     "date": "a date, such as 2025-09-01",
     "image id": "the id of an image, such as 10426",

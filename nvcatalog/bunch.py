@@ -127,13 +127,9 @@ def _words_of_one_set(store: Store, image_ids: Sequence[int], waiting: Mapping[i
         return find_words(store, wish, waiting).words
     except MixedSetsError as error:
         text = f"word_frequencies has rows of zeros for images whose terms are not of the largest set: {error}"
-        offer = (
-            "Catalog().words has the others; mode='overwrite' asks Neurosynth for all anew, and Catalog.add_words "
-            "alone replaces what it added"
-        )
+        offer = "Catalog().words takes that, and so has the others"
         warnings.warn(f"{text}. {offer}", WordsWarning, stacklevel=5)
-        largest = error.largest or ""
-        return find_words(store, replace(wish, reference=largest), waiting).words
+        return find_words(store, replace(wish, reference=error.largest or ""), waiting).words
 
 
 def _words_in_files(bunch: Bunch, image_ids: set[int]) -> dict[int, Words]:

@@ -15,7 +15,7 @@ from nvcatalog.errors import LabelsError, SnapshotWarning
 from nvcatalog.ids import parse_ids
 from nvcatalog.labels import read_labels
 from nvcatalog.meant import images_meant
-from nvcatalog.options import parse_timeout
+from nvcatalog.options import check_flags, parse_timeout
 from nvcatalog.outward import Outward
 from nvcatalog.queries import Answer, Params
 from nvcatalog.upkeep import Upkeep
@@ -259,6 +259,7 @@ class Catalog(Outward, Upkeep):
         >>> Catalog().words([10426], terms=["motor", "reward"]).pivot().round(2).values.tolist()
         [[0.4, 0.07]]
         """
+        check_flags(private=private, gone=gone)
         if bunch is not None:
             image_ids = images_meant(self._reads, where=where, bunch=bunch, image_ids=image_ids).image_ids
         wish = parse_wish(
@@ -316,6 +317,7 @@ class Catalog(Outward, Upkeep):
         """
         from nvcatalog import decoders
 
+        check_flags(replace=replace)
         count = decoders.add_words(self._store, df, reference=reference, replace=replace)
         trouble = snapshot.publish(self._store) if count else None
         if trouble:

@@ -16,7 +16,7 @@ from typing import Any, Literal, cast, get_args
 
 import duckdb
 
-from nvcatalog import __version__, neurosynth, storage
+from nvcatalog import __version__, layout, neurosynth, storage
 from nvcatalog._formats import WRITERS, Column, Format, Relation, place_of, plain
 from nvcatalog._progress import Progress, summarise
 from nvcatalog._store import Store
@@ -26,6 +26,10 @@ from nvcatalog.meant import Meant
 
 #: What is exported when nothing is named: the metadata, without the servers' own texts and without terms.
 DEFAULT = ("collections", "images", "stat_maps", "files", "nidm_packs")
+# Tables in files that are not written here: a folder of such a name is none that anybody meant.
+_OTHER_FILES = frozenset(
+    ("json", "jsonl", "tsv", "tab", "txt", "xls", "xlsx", "ods", "feather", "ipc", "pq", "parq", "orc")
+) | {"h5", "hdf", "hdf5", "pkl", "pickle", "db", "sqlite", "sqlite3", "gz", "zip", "zst"}
 # Whatever else is asked for: it holds the tokens of private collections.
 _NEVER = ("access",)
 
@@ -84,6 +88,11 @@ def parse_order(target: Path, what: object, format: object, *, private: bool, go
     tables = tuple(names) if isinstance(names, Iterable) else ()
     if not tables or not all(isinstance(name, str) for name in tables):
         raise InvalidOptionTypeError(f"what is {shown(what)}; give names of tables, such as {list(DEFAULT[:2])}")
+    if ending in _OTHER_FILES and not target.exists():
+        raise InvalidOptionError(
+            f"target is {target.name!r}, and no .{ending} is written; give a file that ends in "
+            f"{', '.join(f'.{each}' for each in get_args(Format))}, or a folder"
+        )
     order = Order(cast("Format", wanted), tuple(dict.fromkeys(tables)), None, bool(private), bool(gone), one_file)
     if one_file and ending != wanted:
         raise InvalidOptionError(
@@ -117,7 +126,7 @@ def export(store: Store, target: Path, order: Order, *, overwrite: bool = False,
     Raises
     ------
     InvalidOptionError
-        For a table that there is none of, and a target that something else is in.
+        For a table that there is none of, and a target that something else is in, or that is the catalog's own.
     ExportError
         When it cannot be written, or there is no catalog yet.
 
@@ -128,6 +137,7 @@ def export(store: Store, target: Path, order: Order, *, overwrite: bool = False,
     """
     if not store.exists:
         raise ExportError(f"{store.folder} has no catalog yet: fetch something, or adopt() what is there")
+    _check_is_not_of(store.folder, target)
     place = place_of(order.format, one_file=order.one_file)(target, overwrite=overwrite)
     try:
         with ExitStack() as stack:
@@ -155,6 +165,26 @@ def export(store: Store, target: Path, order: Order, *, overwrite: bool = False,
     tables = f"{len(counts)} table{'' if len(counts) == 1 else 's'}"
     summarise(f"nvcatalog: exported {sum(counts.values()):,} rows of {tables} to {target}", verbose=verbose)
     return target
+
+
+# Where
+
+
+def _check_is_not_of(folder: Path, target: Path) -> None:
+    """Refuse what is the catalog's own: a snapshot that somebody reads, and the folders of collections."""
+    folder = folder.resolve()
+    own = [entry for entry in folder.iterdir() if _is_own(entry.name)]
+    first = target.relative_to(folder).parts[:1] if target.is_relative_to(folder) else ()
+    linked = [entry.resolve() for entry in own if entry.is_symlink()]
+    if any(map(_is_own, first)) or any(map(target.is_relative_to, linked)):
+        raise InvalidOptionError(
+            f"{target} is in {folder}, among the catalog's own snapshots and collections, which no export "
+            "replaces; give a place elsewhere"
+        )
+
+
+def _is_own(name: str) -> bool:
+    return name == "snapshots" or layout.collection_of(name) is not None
 
 
 # What there is

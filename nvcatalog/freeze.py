@@ -34,7 +34,7 @@ from nvcatalog.known import KnownImage, LocalFile, MapKind
 from nvcatalog.lockfile import FrozenCollection, FrozenImage, LockFile
 from nvcatalog.meant import Meant, without_gone
 from nvcatalog.moving import Mover
-from nvcatalog.options import Options, parse_options
+from nvcatalog.options import Options, check_flags, parse_options
 from nvcatalog.plan import RESAMPLED, Plan, Request, refusal_holds
 from nvcatalog.proving import Proof
 from nvcatalog.records import Record
@@ -110,6 +110,7 @@ def fetch_frozen(
     >>> fetch_frozen(path, verbose=0).report.counts
     {'cached': 1}
     """
+    check_flags(strict=strict)
     lock = lockfile.read(path)
     options = parse_options(
         mode=mode,
@@ -406,9 +407,10 @@ class _FrozenCall(Call):
             files[id_].sha256 = sha256  # of the bytes as they are now, whatever was once proven
 
     def _later_versions(self, image_ids: list[int]) -> set[int]:
-        """Return of which images the file here came after the last change of a record not older than the frozen.
+        """Return of which images the file here came after a change of the record that the frozen one has not.
 
-        Then it is the server's own version, as far as is known here: to ask again would bring the same.
+        Then it is the server's own version, as far as is known here: to ask again would bring the same. Of a
+        record that has not changed it may be what a server in trouble gave for a while.
         """
         if not image_ids:
             return set()
@@ -421,7 +423,7 @@ class _FrozenCall(Call):
         for id_, came_at in rows:
             modified = records.modify_date_of(self.known.images[id_].record)
             frozen = self._frozen[id_].modify_date
-            if modified and frozen and frozen <= modified < (moment(came_at) or modified):
+            if modified and frozen and frozen < modified < (moment(came_at) or modified):
                 later.add(id_)
         return later
 
@@ -534,7 +536,9 @@ class _FrozenCall(Call):
             taken = "" if self._strict else ", and is taken"
             yield "with other bytes", _other_bytes("the server's version has", other, frozen) + taken
         if outcome.here and file and file.sha256 not in right:
-            yield "with other bytes", _other_bytes("the file here has", file, frozen)
+            cure = "; a later version, as far as is known: mode='overwrite' asks the server for it again"
+            text = _other_bytes("the file here has", file, frozen)
+            yield "with other bytes", text + (cure if frozen.image_id in self._later else "")
         elif outcome.here and file and file.sha256 == frozen.sha256 and file.size != frozen.size:
             text = f"it is as frozen by its sha256, and of {file.size:,} bytes; the lock file says {frozen.size:,}"
             yield "of another size than the lock file says", text

@@ -185,6 +185,9 @@ def _look(connection: duckdb.DuckDBPyConnection, wish: Wish, waiting: Mapping[in
     references = {id_: reference for id_, here, reference, *_ in rows if here and id_ not in hidden}
     references |= {id_: words.reference for id_, words in waiting.items()}
     references = _of_one_set(references, wish.reference)
+    if wish.image_ids is None:  # where nothing chooses, the set does
+        ids = tuple(id_ for id_ in ids if id_ in references)
+        rows = [row for row in rows if row[0] in references]
     came_at = {id_: moment for id_, _, _, moment, *_ in rows if id_ in references and id_ not in waiting}
     keeps_all = wish.missing != "drop"
     return _Asked(

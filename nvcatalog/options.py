@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from numbers import Integral
 
+import numpy as np
+
 from nvcatalog._progress import REQUESTS
-from nvcatalog.errors import InvalidOptionError, shown
+from nvcatalog.errors import InvalidOptionError, InvalidOptionTypeError, shown
 from nvcatalog.known import MapKind
 from nvcatalog.plan import Mode, Request, parse_mode
 from nvcatalog.resample import parse_interpolation
@@ -105,6 +107,8 @@ def parse_options(
         For a mode or a value that cannot be (ValueErrors).
     """
     asked_mode = parse_mode(mode)
+    # nilearn's own take anything that is true or false, as they do there.
+    check_flags(sparse_words=sparse_words, dry_run=dry_run, extras=extras)
     return Options(
         mode="offline" if is_offline_here() else asked_mode,
         asked_mode=asked_mode,
@@ -120,6 +124,25 @@ def parse_options(
         max_age=parse_max_age(max_age),
         extras=bool(extras),
     )
+
+
+def check_flags(**flags: object) -> None:
+    """Raise unless each flag is a bool, of Python or numpy: the text ``"no"`` would count as yes.
+
+    Raises
+    ------
+    InvalidOptionTypeError
+        For the first that is something else.
+
+    Examples
+    --------
+    >>> check_flags(private="no")
+    Traceback (most recent call last):
+    nvcatalog.errors.InvalidOptionTypeError: private is 'no', a str; give True or False
+    """
+    for name, value in flags.items():
+        if not isinstance(value, bool | np.bool_):
+            raise InvalidOptionTypeError(f"{name} is {shown(value)}, a {type(value).__name__}; give True or False")
 
 
 def parse_max_age(max_age: object, *, name: str = "max_age") -> timedelta | None:

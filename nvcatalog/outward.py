@@ -13,6 +13,7 @@ from nvcatalog import comparing, connecting, snapshot
 from nvcatalog._store import Store
 from nvcatalog.errors import CatalogWarning
 from nvcatalog.meant import images_meant
+from nvcatalog.options import check_flags
 from nvcatalog.queries import Answer
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ class Outward:
         """
         from nvcatalog.export import export, parse_order, parse_target
 
+        check_flags(overwrite=overwrite, private=private, gone=gone)
         place = parse_target(target)
         order = parse_order(place, what, format, private=private, gone=gone)
         if any(each is not None for each in (where, bunch, image_ids, params)):
@@ -205,6 +207,7 @@ class Outward:
         """
         from nvcatalog.nimads import to_nimads
 
+        check_flags(resample=resample, without_files=without_files, private=private, gone=gone)
         self._warn_if_absent()
         kind: MapKind = "resampled" if resample else "original"
         meant = images_meant(self._store, where=where, bunch=bunch, image_ids=image_ids, params=params, kind=kind)
@@ -282,6 +285,7 @@ class Outward:
         """
         from nvcatalog import nimads
 
+        check_flags(resample=resample, private=private, gone=gone)
         nimare = nimads.nimare()  # before anything is read
         self._warn_if_absent()
         kind: MapKind = "resampled" if resample else "original"
@@ -371,6 +375,7 @@ class Outward:
         """
         from nvcatalog import freeze
 
+        check_flags(resample=resample, private=private, gone=gone, overwrite=overwrite)
         self._warn_if_absent()
         kind: MapKind = "resampled" if resample else "original"
         meant = images_meant(self._store, where=where, bunch=bunch, image_ids=image_ids, params=params, kind=kind)
@@ -439,6 +444,7 @@ class Outward:
         """
         from nvcatalog.cite import cite
 
+        check_flags(private=private, gone=gone)
         self._warn_if_absent()
         reads = self._reads
         meant = images_meant(reads, where=where, bunch=bunch, image_ids=image_ids, params=params)
@@ -472,6 +478,7 @@ class Outward:
         CatalogLockedError
             When another process keeps the catalog open.
         """
+        check_flags(whole=whole)
         return snapshot.take(self._store, name, whole=whole)
 
     def connect(self, snapshot: str | os.PathLike[str] | None = None) -> duckdb.DuckDBPyConnection:

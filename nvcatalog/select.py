@@ -16,7 +16,7 @@ from nvcatalog.call import Call
 from nvcatalog.client import NeuroVault, root
 from nvcatalog.errors import InvalidOptionError, QueryError, SelectionWarning, ServerError
 from nvcatalog.fetch import DEFAULT_MAX_IMAGES
-from nvcatalog.options import Options, option_meant, parse_max_age, parse_options
+from nvcatalog.options import Options, check_flags, option_meant, parse_max_age, parse_options
 from nvcatalog.queries import all_params
 from nvcatalog.report import Outcome
 from nvcatalog.servers import Servers
@@ -114,6 +114,7 @@ def fetch_where(
     >>> [meta["id"] for meta in maps.images_meta]
     [9034, 9037]
     """
+    check_flags(fetch_neurosynth_words=fetch_neurosynth_words, vectorize_words=vectorize_words, resample=resample)
     store = store_of(storage.data_folder(data_dir), base)
     values = all_params(params, kwargs)
     condition = Condition(where, query, cast("Mapping[str, Any]", values), tables, order_by, max_images)
@@ -192,6 +193,7 @@ def fetch_collection(
     >>> len(plan.images)
     20
     """
+    check_flags(fetch_neurosynth_words=fetch_neurosynth_words, vectorize_words=vectorize_words, resample=resample)
     options = parse_options(
         mode=mode,
         fetch_neurosynth_words=fetch_neurosynth_words,

@@ -211,10 +211,14 @@ def _all(own: Path | None) -> Iterator[NamedQuery]:
 
 # Reading files
 
-# What a parameter's comment ends with: "(count, default 100)", "(text from terms.term, required)".
+# What a parameter's comment ends with: "(count, default 100)", "(text from terms.term, required)". A text that is
+# a default may have parentheses in it.
 _DECLARED = re.compile(
-    r"(?P<about>.*?)\s*\((?:(?P<kind>[^()]*), )?(?:required|default (?P<default>[^()]*))\)", re.DOTALL
+    r"(?P<about>.*?)\s*\((?:(?P<kind>[^()]*), )?"
+    r"(?:required|default (?P<default>(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^()'\"])*))\)",
+    re.DOTALL,
 )
+_MEANT_AS_DECLARED = re.compile(r"\((?:[^()]*, )?default .*\)$", re.DOTALL)
 _PARAMETER = re.compile(r"\$(?P<name>\w+): (?P<about>.*)", re.DOTALL)
 _ALIAS = re.compile(r"the same as \$(\w+)")
 # Comments and texts, those between $$ or $tag$ included, in which a $name is none; and names.
@@ -265,6 +269,10 @@ def _comments(text: str) -> tuple[str, list[str]]:
 
 def _parameter(name: str, comment: str, file: Path) -> Parameter:
     found = _DECLARED.fullmatch(comment)
+    if found is None and (meant := _MEANT_AS_DECLARED.search(comment)):
+        raise QueryError(
+            f"{file}: ${name} has {meant[0]}, of which the default cannot be read; put text in quotes"
+        )
     if found is None:
         return Parameter(name, comment)
     kind, has_source, source = (found["kind"] or "").partition(" from ")

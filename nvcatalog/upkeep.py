@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nvcatalog._store import Store
 from nvcatalog.errors import CatalogWarning
-from nvcatalog.options import parse_timeout
+from nvcatalog.options import check_flags, parse_timeout
 from nvcatalog.queries import Answer
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class Upkeep:
         """
         from nvcatalog.verify import verify
 
+        check_flags(deep=deep)
         self._warn_if_absent()
         return verify(self._store, deep=deep, verbose=verbose)
 
@@ -126,6 +127,7 @@ class Upkeep:
         """
         from nvcatalog.repair import repair
 
+        check_flags(offline=offline, deep=deep)
         return repair(
             self._store, offline=offline, deep=deep, verbose=verbose, timeout=timeout, max_workers=max_workers
         )
@@ -168,6 +170,7 @@ class Upkeep:
         """
         from nvcatalog.rebuild import rebuild
 
+        check_flags(force=force)
         return rebuild(self._store, force=force, verbose=verbose)
 
     def prune(
@@ -225,6 +228,7 @@ class Upkeep:
         """
         from nvcatalog.prune import prune
 
+        check_flags(dry_run=dry_run)
         self._warn_if_absent()
         return prune(
             self._store,

@@ -610,6 +610,41 @@ def test_a_target_of_the_wrong_kind_is_refused(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.duckdb", "left.duckdb.wal"]
 
 
+@pytest.mark.parametrize("ending", ["json", "jsonl", "feather", "pq", "tsv", "xlsx", "csv.gz"])
+def test_a_file_of_a_kind_that_is_not_written_is_refused_with_those_that_are(
+    export: Callable[..., Path], tmp_path: Path, ending: str
+) -> None:
+    with pytest.raises(InvalidOptionError, match=r"no \..* is written; give .* \.parquet, \.csv, .* or a folder"):
+        export("images", target=tmp_path / f"maps.{ending}")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / f"maps.{ending}").mkdir()
+    assert ids(export("images", target=tmp_path / f"maps.{ending}")) == [30, 31, 50, 51]
+
+
+def test_a_target_among_the_catalogs_own_files_is_refused(
+    export: Callable[..., Path], catalog: Catalog, tmp_path: Path
+) -> None:
+    part = catalog.folder / "snapshots" / "latest" / "images" / "part-0.parquet"
+    before = part.read_bytes()
+    (tmp_path / "link").symlink_to(catalog.folder / "snapshots" / "latest" / "images")
+    (tmp_path / "disk").mkdir()
+    (catalog.folder / "collection_3").symlink_to(tmp_path / "disk")
+    own = [
+        part,
+        tmp_path / "link" / part.name,
+        catalog.folder / "snapshots" / "mine",
+        catalog.folder / "collection_5" / "maps.csv",
+        catalog.folder / "collection_3" / "maps.csv",
+        tmp_path / "disk" / "maps.csv",
+    ]
+    for target in own:
+        with pytest.raises(InvalidOptionError, match="among the catalog's own snapshots and collections"):
+            export("images", target=target, overwrite=True)
+    (catalog.folder / "collection_3").unlink()
+    assert part.read_bytes() == before
+    export("images", target=catalog.folder / "out.csv").unlink()
+
+
 def test_a_target_by_way_of_a_link_stays_a_link(export: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to("there")

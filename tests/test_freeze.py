@@ -115,6 +115,22 @@ def test_with_one_map_replaced_on_the_server_it_says_which(thaw: Thaw, world: Wo
         maps = thaw()
     assert "the file here has other bytes" in (reasons(maps)[8718] or "")
     assert server.requests == 0, "what is here is known to be the server's own version"
+    assert "mode='overwrite' asks the server for it again" in (reasons(maps)[8718] or "")
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_what_a_server_in_trouble_gave_for_a_while_gives_way_when_it_is_right_again(
+    thaw: Thaw, world: World, strict: bool
+) -> None:
+    right = world.image_bytes(4)
+    world._store(4, world.image_bytes(10426), 0)  # under the same link, and its record says nothing of it
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert "other bytes" in (reasons(thaw(strict=strict))[4] or "")
+    world._store(4, right, 0)
+    maps = thaw(strict=strict)
+    assert outcomes_of(maps) == dict.fromkeys(FOUR, "cached") | {4: "downloaded"}
+    assert Path(maps.images[ids(maps).index(4)]).read_bytes() == right
 
 
 def test_not_strictly_the_new_version_is_taken_and_said_to_be(

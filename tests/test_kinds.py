@@ -6,6 +6,7 @@ import math
 from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -69,15 +70,19 @@ def test_a_value_is_read_as_its_kind(kind: str, value: Any, wanted: Any) -> None
         ("integer", math.inf),
         ("count", -1),
         ("count", "many"),
+        ("integer", 2**63),
+        ("count", 2**64),
         ("number", "a"),
         ("number", math.nan),
         ("number", False),
         ("text", 1),
         ("text", 1.5),
+        ("text", "half a character: \ud800"),
         ("boolean", "perhaps"),
         ("boolean", 1),
         ("date", "yesterday"),
         ("date", 20250901),
+        ("date", pd.NaT),
         ("image id", 0),
         ("image id", "https://neurovault.org/collections/555/"),
         ("collection ids", "555,many"),

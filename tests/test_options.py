@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from datetime import timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from nvcatalog.errors import InvalidModeError, InvalidOptionError, NVCatalogError
+from nvcatalog import Catalog, fetch_collection, fetch_frozen, fetch_where
+from nvcatalog.errors import InvalidModeError, InvalidOptionError, InvalidOptionTypeError, NVCatalogError
 from nvcatalog.options import Options, is_offline_here, parse_max_age, parse_options
 from nvcatalog.where import parse_max_images
 
@@ -122,6 +124,38 @@ def test_a_variable_makes_a_call_offline_and_what_was_asked_for_is_remembered(
 def test_an_option_that_cannot_be_is_named(options: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidOptionError, match=said):
         parse(**options)
+
+
+FLAGS: dict[str, tuple[list[Any], str]] = {
+    "export": (["out.csv", "images"], "overwrite private gone"),
+    "freeze": (["a.json"], "resample private gone overwrite"),
+    "to_nimads": ([], "resample without_files private gone"),
+    "to_nimare": ([], "resample private gone"),
+    "cite": ([], "private gone"),
+    "words": ([], "private gone"),
+    "add_words": ([[]], "replace"),
+    "snapshot": ([], "whole"),
+    "verify": ([], "deep"),
+    "repair": ([], "offline deep"),
+    "rebuild": ([], "force"),
+    "prune": (["true"], "dry_run"),
+    "fetch_frozen": (["a.json"], "strict"),
+    "fetch_where": (["true"], "fetch_neurosynth_words vectorize_words sparse_words resample dry_run extras"),
+    "fetch_collection": ([], "fetch_neurosynth_words vectorize_words sparse_words resample dry_run extras"),
+}
+
+
+@pytest.mark.parametrize("name", FLAGS)
+@pytest.mark.parametrize("value", ["no", 1])
+def test_a_flag_that_is_no_bool_is_named_before_anything_is_done(tmp_path: Path, name: str, value: Any) -> None:
+    given, flags = FLAGS[name]
+    catalog = Catalog(tmp_path)
+    functions: dict[str, Any] = {each.__name__: each for each in (fetch_collection, fetch_frozen, fetch_where)}
+    needed = {"fetch_collection": {"doi": "10.1/x"}, "add_words": {"reference": "mine"}}
+    for flag in flags.split():
+        with pytest.raises(InvalidOptionTypeError, match=f"^{flag} is {value!r}, a .*; give True or False"):
+            (functions.get(name) or getattr(catalog, name))(*given, **{flag: value}, **needed.get(name, {}))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_mode_that_is_none_is_refused_in_nilearns_words() -> None:

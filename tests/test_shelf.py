@@ -125,6 +125,13 @@ def test_a_date_may_be_a_date_or_text(shared: Catalog) -> None:
         ("top_terms", {"image_id": None}, "image_id of top_terms is NULL; give the id of an image, such as 10426"),
         ("top_terms", {"image_id": "abc"}, "image_id of top_terms is 'abc'; give the id of an image"),
         ("top_terms", {"image_id": 3, "limit": "few"}, "limit of top_terms is 'few'; give an integer from 0"),
+        (
+            "top_terms",
+            {"image_id": 3, "limit": 2**64},
+            "limit of top_terms is 18.*give an integer .* fits 64 bits",
+        ),
+        ("changed_since", {"date": pd.NaT}, "date of changed_since is NaT; give a date"),
+        ("collection_search", {"text": "\ud800"}, r"text of collection_search is '.ud800'; give text of whole"),
         ("top_terms", {"image_id": 3, "limit": -1}, "limit of top_terms is -1; give an integer from 0"),
         ("top_terms", {"image_id": 3, "limit": 1.5}, "limit of top_terms is 1.5"),
         ("tasks", {"level": "grup"}, "give one of group, single-subject, meta-analysis, other"),
@@ -271,6 +278,10 @@ def test_a_query_of_ones_own_is_fenced_like_any_other(data_dir: Path, catalog: C
             r"\$n is from 'terms'; write a table and a column",
         ),
         ("-- Rows.\n-- $n: how many (count, default -3)\nSELECT $n", "must be an integer from 0"),
+        (
+            "-- Rows.\n-- $n: which (text, default x (y))\nSELECT $n",
+            r"\$n has \(text, default x \(y\)\), of which the default cannot be read; put text in quotes",
+        ),
     ],
 )
 def test_a_file_that_declares_what_cannot_be_says_so(
@@ -311,6 +322,11 @@ def test_parameters_that_no_comment_declares_take_anything(data_dir: Path) -> No
     ]
     assert query.summary == ""
     assert shelf.arguments(query, {"a": 1, "B": None}) == {"a": 1, "b": None}
+
+
+def test_a_default_that_is_text_may_have_parentheses(data_dir: Path, catalog: Catalog) -> None:
+    put(data_dir, "mine", "-- Rows.\n-- $n: which (text, default 'x (y)')\nSELECT $n AS n")
+    assert catalog.query("mine").fetchall() == [("x (y)",)]
 
 
 def test_text_between_dollars_holds_no_parameters(data_dir: Path, catalog: Catalog) -> None:

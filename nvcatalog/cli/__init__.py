@@ -502,6 +502,7 @@ def demo(
 ) -> None:
     """Fetch from a NeuroVault on this machine: the whole way, without the internet."""
     from nvcatalog.demo import DemoServer
+    from nvcatalog.storage import SUBFOLDER, make_folder
 
     place = str(Path(data_dir or tempfile.mkdtemp(prefix="nvcatalog-demo-")).expanduser().absolute())
     for name in ("NVCATALOG_MIRROR_OF", "NVCATALOG_OFFLINE", "NVCATALOG_BASE"):
@@ -509,6 +510,8 @@ def demo(
     with DemoServer() as server:
         environment = server.environment | earlier_demo(place)
         if serve:
+            # An existing folder elsewhere, such as one of nilearn's, would go before one that is still to be made.
+            make_folder(Path(place) / SUBFOLDER)
             serve_until_stopped(environment | {"NILEARN_DATA": place})
             return
         # A proxy, common in institutes, leads to no server on this machine.
