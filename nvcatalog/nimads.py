@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -45,8 +46,9 @@ class Remark(NamedTuple):
     kind : str
         'left_out': no part of it, `text` says why. 'no_file': its file is not here. 'several_analyses': a study
         that contributes several, which are not independent. 'apart': maps of one analysis that are of one kind,
-        and so each an analysis of its own. 'no_sample_size': nobody says how many subjects. 'unused_size': a key
-        of `sample_sizes` that is none of the images and studies. 'thresholded', 'not_mni': as the record has it.
+        and so each an analysis of its own, or of several levels or subjects, and so an analysis of each.
+        'no_sample_size': nobody says how many subjects. 'unused_size': a key of `sample_sizes` that is none of
+        the images and studies. 'thresholded', 'not_mni': as the record has it.
         'gone': no longer on the server, and taken because it is named.
     study : str or None
         The study's id in the dictionary; None for what is left out.
@@ -139,7 +141,7 @@ def to_nimads(
         The images.
     study, analysis : str
         What makes a study, and an analysis in it: columns of ``stat_maps``, or ``doi`` with the preprint's where
-        the paper has none, or ``pack_id``.
+        the paper has none, or ``pack_id``. Where that says nothing, it is the collection, and the image.
     sample_sizes
         How many subjects there are; where it does not say, the records do.
     kind : {'original', 'resampled'}
@@ -244,9 +246,15 @@ _ROWS = """
     SELECT w.image_id, i.image_id IS NOT NULL,
            w.image_id IN (SELECT image_id FROM private_images), i.gone_at IS NOT NULL,
            m.stat, i.map_type, i.image_type,
-           coalesce({study}, i.collection_id::VARCHAR, ''), {analysis}, coalesce(i.collection_id, 0),
+           {study}, {analysis}, coalesce(i.collection_id, 0),
            c.name, c.description, c.authors, c.journal_name, {doi},
-           i.name, m.n_subjects, m.task, m.contrast, i.contrast_definition, i.modality, i.analysis_level,
+           i.name, m.n_subjects, m.task, m.contrast, i.contrast_definition, i.modality,
+           CASE lower(i.analysis_level)
+               WHEN 's' THEN 'single-subject'
+               WHEN 'g' THEN 'group'
+               WHEN 'm' THEN 'meta-analysis'
+               ELSE nullif(lower(i.analysis_level), '')
+           END,
            i.target_template_image, i.is_thresholded, i.not_mni, i.file, epoch_us(i.add_date),
            f.path, f.size, f.sha256
     FROM (SELECT unnest($ids::INTEGER[]) AS image_id) AS w
@@ -258,7 +266,19 @@ _ROWS = """
     ORDER BY i.collection_id, w.image_id
 """
 # What says nothing, such as "None", is nothing.
-_TYPED = ("collection_name", "description", "authors", "journal_name", "name", "contrast_definition", "modality")
+_TYPED = (
+    "study",
+    "analysis",
+    "collection_name",
+    "description",
+    "authors",
+    "journal_name",
+    "name",
+    "contrast_definition",
+    "modality",
+)
+# The label of a subject in BIDS, by which its maps and their files are named.
+_SUBJECT = re.compile(r"\bsub-[A-Za-z0-9]+")
 
 
 def _rows(store: Store, image_ids: Iterable[int], kind: MapKind, study: str, analysis: str) -> list[_Row]:
@@ -272,11 +292,13 @@ def _rows(store: Store, image_ids: Iterable[int], kind: MapKind, study: str, ana
 
 def _read(folder: Path, row: _Row) -> _Row:
     """Return a row with its time as one, its placeholders as nothing, and a path only where the file is here."""
+    typed = records.null_placeholders({name: getattr(row, name) for name in _TYPED})
+    typed["study"] = typed["study"] or (str(row.collection_id) if row.collection_id else "")
     here = row.path is not None and storage.why_not_here(folder / row.path, row.size or 0) is None
     return row._replace(
         added_at=moment(row.added_at),  # type: ignore[arg-type]  # DuckDB gives microseconds
         path=row.path if here else None,
-        **records.null_placeholders({name: getattr(row, name) for name in _TYPED}),
+        **typed,
     )
 
 
@@ -365,6 +387,11 @@ def _grouped(rows: Iterable[_Row], key: Callable[[_Row], str]) -> Iterator[tuple
     yield from groups.items()
 
 
+def _of_whom(row: _Row) -> str:
+    found = _SUBJECT.search(f"{row.name or ''} {(row.link or '').rpartition('/')[2]}")
+    return f"{row.analysis_level} {found[0] if found else ''}"
+
+
 class _Builder:
     """Builds studies, and notes what is to be known of them."""
 
@@ -397,16 +424,20 @@ class _Builder:
         }
 
     def _analyses(self, study: str, rows: list[_Row]) -> Iterator[tuple[str, list[_Row]]]:
-        """Yield the maps of each analysis. Two of one kind would be told apart by chance: then each is its own."""
+        """Yield the maps of each analysis, which is of one level and subject.
+
+        Two of one kind would be told apart by chance: then each is its own.
+        """
         for name, members in _grouped(rows, lambda row: row.analysis or str(row.image_id)):
-            kinds = Counter(row.stat for row in members)
-            if max(kinds.values()) == 1:
-                yield (name if len(members) > 1 else members[0].name or name), members
-                continue
-            for row in members:
-                text = f"one of {len(members)} maps of {name!r}, among them several of one kind"
-                self.remarks.append(Remark("apart", study, row.image_id, text))
-                yield row.name or str(row.image_id), [row]
+            parts = [part for _, part in _grouped(members, _of_whom)]
+            for part in parts:
+                alike = max(Counter(row.stat for row in part).values()) > 1
+                if alike or len(parts) > 1:
+                    why = "among them several of one kind" if alike else "which are of several levels or subjects"
+                    text = f"one of {len(members)} maps of {name!r}, {why}"
+                    self.remarks += [Remark("apart", study, row.image_id, text) for row in part]
+                for these in [[row] for row in part] if alike else [part]:
+                    yield (name if len(these) > 1 else these[0].name or name), these
 
     def _analysis(self, name: str, rows: list[_Row]) -> dict[str, Any]:
         self._look_at(rows)
@@ -497,7 +528,7 @@ def _tell(report: Remarks, *, n_maps: int) -> None:
 
 
 _FURTHER: dict[RemarkKind, str] = {
-    "apart": "maps are an analysis each, since their analyses have several of one kind",
+    "apart": "maps are apart, since their analyses have several of one kind, or several levels or subjects",
     "no_sample_size": "maps have no sample size",
     "thresholded": "maps are thresholded",
     "not_mni": "maps seem not to be in MNI space",

@@ -165,7 +165,8 @@ class Outward:
             or any other column of ``stat_maps``.
         analysis : str
             What makes an analysis in a study: ``image_id``, or ``pack_id`` or a column of ``stat_maps`` such as
-            ``contrast_definition``, to have a beta and its varcope in one. Maps of one kind are never in one.
+            ``contrast_definition``, to have a beta and its varcope in one. Maps of one kind are never in one,
+            nor are maps of several levels of analysis or subjects.
         sample_sizes : int, mapping or None
             How many subjects are behind each map: a number for all, or one by image or study. Else
             ``number_of_subjects`` says it where it is above 0. Otherwise there is none: none is guessed.

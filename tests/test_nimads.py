@@ -210,6 +210,41 @@ def test_maps_of_one_kind_are_never_in_one_analysis(world: World, fetch: Fetch, 
     assert remarks(studyset, "apart").keys() == {80, 81, 82}
 
 
+def test_maps_of_several_levels_or_subjects_are_never_in_one_analysis(
+    world: World, fetch: Fetch, data_dir: Path
+) -> None:
+    same = {"contrast_definition": "a > b"}
+    alone = {**same, "analysis_level": "single-subject"}
+    beta, varcope = {"map_type": "univariate-beta map"}, {"map_type": "variance"}
+    images = [
+        {"id": 80, "name": "sub-01 beta", **alone, **beta},
+        {"id": 81, "name": "sub-02 varcope", **alone, **varcope},
+        {"id": 82, "name": "sub-01 varcope", **alone, **varcope, "analysis_level": "S"},
+        {"id": 83, "name": "group T", **same, "map_type": "T map", "analysis_level": "group"},
+    ]
+    world.add_collection(id=8, images=images)
+    fetch(collection_ids=[8])
+    studyset = nimads(Catalog(data_dir), analysis="contrast_definition")
+
+    assert shape(studyset) == {"8": ["80-82", "81", "83"]}
+    text = "one of 4 maps of 'a > b', which are of several levels or subjects"
+    assert remarks(studyset, "apart") == dict.fromkeys((80, 81, 82, 83), text)
+    assert analyses(studyset)["80-82"]["metadata"]["analysis_level"] == "single-subject"
+
+
+def test_texts_that_say_nothing_make_no_study_and_no_analysis(world: World, fetch: Fetch, data_dir: Path) -> None:
+    for id_, text in ((8, ""), (9, " "), (10, "None"), (11, "n/a"), (12, "")):
+        images = [
+            {"id": 10 * id_ + n, "map_type": map_type, "contrast_definition": text}
+            for n, map_type in enumerate(("T map", "Z map"))
+        ]
+        world.add_collection(id=id_, images=images)
+    fetch(collection_ids=range(8, 13))
+    studyset = nimads(Catalog(data_dir), study="contrast_definition", analysis="contrast_definition")
+
+    assert shape(studyset) == {str(id_): [f"{id_}0", f"{id_}1"] for id_ in range(8, 13)}
+
+
 def test_maps_of_a_nidm_pack_are_one_analysis_when_asked_for(world: World, fetch: Fetch, data_dir: Path) -> None:
     world.add_nidm_pack(7, "results", n_maps=2)
     fetch(collection_ids=[7])
