@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
-from nvcatalog._places import INFO, MANIFEST, FilePlace, FolderPlace, OneFilePlace, quoted
+from nvcatalog._places import INFO, MANIFEST, FilePlace, FolderPlace, OneFilePlace
 from nvcatalog._store import in_memory
+from nvcatalog.queries import quoted
 
 if TYPE_CHECKING:
     import duckdb
@@ -198,10 +199,10 @@ class _DuckdbFile:
         table = f'export."{relation.name}"'
         count = _execute(self._connection, f"CREATE TABLE {table} AS FROM incoming", _rows_of(query, source))
         if relation.comment:
-            self._connection.execute(f"COMMENT ON TABLE {table} IS {_text(relation.comment)}")
+            self._connection.execute(f"COMMENT ON TABLE {table} IS {quoted(relation.comment)}")
         for column in relation.columns:
             if column.comment:
-                self._connection.execute(f'COMMENT ON COLUMN {table}."{column.name}" IS {_text(column.comment)}')
+                self._connection.execute(f'COMMENT ON COLUMN {table}."{column.name}" IS {quoted(column.comment)}')
         return count
 
     def finish(self, manifest: Mapping[str, Any]) -> None:
@@ -209,10 +210,6 @@ class _DuckdbFile:
         self._connection.execute(f"CREATE TABLE export.{INFO} (key VARCHAR, value VARCHAR)")
         self._connection.executemany(f"INSERT INTO export.{INFO} VALUES (?, ?)", list(facts.items()))  # noqa: S608 - a constant
         self._connection.execute("DETACH export")
-
-
-def _text(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _execute(connection: duckdb.DuckDBPyConnection, statement: str, rows: pa.RecordBatchReader) -> int:

@@ -16,6 +16,7 @@ import duckdb
 
 from nvcatalog._store import in_memory
 from nvcatalog.errors import ExportError, InvalidOptionError
+from nvcatalog.queries import quoted
 
 #: What an export says about itself; also what tells one from a folder of somebody's own.
 MANIFEST = "nvcatalog-export.json"
@@ -207,12 +208,6 @@ def _check_is_export(target: Path, *, overwrite: bool) -> None:
 def _listed_tables(connection: duckdb.DuckDBPyConnection) -> set[str]:
     query = f"SELECT value FROM former.{INFO} WHERE key = 'tables'"  # noqa: S608 - a constant
     return {INFO} | {name for (text,) in connection.execute(query).fetchall() for name in json.loads(text)}
-
-
-def quoted(path: Path) -> str:
-    """Return a path as it stands in SQL."""
-    text = str(path).replace("'", "''")
-    return f"'{text}'"
 
 
 def _beside(target: Path, ending: str) -> Path:

@@ -35,6 +35,7 @@ from nvcatalog.errors import (
 )
 from nvcatalog.known import Known, KnownCollection, KnownImage, LocalFile, Refusal
 from nvcatalog.migrate import migrate, pending
+from nvcatalog.queries import quoted
 from nvcatalog.storage import TOO_MANY
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ class Store:
 
     def attach(self, connection: duckdb.DuckDBPyConnection, name: str, *, timeout_s: float) -> None:
         """Attach the catalog, read-only, to a database of ours that reads several."""
-        statement = f"ATTACH {_quoted(self.path)} AS {name} (READ_ONLY)"
+        statement = f"ATTACH {quoted(self.path)} AS {name} (READ_ONLY)"
         self._patiently(time.monotonic() + timeout_s, lambda: connection.execute(statement))
 
     def heed_others(self, *, begins: bool = False) -> None:
@@ -295,7 +296,7 @@ class Store:
     def _fill(self, new: Path) -> None:
         with duckdb.connect(config=_CONFIG) as connection:
             # An older storage version, so that older DuckDB tools open the file too.
-            connection.execute(f"ATTACH {_quoted(new)} AS catalog (STORAGE_VERSION 'v1.0.0')")
+            connection.execute(f"ATTACH {quoted(new)} AS catalog (STORAGE_VERSION 'v1.0.0')")
             connection.execute("USE catalog")
             connection.execute("SET TimeZone = 'UTC'")
             migrate(connection)
@@ -418,11 +419,6 @@ def fence(connection: duckdb.DuckDBPyConnection) -> None:
 
 def _log_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.wal")
-
-
-def _quoted(path: Path) -> str:
-    text = str(path).replace("'", "''")
-    return f"'{text}'"
 
 
 def _left_s(deadline: float) -> float:

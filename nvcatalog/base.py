@@ -35,6 +35,7 @@ from nvcatalog.errors import (
 )
 from nvcatalog.known import Known
 from nvcatalog.migrate import load_migrations
+from nvcatalog.queries import quoted
 from nvcatalog.servers import check_server
 
 #: The variable that names a base folder where no argument does.
@@ -356,11 +357,7 @@ def _layered(table: str, places: Mapping[str, str], base: Path) -> str:
         text += f" UNION ALL {_BEHIND[table]}"
     for name, place in places.items():
         text = text.replace(name, place)
-    return text.replace("{base}", _text(f"{base}{os.sep}"))
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
+    return text.replace("{base}", quoted(f"{base}{os.sep}"))
 
 
 # A list that was read to the end stands for the base's, and the other way round.

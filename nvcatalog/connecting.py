@@ -20,6 +20,7 @@ from nvcatalog._locks import lock_timeout_s
 from nvcatalog._store import Store, empty_catalog, in_memory
 from nvcatalog.errors import CatalogLockedError, CatalogTooNewError, CatalogWarning, SnapshotError, SnapshotWarning
 from nvcatalog.migrate import load_migrations
+from nvcatalog.queries import quoted
 
 #: How long a question waits for the catalog before a snapshot answers it.
 QUESTION_PATIENCE_S = 2.0
@@ -153,7 +154,7 @@ def _fenced(store: Store, place: Path, why: CatalogLockedError) -> Iterator[duck
     place, let_go = kept.hold(place)
     try:
         with _open(place, commented=False) as connection:
-            files = ", ".join(_literal(path) for files in kept.files_of(place).values() for path in files)
+            files = ", ".join(quoted(path) for files in kept.files_of(place).values() for path in files)
             connection.execute(f"SET allowed_paths = [{files}]")
             connection.execute("SET temp_directory = ''")
             connection.execute("SET enable_external_access = false")
@@ -169,7 +170,7 @@ def _fenced(store: Store, place: Path, why: CatalogLockedError) -> Iterator[duck
 
 def files_as_table(files: Iterable[Path]) -> str:
     """Return Parquet files as DuckDB reads them: named one by one, and their folders' names without a meaning."""
-    return f"read_parquet([{', '.join(map(_literal, files))}], hive_partitioning = false)"
+    return f"read_parquet([{', '.join(map(quoted, files))}], hive_partitioning = false)"
 
 
 def _snapshot_to_read(store: Store, name: str | os.PathLike[str] | None) -> tuple[Path | None, Callable[[], None]]:
@@ -235,7 +236,7 @@ def _open(place: Path | None, *, commented: bool) -> duckdb.DuckDBPyConnection:
 def _set_up(connection: duckdb.DuckDBPyConnection, place: Path | None, *, commented: bool) -> None:
     # What does not fit into memory would be spilled into the folder that the user happens to be in.
     spill = Path(tempfile.gettempdir()) / f"nvcatalog-{os.getpid()}-{secrets.token_hex(4)}"
-    connection.execute(f"SET temp_directory = {_literal(spill)}")
+    connection.execute(f"SET temp_directory = {quoted(spill)}")
     connection.execute("SET TimeZone = 'UTC'")
     relations = [each for each in relations_here() if each.sql is not None or each.name in parts.TABLES]
     files = kept.files_of(place) if place else {}
@@ -263,11 +264,6 @@ def _read_as(column: Column, given: set[str]) -> str:
     return f'"{column.name}"::JSON AS "{column.name}"' if column.type == "JSON" else f'"{column.name}"'
 
 
-def _literal(path: Path) -> str:
-    text = str(path).replace("'", "''")
-    return f"'{text}'"
-
-
 def _check_schema(place: Path) -> None:
     ours = load_migrations()[-1].version
     theirs = kept.read_manifest(place).get("schema_version", 0)
@@ -279,14 +275,10 @@ def _check_schema(place: Path) -> None:
 
 def _comments(relation: Relation) -> Iterator[str]:
     if relation.comment:
-        yield f'COMMENT ON VIEW "{relation.name}" IS {_quoted(relation.comment)}'
+        yield f'COMMENT ON VIEW "{relation.name}" IS {quoted(relation.comment)}'
     for column in relation.columns:
         if column.comment:
-            yield f'COMMENT ON COLUMN "{relation.name}"."{column.name}" IS {_quoted(column.comment)}'
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+            yield f'COMMENT ON COLUMN "{relation.name}"."{column.name}" IS {quoted(column.comment)}'
 
 
 @cache  # to migrate an empty catalog takes longer than all the rest

@@ -136,6 +136,18 @@ def all_params(params: Params, named: Mapping[str, Any]) -> Params:
     return {name: _plain_value(value) for name, value in {**by_name, **named}.items()}
 
 
+def quoted(value: object) -> str:
+    """Return a text or a path as SQL has it, for the few statements that take no parameters.
+
+    Examples
+    --------
+    >>> quoted("Broca's area")
+    "'Broca''s area'"
+    """
+    text = str(value).replace("'", "''")
+    return f"'{text}'"
+
+
 def why_refused(error: duckdb.Error) -> str:
     """Return what DuckDB says, and what to do where it does not say so itself."""
     text = str(error)
