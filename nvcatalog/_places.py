@@ -51,13 +51,9 @@ class FolderPlace:
     @contextmanager
     def appearing(self) -> Iterator[Path]:
         """Give a folder to make and fill beside the target, which takes its place at the end, or is removed."""
-        self._target.parent.mkdir(parents=True, exist_ok=True)
-        part = _beside(self._target, "part")
-        try:
+        with _made_beside(self._target) as part:
             yield part
             self._put(part)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)  # gone already when all went well
 
     def _put(self, part: Path) -> None:
         if self._former is None:
@@ -147,14 +143,10 @@ class OneFilePlace:
     @contextmanager
     def appearing(self) -> Iterator[Path]:
         """Give a folder to make and fill beside the target, of which the file takes its place at the end."""
-        self._target.parent.mkdir(parents=True, exist_ok=True)
-        part = _beside(self._target, "part")
-        try:
+        with _made_beside(self._target) as part:
             yield part
             (file,) = (each for each in part.iterdir() if each.name != MANIFEST)
             file.replace(self._target)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
 
 
 class FilePlace:
@@ -174,15 +166,11 @@ class FilePlace:
 
     @contextmanager
     def appearing(self) -> Iterator[Path]:
-        """Give a file to make beside the target, which takes its place at the end, or is removed."""
-        self._target.parent.mkdir(parents=True, exist_ok=True)
-        part = _beside(self._target, "part")
-        try:
-            yield part
-            part.replace(self._target)
-        finally:
-            for leftover in (part, part.with_name(f"{part.name}.wal")):
-                leftover.unlink(missing_ok=True)
+        """Give a file to make in a folder beside the target, which takes its place at the end, or is removed."""
+        with _made_beside(self._target) as part:
+            part.mkdir()
+            yield part / self._target.name
+            (part / self._target.name).replace(self._target)
 
 
 def _check_is_export(target: Path, *, overwrite: bool) -> None:
@@ -208,6 +196,17 @@ def _check_is_export(target: Path, *, overwrite: bool) -> None:
 def _listed_tables(connection: duckdb.DuckDBPyConnection) -> set[str]:
     query = f"SELECT value FROM former.{INFO} WHERE key = 'tables'"  # noqa: S608 - a constant
     return {INFO} | {name for (text,) in connection.execute(query).fetchall() for name in json.loads(text)}
+
+
+@contextmanager
+def _made_beside(target: Path) -> Iterator[Path]:
+    """Name a folder to make beside a target; nothing of it stays there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = _beside(target, "part")
+    try:
+        yield part
+    finally:
+        shutil.rmtree(part, ignore_errors=True)  # gone already where it has taken the target's place
 
 
 def _beside(target: Path, ending: str) -> Path:
