@@ -58,7 +58,7 @@ def is_behind(store: Store) -> bool:
 def _is_behind(store: Store) -> bool:
     home = store.folder / kept.FOLDER
     place = kept.newest(home)
-    if place is None or kept.why_passed_over(home) is not None:
+    if place is None or place != kept.current(home):
         return store.exists
     manifest = kept.manifest_with_files(place)
     if not store.exists or manifest.get("catalog") == store.state:
