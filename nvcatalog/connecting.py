@@ -7,7 +7,7 @@ import secrets
 import tempfile
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
@@ -144,21 +144,16 @@ def asked(store: Store) -> Iterator[duckdb.DuckDBPyConnection]:
                 left_s = max(0.0, patience_s - QUESTION_PATIENCE_S)
                 connection = stack.enter_context(store.reading(timeout_s=left_s))
             else:
-                connection = stack.enter_context(_fenced(store, place, error))
+                connection = stack.enter_context(_answering(store, place, error))
         yield connection
 
 
 @contextmanager
-def _fenced(store: Store, place: Path, why: CatalogLockedError) -> Iterator[duckdb.DuckDBPyConnection]:
+def _answering(store: Store, place: Path, why: CatalogLockedError) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open a snapshot for a question of a user's: what they wrote reaches its files and nothing else."""
     place, let_go = kept.hold(place)
     try:
-        with _open(place, commented=False) as connection:
-            files = ", ".join(quoted(path) for files in kept.files_of(place).values() for path in files)
-            connection.execute(f"SET allowed_paths = [{files}]")
-            connection.execute("SET temp_directory = ''")
-            connection.execute("SET enable_external_access = false")
-            connection.execute("SET lock_configuration = true")
+        with _open(place, commented=False, fenced=True) as connection:
             instead = f"The snapshot of {kept.age(place)} ago answers, {place.name}, without what was private then"
             if kept.read_manifest(place).get("catalog") != store.state:
                 instead += "; what has landed since is not in it, nor what has become private since left out"
@@ -220,29 +215,39 @@ class Relation(NamedTuple):
     sql: str | None  # a view's own
 
 
-def _open(place: Path | None, *, commented: bool) -> duckdb.DuckDBPyConnection:
+def _open(place: Path | None, *, commented: bool, fenced: bool = False) -> duckdb.DuckDBPyConnection:
     """Return a database whose tables are a snapshot's files, below the views of the catalog."""
+    files: dict[str, list[Path]] = {}
     if place is not None:
         _check_schema(place)
+        files = {table: list(paths) for table, paths in kept.files_of(place).items()}
     connection = in_memory()
     try:
-        _set_up(connection, place, commented=commented)
+        _set_up(connection, files, commented=commented)
+        if fenced:
+            _fence(connection, files)
     except duckdb.Error as error:
         connection.close()
         raise SnapshotError(f"{place} cannot be read: {str(error).splitlines()[0]}") from error
     return connection
 
 
-def _set_up(connection: duckdb.DuckDBPyConnection, place: Path | None, *, commented: bool) -> None:
+def _fence(connection: duckdb.DuckDBPyConnection, files: Mapping[str, list[Path]]) -> None:
+    """Leave nothing in a query's reach but these files, to read them: not even a place to spill into."""
+    allowed = ", ".join(quoted(path) for paths in files.values() for path in paths)
+    connection.execute(f"SET allowed_paths = [{allowed}]")
+    connection.execute("SET temp_directory = ''")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+
+
+def _set_up(connection: duckdb.DuckDBPyConnection, files: Mapping[str, list[Path]], *, commented: bool) -> None:
     # What does not fit into memory would be spilled into the folder that the user happens to be in.
     spill = Path(tempfile.gettempdir()) / f"nvcatalog-{os.getpid()}-{secrets.token_hex(4)}"
     connection.execute(f"SET temp_directory = {quoted(spill)}")
     connection.execute("SET TimeZone = 'UTC'")
     relations = [each for each in relations_here() if each.sql is not None or each.name in parts.TABLES]
-    files = kept.files_of(place) if place else {}
-    statements = [
-        each.sql or _view_of_files(connection, list(files.get(each.name, ())), each) for each in relations
-    ]
+    statements = [each.sql or _view_of_files(connection, files.get(each.name, []), each) for each in relations]
     if commented:
         statements += [comment for each in relations for comment in _comments(each)]
     connection.execute("BEGIN; " + ";\n".join(statement.rstrip("; \n") for statement in statements) + "; COMMIT")
