@@ -132,26 +132,28 @@ def asked(store: Store) -> Iterator[duckdb.DuckDBPyConnection]:
     Raises
     ------
     CatalogLockedError
-        When there is no snapshot, and somebody keeps the catalog for ``lock_timeout``.
+        When there is no snapshot that can be read, and somebody keeps the catalog for ``lock_timeout``.
     """
     patience_s = lock_timeout_s()
     with ExitStack() as stack:
         try:
             connection = stack.enter_context(store.reading(timeout_s=min(QUESTION_PATIENCE_S, patience_s)))
         except CatalogLockedError as error:
-            place = None if store.has_base else kept.newest(store.folder / kept.FOLDER)
-            if place is None:  # nothing else can answer, or not for both
+            try:
+                connection = stack.enter_context(_answering(store, error))
+            except SnapshotError:  # nothing else can answer
                 left_s = max(0.0, patience_s - QUESTION_PATIENCE_S)
                 connection = stack.enter_context(store.reading(timeout_s=left_s))
-            else:
-                connection = stack.enter_context(_answering(store, place, error))
         yield connection
 
 
 @contextmanager
-def _answering(store: Store, place: Path, why: CatalogLockedError) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open a snapshot for a question of a user's: what they wrote reaches its files and nothing else."""
-    place, let_go = kept.hold(place)
+def _answering(store: Store, why: CatalogLockedError) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open the newest snapshot for a question of a user's: what they wrote reaches its files and nothing else."""
+    newest = None if store.has_base else kept.newest(store.folder / kept.FOLDER)
+    if newest is None:
+        raise SnapshotError(f"{store.folder} has no snapshot of all that is read")
+    place, let_go = kept.hold(newest)
     try:
         with _open(place, commented=False, fenced=True) as connection:
             instead = f"The snapshot of {kept.age(place)} ago answers, {place.name}, without what was private then"

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -503,6 +504,17 @@ def test_a_snapshot_that_is_taken_now_stands_in_for_a_damaged_one(
 
     with catalog.connect() as connection:
         assert image_names(connection) == ["a map"]
+
+
+def test_a_question_waits_for_the_catalog_where_the_snapshot_is_damaged(catalog: Catalog, store: Store) -> None:
+    catalog.snapshot()
+    damaged(store, "cut off")
+
+    with held_elsewhere(store) as process:
+        threading.Timer(connecting.QUESTION_PATIENCE_S + 0.5, process.stdin.close).start()  # type: ignore[union-attr]  # it is a pipe
+        answer = catalog.sql("SELECT image_id FROM images ORDER BY ALL")
+
+    assert answer.fetchall() == [(71,), (81,)], "it is the catalog that has the private one too"
 
 
 def test_what_others_laid_into_a_snapshot_is_no_part_of_it(catalog: Catalog, store: Store) -> None:
