@@ -37,7 +37,7 @@ CHECKOUT = Path(__file__).parent.parent
 ROWS = tuple(
     tuple(row.split())
     for row in (
-        "errors _resources _progress _parallel _gate _xml",
+        "errors _resources _progress _parallel _gate _xml _sklearn",
         "_locks ids records report proving",
         "_connections",
         "_http",
