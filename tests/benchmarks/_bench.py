@@ -21,7 +21,7 @@ from typing import Any
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 #: What a first call would import on its way; a benchmark that times calls imports it before the clock starts.
-CALL_MODULES = ("nvcatalog.fetch", "nvcatalog.catalog", "pyarrow.parquet", "scipy.sparse")
+CALL_MODULES = ("nvcatalog.fetch", "nvcatalog.catalog", "pyarrow.parquet", "pandas", "scipy.sparse")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ FIRST_IMAGE = 1
 def nvcatalog_side(image_ids: list[int], root: str, folder: str) -> Measurement:
     """Ask nvcatalog."""
     os.environ["NVCATALOG_NEUROVAULT_URL"] = root
-    bench.import_all(bench.CALL_MODULES)
+    bench.import_all(["nvcatalog.fetch"])  # all that such a call needs
     from nvcatalog import fetch_neurovault_ids
 
     connections = count_connections()
