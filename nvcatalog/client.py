@@ -27,6 +27,8 @@ _COLLECTION_PASSES = 6
 # An offset behind every list: the answer is a page without records, and so needs none to be rendered.
 _BEHIND_THE_LAST = 1_000_000_000
 _LARGEST_COUNT = 2**31 - 1
+# More than NeuroVault has in all: a list that is longer brings ever new ids, and has no end.
+_LONGEST_LIST = 1_000_000
 # Where other records are looked for when one answers 500: a few places, since one there may be broken too.
 _PROBES = (0, 1, 10)
 _PROBE_VALID_S = 5.0
@@ -367,6 +369,8 @@ class NeuroVault:
         place = _Place()
         former: list[Any] = []
         while True:
+            if place.offset >= _LONGEST_LIST:
+                raise TransientError(f"{path} lists {place.offset:,} records and more, which is taken for endless")
             started = time.monotonic()
             try:
                 page = self._page(path, place.offset, place.limit, filters)

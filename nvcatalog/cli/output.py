@@ -6,6 +6,7 @@ import csv
 import datetime as dt
 import json
 import math
+import re
 import sys
 from collections.abc import Iterator
 from decimal import Decimal
@@ -25,6 +26,8 @@ err = Console(stderr=True, highlight=False)
 out = Console(highlight=False)
 
 NARROWEST_COLUMN = 8
+# What uploaders typed may hold what a terminal obeys: it could clear the screen, or hide a line.
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Format(StrEnum):
@@ -104,8 +107,8 @@ def _json_value(value: Any) -> Any:
 
 def _show_as_table(table: pa.Table) -> None:
     """Show rows side by side, or as blocks of ``column: value`` where the columns would be too narrow."""
-    names = table.column_names
-    rows = [["" if value is None else str(value) for value in row] for row in _rows(table)]
+    names = [_harmless(name) for name in table.column_names]
+    rows = [["" if value is None else _harmless(str(value)) for value in row] for row in _rows(table)]
     widest = [max(map(len, cells)) for cells in zip(names, *rows, strict=True)]
     if sum(min(width, NARROWEST_COLUMN) + 1 for width in widest) <= out.width:
         out.print(_rich_table(names, rows))
@@ -120,6 +123,10 @@ def _show_as_table(table: pa.Table) -> None:
     out.print("\n\n".join(blocks), markup=False, soft_wrap=True)
 
 
+def _harmless(text: str) -> str:
+    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def _rich_table(names: list[str], rows: list[list[str]]) -> Table:
     shown = Table(box=None, header_style="bold", pad_edge=False)
     for name in names:
@@ -132,4 +139,4 @@ def _rich_table(names: list[str], rows: list[list[str]]) -> Table:
 def show_warning(message: Warning | str, category: type[Warning], *_place: object, **_more: object) -> None:
     """Write a warning as one line."""
     name = "Warning" if issubclass(category, NVCatalogWarning) else category.__name__
-    err.print(f"[yellow]{name}:[/] {escape(str(message))}", soft_wrap=True)
+    err.print(f"[yellow]{name}:[/] {escape(_harmless(str(message)))}", soft_wrap=True)
