@@ -22,6 +22,8 @@ from nvcatalog.errors import InvalidOptionError
 
 #: Where a data folder has its lock files, and moments beside them; never deleted: others may have them open.
 FOLDER = ".locks"
+#: How long who only asks waits for the catalog before a snapshot answers.
+QUESTION_PATIENCE_S = 2.0
 _TURNS = 64
 _SOFT = ".soft"
 # Hundreds of processes may wait, on a folder that is on a network: the longer one does, the less often it looks.

@@ -19,7 +19,7 @@ from nvcatalog import lookup, storage
 from nvcatalog._batch import Batch
 from nvcatalog._gate import ForkedOpenError, Gate, gate_of
 from nvcatalog._locks import lock_timeout_s
-from nvcatalog._store import FILE_NAME, Store, fence, in_memory
+from nvcatalog._store import FILE_NAME, NO_LOCKS, Store, fence, in_memory
 from nvcatalog.adopt import adopt_folder, collection_folders
 from nvcatalog.connecting import Column, Relation, relations_here
 from nvcatalog.errors import (
@@ -41,8 +41,6 @@ from nvcatalog.servers import check_server
 #: The variable that names a base folder where no argument does.
 VARIABLE = "NVCATALOG_BASE"
 
-# What DuckDB passes on of the system where a file system has none.
-_NO_LOCKS = "No locks available"
 # What a damaged file makes of a statement of ours; a user's would be a QueryError.
 _DAMAGES = (duckdb.CatalogException, duckdb.IOException, duckdb.SerializationException)
 # Catalogs of an earlier state of a base are kept this long: another process may be about to open one.
@@ -280,7 +278,7 @@ def _attach(connection: duckdb.DuckDBPyConnection, name: str, store: Store, dead
     try:
         store.attach(connection, name, timeout_s=0)
     except CatalogLockedError as error:
-        if _NO_LOCKS not in str(error):
+        if NO_LOCKS not in str(error):
             store.attach(connection, name, timeout_s=max(0.0, deadline - time.monotonic()))
             return
         with tempfile.TemporaryDirectory(prefix="nvcatalog-") as private:  # an open file outlives its folder

@@ -20,7 +20,7 @@ from nvcatalog import __version__, layout, neurosynth, storage
 from nvcatalog._formats import WRITERS, Column, Format, Relation, place_of, plain
 from nvcatalog._progress import Progress, summarise
 from nvcatalog._store import Store
-from nvcatalog.connecting import connected
+from nvcatalog.connecting import connected, relations_here
 from nvcatalog.errors import ExportError, InvalidOptionError, InvalidOptionTypeError, SelectionWarning, shown
 from nvcatalog.meant import Meant
 
@@ -142,7 +142,7 @@ def export(store: Store, target: Path, order: Order, *, overwrite: bool = False,
     try:
         with ExitStack() as stack:
             connection = stack.enter_context(_reading(store, order))
-            relations = _relations(connection, store, order.what)
+            relations = _relations(connection, order.what)
             sense = _mark(connection, order)
             part = stack.enter_context(place.appearing())
             writer = stack.enter_context(WRITERS[order.format](part))
@@ -197,7 +197,7 @@ def _reading(store: Store, order: Order) -> Iterator[duckdb.DuckDBPyConnection]:
         with store.reading() as connection:
             yield connection
         return
-    with connected(store) as connection:
+    with connected(Store(store.folder)) as connection:
         # A sort that needs more than this goes on on the disk; each thread needs some of it.
         connection.execute(f"SET memory_limit = '1 GB'; SET threads = {min(4, os.cpu_count() or 1)}")
         yield connection
@@ -208,22 +208,16 @@ _NAMES = """
     UNION
     SELECT view_name FROM duckdb_views() WHERE NOT internal AND NOT temporary
 """
-_COMMENTS = """
-    SELECT table_name, NULL AS column_name, comment FROM duckdb_tables()
-    UNION ALL
-    SELECT view_name, NULL, comment FROM duckdb_views()
-    UNION ALL
-    SELECT table_name, column_name, comment FROM duckdb_columns()
-"""
 
 
-def _relations(connection: duckdb.DuckDBPyConnection, store: Store, what: Sequence[str]) -> list[Relation]:
+def _relations(connection: duckdb.DuckDBPyConnection, what: Sequence[str]) -> list[Relation]:
     there = {name for (name,) in connection.execute(_NAMES).fetchall()} - {*_NEVER}
     for name in what:
         if name not in there:
             raise InvalidOptionError(_no_such_table(name, there))
-    with store.reading() as catalog:
-        comments = {(table, column): text for table, column, text in catalog.execute(_COMMENTS).fetchall()}
+    comments = {(each.name, None): each.comment for each in relations_here()} | {
+        (each.name, column.name): column.comment for each in relations_here() for column in each.columns
+    }
     found = []
     for name in what:
         columns = connection.execute(f'DESCRIBE "{name}"').fetchall()

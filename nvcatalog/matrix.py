@@ -275,7 +275,7 @@ def _open_snapshot(store: Store, stack: ExitStack) -> duckdb.DuckDBPyConnection 
     """Open the newest snapshot; None where there is none that can be read, or none that has all."""
     if store.has_base:
         return None
-    snapshot.catch_up(store)  # where that fails, more is read from the catalog
+    snapshot.catch_up(Store(store.folder))  # where that fails, more is read from the catalog
     newest = kept.newest(store.folder / kept.FOLDER)
     if newest is None:
         return None
