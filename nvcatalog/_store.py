@@ -76,7 +76,7 @@ class Store:
     Opening costs milliseconds, and nothing stays open between calls: whoever else wants the file gets it.
     """
 
-    has_base = False  #: Whether what is read is more than the folder's own catalog.
+    base: Path | None = None  #: The folder whose catalog is read too, behind this one's.
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -41,9 +41,16 @@ class Catalog(Outward, Upkeep):
     data_dir : path-like or None
         As in :func:`nvcatalog.fetch_neurovault_ids`.
     base : path-like or None
-        The `data_dir` of a shared folder, as there. :meth:`sql`, :meth:`query`, :meth:`words`, :meth:`labels` and
-        :meth:`cite` then read both catalogs as one, in which the rows of `data_dir` go before those of the base;
-        the ``path`` of a file in the base is absolute. All else is about `data_dir` alone.
+        The `data_dir` of a shared folder, as there. :meth:`sql`, :meth:`query`, :meth:`words`, :meth:`labels`,
+        :meth:`cite`, :meth:`export`, :meth:`freeze`, :meth:`to_nimads`, :meth:`to_nimare` and :meth:`outdated`
+        then read both catalogs as one, in which the rows of `data_dir` go before those of the base; the ``path``
+        of a file in the base is absolute. All else is about `data_dir` alone.
+
+    Notes
+    -----
+    Where somebody keeps the catalog for more than 2 s, or files cannot be locked, all of these are answered by the
+    newest snapshot, with a :class:`~nvcatalog.errors.CatalogWarning` that says how old it is. Private rows are in
+    no snapshot: ``private=True`` waits for the catalog.
 
     Examples
     --------
@@ -65,7 +72,7 @@ class Catalog(Outward, Upkeep):
 
     def _asked(self, *, private: bool = False) -> Store:
         if self._base is not None:
-            return LayeredStore(self._folder, self._base)
+            return LayeredStore(self._folder, self._base, asks=True)
         return self._store if private else connecting.AskedStore(self._store)
 
     def __repr__(self) -> str:

@@ -254,25 +254,29 @@ class Relation(NamedTuple):
 
 def _open(place: Path | None, *, commented: bool, fenced: bool = False) -> duckdb.DuckDBPyConnection:
     """Return a database whose tables are a snapshot's files, below the views of the catalog."""
-    files: dict[str, list[Path]] = {}
-    if place is not None:
-        _check_schema(place)
-        files = {table: list(paths) for table, paths in kept.files_of(place).items()}
+    files = {} if place is None else files_by_table(place)
     connection = in_memory()
     try:
         _set_up(connection, files, commented=commented)
         if fenced:
-            _fence(connection, files)
+            fence_in(connection, files)
     except duckdb.Error as error:
         connection.close()
         raise SnapshotError(f"{place} cannot be read: {str(error).splitlines()[0]}") from error
     return connection
 
 
-def _fence(connection: duckdb.DuckDBPyConnection, files: Mapping[str, list[Path]]) -> None:
+def files_by_table(place: Path) -> dict[str, list[Path]]:
+    """Return the files of a snapshot, and raise as :func:`connect` does where this version cannot read them."""
+    _check_schema(place)
+    return {table: list(paths) for table, paths in kept.files_of(place).items()}
+
+
+def fence_in(connection: duckdb.DuckDBPyConnection, files: Mapping[str, list[Path]]) -> None:
     """Leave nothing in a query's reach but these files, to read them: not even a place to spill into."""
     allowed = ", ".join(quoted(path) for paths in files.values() for path in paths)
     connection.execute(f"SET allowed_paths = [{allowed}]")
+    connection.execute("SET GLOBAL TimeZone = 'UTC'")  # for every cursor
     connection.execute("SET temp_directory = ''")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
@@ -284,20 +288,23 @@ def _set_up(connection: duckdb.DuckDBPyConnection, files: Mapping[str, list[Path
     connection.execute(f"SET temp_directory = {quoted(spill)}")
     connection.execute("SET TimeZone = 'UTC'")
     relations = [each for each in relations_here() if each.sql is not None or each.name in parts.TABLES]
-    statements = [each.sql or _view_of_files(connection, files.get(each.name, []), each) for each in relations]
+    statements = [
+        each.sql or f'CREATE VIEW "{each.name}" AS {rows_of_files(connection, files.get(each.name, []), each)}'
+        for each in relations
+    ]
     if commented:
         statements += [comment for each in relations for comment in _comments(each)]
     connection.execute("BEGIN; " + ";\n".join(statement.rstrip("; \n") for statement in statements) + "; COMMIT")
 
 
-def _view_of_files(connection: duckdb.DuckDBPyConnection, files: list[Path], table: Relation) -> str:
-    """Return a table as a view of its files, with the columns that this version expects."""
+def rows_of_files(connection: duckdb.DuckDBPyConnection, files: list[Path], table: Relation) -> str:
+    """Return what selects the rows of a table's files, with the columns that this version expects."""
     source = files_as_table(files)
     given = {name for name, *_ in connection.execute(f"DESCRIBE FROM {source}").fetchall()} if files else set()
     columns = ", ".join(_read_as(column, given) for column in table.columns)
     # An older version may not have known the table yet.
     rows = f"FROM {source}" if files else "WHERE false"
-    return f'CREATE VIEW "{table.name}" AS SELECT {columns} {rows}'
+    return f"SELECT {columns} {rows}"
 
 
 def _read_as(column: Column, given: set[str]) -> str:

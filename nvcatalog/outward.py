@@ -83,7 +83,7 @@ class Outward:
             the target is no file of one table.
         private : bool
             Whether rows of private collections are part of it; tokens never are. The catalog itself is read then,
-            and whoever writes to it waits.
+            and whoever writes to it waits; so it is with a base.
         gone : bool
             Whether what the server no longer has is part of it; of a condition, where its file is here.
         verbose : int
@@ -458,7 +458,7 @@ class Outward:
         return cite(reads, meant, private=private, gone=gone)
 
     def snapshot(self, name: str | None = None, *, whole: bool = False) -> Path:
-        """Write the catalog as Parquet now, and return the folder of the snapshot.
+        """Write the catalog as Parquet now, and return the folder of the snapshot; what a base has is not in it.
 
         Each table is a folder of Parquet files that pandas, polars, pyarrow and DuckDB read. Rows of private
         collections are left out. Files in which nothing changed are the former snapshot's (hard links), so that
