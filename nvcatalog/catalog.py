@@ -41,9 +41,16 @@ class Catalog(Outward, Upkeep):
     data_dir : path-like or None
         As in :func:`nvcatalog.fetch_neurovault_ids`.
     base : path-like or None
-        The `data_dir` of a shared folder, as there. :meth:`sql`, :meth:`query`, :meth:`words`, :meth:`labels` and
-        :meth:`cite` then read both catalogs as one, in which the rows of `data_dir` go before those of the base;
-        the ``path`` of a file in the base is absolute. All else is about `data_dir` alone.
+        The `data_dir` of a shared folder, as there. :meth:`sql`, :meth:`query`, :meth:`words`, :meth:`labels`,
+        :meth:`cite`, :meth:`export`, :meth:`freeze`, :meth:`to_nimads`, :meth:`to_nimare` and :meth:`outdated`
+        then read both catalogs as one, in which the rows of `data_dir` go before those of the base; the ``path``
+        of a file in the base is absolute. All else is about `data_dir` alone.
+
+    Notes
+    -----
+    Where somebody keeps the catalog for more than 2 s, or files cannot be locked, all of these are answered by the
+    newest snapshot, with a :class:`~nvcatalog.errors.CatalogWarning` that says how old it is. Private rows are in
+    no snapshot: ``private=True`` waits for the catalog.
 
     Examples
     --------
@@ -63,10 +70,10 @@ class Catalog(Outward, Upkeep):
         layers = store_of(self._folder, base)
         self._base = layers.base if isinstance(layers, LayeredStore) else None
 
-    @property
-    def _reads(self) -> Store:
-        """What is read where a base folder counts, too: as it is now."""
-        return self._store if self._base is None else LayeredStore(self._folder, self._base)
+    def _asked(self, *, private: bool = False) -> Store:
+        if self._base is not None:
+            return LayeredStore(self._folder, self._base, asks=True)
+        return self._store if private else connecting.AskedStore(self._store)
 
     def __repr__(self) -> str:
         """Name the folder, and the base behind it."""
@@ -260,8 +267,9 @@ class Catalog(Outward, Upkeep):
         [[0.4, 0.07]]
         """
         check_flags(private=private, gone=gone)
+        reads = self._asked(private=private is True)
         if bunch is not None:
-            image_ids = images_meant(self._reads, where=where, bunch=bunch, image_ids=image_ids).image_ids
+            image_ids = images_meant(reads, where=where, bunch=bunch, image_ids=image_ids).image_ids
         wish = parse_wish(
             image_ids,
             where=where,
@@ -275,7 +283,7 @@ class Catalog(Outward, Upkeep):
             gone=gone,
         )
         self._warn_if_absent()
-        return matrix.chosen_words(self._reads, wish)
+        return matrix.chosen_words(reads, wish)
 
     def add_words(self, df: Any, *, reference: str, replace: bool = False) -> int:
         """Add terms that a decoder of your own gave for images; they are then served wherever terms are.
@@ -353,7 +361,7 @@ class Catalog(Outward, Upkeep):
         [(0, 'Primary motor cortex'), (1, 'Sensory cortex')]
         """
         id_ = parse_ids([image_id], kind="image")[0]
-        file = lookup.files_of(self._reads, [id_]).get((id_, "labels"))
+        file = lookup.files_of(self._asked(), [id_]).get((id_, "labels"))
         if file is None:
             raise LabelsError(
                 f"image {id_} has no label file in {self._folder}; if it is an atlas, fetch it with extras=True"
@@ -386,7 +394,7 @@ class Catalog(Outward, Upkeep):
         0
         """
         self._warn_if_absent()
-        return Answer(outdated.outdated(self._store))
+        return Answer(outdated.outdated(self._asked()))
 
     def adopt(self, *, verbose: int = 2) -> Report:
         """Register everything in the folder that the catalog does not know yet, such as what nilearn left.
@@ -482,5 +490,5 @@ class Catalog(Outward, Upkeep):
         )
 
     def _ask(self, query: str, params: Params, tables: Mapping[str, Any] | None = None) -> Answer:
-        with connecting.asked(self._reads) as connection:
+        with self._asked().reading() as connection:
             return queries.run(connection, query, params, tables)

@@ -31,9 +31,11 @@ class Outward:
     _folder: Path
     _store: Store
 
-    @property
-    def _reads(self) -> Store:
-        """What is read where a base folder counts, too."""
+    def _asked(self, *, private: bool = False) -> Store:
+        """Return what one call reads: a base too, and a snapshot where somebody keeps the catalog.
+
+        What is private is in no snapshot.
+        """
         return self._store
 
     def export(
@@ -81,7 +83,7 @@ class Outward:
             the target is no file of one table.
         private : bool
             Whether rows of private collections are part of it; tokens never are. The catalog itself is read then,
-            and whoever writes to it waits.
+            and whoever writes to it waits; so it is with a base.
         gone : bool
             Whether what the server no longer has is part of it; of a condition, where its file is here.
         verbose : int
@@ -124,10 +126,11 @@ class Outward:
         check_flags(overwrite=overwrite, private=private, gone=gone)
         place = parse_target(target)
         order = parse_order(place, what, format, private=private, gone=gone)
+        reads = self._asked(private=private)
         if any(each is not None for each in (where, bunch, image_ids, params)):
-            meant = images_meant(self._store, where=where, bunch=bunch, image_ids=image_ids, params=params)
+            meant = images_meant(reads, where=where, bunch=bunch, image_ids=image_ids, params=params)
             order = replace(order, chosen=meant)
-        return export(self._store, place, order, overwrite=overwrite, verbose=verbose)
+        return export(reads, place, order, overwrite=overwrite, verbose=verbose)
 
     def to_nimads(
         self,
@@ -211,9 +214,10 @@ class Outward:
         check_flags(resample=resample, without_files=without_files, private=private, gone=gone)
         self._warn_if_absent()
         kind: MapKind = "resampled" if resample else "original"
-        meant = images_meant(self._store, where=where, bunch=bunch, image_ids=image_ids, params=params, kind=kind)
+        reads = self._asked(private=private)
+        meant = images_meant(reads, where=where, bunch=bunch, image_ids=image_ids, params=params, kind=kind)
         return to_nimads(
-            self._store,
+            reads,
             meant,
             study=study,
             analysis=analysis,
@@ -290,9 +294,10 @@ class Outward:
         nimare = nimads.nimare()  # before anything is read
         self._warn_if_absent()
         kind: MapKind = "resampled" if resample else "original"
-        meant = images_meant(self._store, where=where, bunch=bunch, image_ids=image_ids, params=params, kind=kind)
+        reads = self._asked(private=private)
+        meant = images_meant(reads, where=where, bunch=bunch, image_ids=image_ids, params=params, kind=kind)
         studyset = nimads.to_nimads(
-            self._store,
+            reads,
             meant,
             study=study,
             analysis=analysis,
@@ -379,9 +384,10 @@ class Outward:
         check_flags(resample=resample, private=private, gone=gone, overwrite=overwrite)
         self._warn_if_absent()
         kind: MapKind = "resampled" if resample else "original"
-        meant = images_meant(self._store, where=where, bunch=bunch, image_ids=image_ids, params=params, kind=kind)
+        reads = self._asked(private=private)
+        meant = images_meant(reads, where=where, bunch=bunch, image_ids=image_ids, params=params, kind=kind)
         return freeze.freeze(
-            self._store,
+            reads,
             path,
             meant,
             resampled=resample,
@@ -447,12 +453,12 @@ class Outward:
 
         check_flags(private=private, gone=gone)
         self._warn_if_absent()
-        reads = self._reads
+        reads = self._asked(private=private)
         meant = images_meant(reads, where=where, bunch=bunch, image_ids=image_ids, params=params)
         return cite(reads, meant, private=private, gone=gone)
 
     def snapshot(self, name: str | None = None, *, whole: bool = False) -> Path:
-        """Write the catalog as Parquet now, and return the folder of the snapshot.
+        """Write the catalog as Parquet now, and return the folder of the snapshot; what a base has is not in it.
 
         Each table is a folder of Parquet files that pandas, polars, pyarrow and DuckDB read. Rows of private
         collections are left out. Files in which nothing changed are the former snapshot's (hard links), so that
@@ -562,7 +568,7 @@ class Outward:
         return Answer(comparing.compare(self._store, a, b))
 
     def _warn_if_absent(self) -> None:
-        if not self._reads.exists:
+        if not self._asked().exists:
             warnings.warn(
                 f"There is no catalog in {self._folder}: fetch something, or adopt() what is there",
                 CatalogWarning,
