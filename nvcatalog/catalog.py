@@ -290,8 +290,9 @@ class Catalog(Outward, Upkeep):
         reference : str
             The name of the set of terms, say of the decoder and what it was trained on. No matrix mixes two.
         replace : bool
-            Whether images may lose terms of another reference set, such as Neurosynth's. Those added here no fetch
+            Whether images may lose terms of another reference set, and of Neurosynth's. Those added here no fetch
             replaces: with ``mode='overwrite'`` they are ``kept_old``, and Neurosynth's answer is beside the map.
+            The way back is :meth:`forget_words`.
 
         Returns
         -------
@@ -301,8 +302,8 @@ class Catalog(Outward, Upkeep):
         Raises
         ------
         WordsError
-            When it is no such table, when the catalog knows nothing of an image, and when one has terms of another
-            set (a ValueError); the message names them.
+            When it is no such table, when the catalog knows nothing of an image, and when one has Neurosynth's
+            terms or another set's (a ValueError); the message names them.
         InvalidOptionError
             When `reference` is no name.
 
@@ -318,10 +319,53 @@ class Catalog(Outward, Upkeep):
         from nvcatalog import decoders
 
         check_flags(replace=replace)
-        count = decoders.add_words(self._store, df, reference=reference, replace=replace)
+        return self._published(decoders.add_words(self._store, df, reference=reference, replace=replace))
+
+    def forget_words(self, image_ids: Iterable[int | str] | int | str | None = None, *, reference: str) -> int:
+        """Forget terms that :meth:`add_words` landed: the way back to Neurosynth's.
+
+        The images have no terms then, and the next fetch of them with ``fetch_neurosynth_words=True`` takes
+        Neurosynth's answer that is beside the map, or asks for one. All other sets stay as they are.
+
+        Parameters
+        ----------
+        image_ids : iterable of int or str, int, str or None
+            Of which images; None means all that have terms of the set.
+        reference : str
+            The name of the set, as given to :meth:`add_words`.
+
+        Returns
+        -------
+        int
+            How many images it was.
+
+        Raises
+        ------
+        WordsError
+            When there is no such set of somebody's own; the message names those there are (a ValueError).
+        InvalidIdError, InvalidIdTypeError
+            When an id is none.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> from nvcatalog import Catalog, fetch_neurovault_ids
+        >>> maps = fetch_neurovault_ids(image_ids=[9034], verbose=0)
+        >>> df = pd.DataFrame({"image_id": [9034], "term": ["pain"], "weight": [0.1]})
+        >>> Catalog().add_words(df, reference="theirs", replace=True)
+        1
+        >>> Catalog().forget_words(reference="theirs")
+        1
+        """
+        from nvcatalog import decoders
+
+        ids = None if image_ids is None else parse_ids(image_ids, kind="image")
+        return self._published(decoders.forget_words(self._store, ids, reference=reference))
+
+    def _published(self, count: int) -> int:
         trouble = snapshot.publish(self._store) if count else None
         if trouble:
-            warnings.warn(trouble, SnapshotWarning, stacklevel=2)
+            warnings.warn(trouble, SnapshotWarning, stacklevel=3)
         return count
 
     def labels(self, image_id: int | str) -> list[tuple[int, str]]:

@@ -198,7 +198,7 @@ def test_a_range_of_which_no_row_is_left_is_an_empty_file(store: Store) -> None:
 
 def test_words_that_somebody_brings_along_are_written_and_nothing_else(store: Store, former: Path) -> None:
     table = pa.table({"image_id": [21], "term": ["pain"], "weight": [0.5]})
-    add_words(store, table, reference="terms_20k")
+    add_words(store, table, reference="terms_20k", replace=True)
 
     later = snapshot.take(store)
 
