@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nvcatalog import adopt, connecting, lookup, matrix, outdated, queries, shelf, snapshot, storage
 from nvcatalog._store import Store
 from nvcatalog.base import LayeredStore, store_of
-from nvcatalog.errors import LabelsError, SnapshotWarning
+from nvcatalog.errors import LabelsError, SelectionWarning, SnapshotWarning
 from nvcatalog.ids import parse_ids
 from nvcatalog.labels import read_labels
 from nvcatalog.meant import images_meant
@@ -150,6 +150,11 @@ class Catalog(Outward, Upkeep):
         QueryError
             When there is no such query or parameter, or a value is missing or of a wrong type (a ValueError).
 
+        Warns
+        -----
+        SelectionWarning
+            When there is no row, and it is known why: a value that no record has, and what there is like it.
+
         Examples
         --------
         >>> from nvcatalog import Catalog, fetch_neurovault_ids
@@ -160,7 +165,13 @@ class Catalog(Outward, Upkeep):
         found = shelf.find(name, shelf.own_folder(self._folder))
         given = shelf.arguments(found, queries.all_params(params, kwargs))
         self._warn_if_absent()
-        return self._ask(found.text, given)
+        answer = self._ask(found.text, given)
+        if not answer and self._reads.exists:
+            why = shelf.why_nothing(found, given, lambda text, values: self._ask(text, values).fetchall())
+            if why:
+                text = ". ".join([shelf.found_nothing(found, given), *why])
+                warnings.warn(text, SelectionWarning, stacklevel=2)
+        return answer
 
     def queries(self) -> Answer:
         """Return the queries that :meth:`query` runs.
