@@ -15,7 +15,7 @@ from nvcatalog.errors import LabelsError, SelectionWarning, SnapshotWarning
 from nvcatalog.ids import parse_ids
 from nvcatalog.labels import read_labels
 from nvcatalog.meant import images_meant
-from nvcatalog.options import check_flags, parse_timeout
+from nvcatalog.options import check_flags, named_values, parse_timeout
 from nvcatalog.outward import Outward
 from nvcatalog.queries import Answer, Params
 from nvcatalog.upkeep import Upkeep
@@ -204,6 +204,7 @@ class Catalog(Outward, Upkeep):
         reference: str | None = None,
         private: bool = False,
         gone: bool = False,
+        **kwargs: Any,
     ) -> WordMatrix:
         """Return the terms of images as a sparse matrix and its vocabulary, or as a table.
 
@@ -238,6 +239,8 @@ class Catalog(Outward, Upkeep):
         gone : bool
             Whether those are that the server no longer has, where no id and no answer names them; named ones are
             taken with a warning. Of a condition, where their files are here.
+        **kwargs
+            Values for each ``$name``, by keyword.
 
         Returns
         -------
@@ -271,6 +274,7 @@ class Catalog(Outward, Upkeep):
         [[0.4, 0.07]]
         """
         check_flags(private=private, gone=gone)
+        params = named_values(self.words, where, params, kwargs)
         if bunch is not None:
             image_ids = images_meant(self._reads, where=where, bunch=bunch, image_ids=image_ids).image_ids
         wish = parse_wish(
