@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from nvcatalog import adopt, connecting, lookup, matrix, outdated, queries, shelf, snapshot, storage
 from nvcatalog._store import Store
 from nvcatalog.base import LayeredStore, store_of
-from nvcatalog.errors import LabelsError, SnapshotWarning
+from nvcatalog.errors import LabelsError, SelectionWarning, SnapshotWarning
 from nvcatalog.ids import parse_ids
 from nvcatalog.labels import read_labels
 from nvcatalog.meant import images_meant
-from nvcatalog.options import check_flags, parse_timeout
+from nvcatalog.options import check_flags, named_values, parse_timeout
 from nvcatalog.outward import Outward
 from nvcatalog.queries import Answer, Params
 from nvcatalog.upkeep import Upkeep
@@ -157,6 +157,11 @@ class Catalog(Outward, Upkeep):
         QueryError
             When there is no such query or parameter, or a value is missing or of a wrong type (a ValueError).
 
+        Warns
+        -----
+        SelectionWarning
+            When there is no row, and it is known why: a value that no record has, and what there is like it.
+
         Examples
         --------
         >>> from nvcatalog import Catalog, fetch_neurovault_ids
@@ -167,7 +172,13 @@ class Catalog(Outward, Upkeep):
         found = shelf.find(name, shelf.own_folder(self._folder))
         given = shelf.arguments(found, queries.all_params(params, kwargs))
         self._warn_if_absent()
-        return self._ask(found.text, given)
+        answer = self._ask(found.text, given)
+        if not answer and self._reads.exists:
+            why = shelf.why_nothing(found, given, lambda text, values: self._ask(text, values).fetchall())
+            if why:
+                text = ". ".join([shelf.found_nothing(found, given), *why])
+                warnings.warn(text, SelectionWarning, stacklevel=2)
+        return answer
 
     def queries(self) -> Answer:
         """Return the queries that :meth:`query` runs.
@@ -200,6 +211,7 @@ class Catalog(Outward, Upkeep):
         reference: str | None = None,
         private: bool = False,
         gone: bool = False,
+        **kwargs: Any,
     ) -> WordMatrix:
         """Return the terms of images as a sparse matrix and its vocabulary, or as a table.
 
@@ -234,6 +246,8 @@ class Catalog(Outward, Upkeep):
         gone : bool
             Whether those are that the server no longer has, where no id and no answer names them; named ones are
             taken with a warning. Of a condition, where their files are here.
+        **kwargs
+            Values for each ``$name``, by keyword.
 
         Returns
         -------
@@ -267,6 +281,7 @@ class Catalog(Outward, Upkeep):
         [[0.4, 0.07]]
         """
         check_flags(private=private, gone=gone)
+        params = named_values(self.words, where, params, kwargs)
         reads = self._asked(private=private is True)
         if bunch is not None:
             image_ids = images_meant(reads, where=where, bunch=bunch, image_ids=image_ids).image_ids
@@ -298,8 +313,9 @@ class Catalog(Outward, Upkeep):
         reference : str
             The name of the set of terms, say of the decoder and what it was trained on. No matrix mixes two.
         replace : bool
-            Whether images may lose terms of another reference set, such as Neurosynth's. Those added here no fetch
+            Whether images may lose terms of another reference set, and of Neurosynth's. Those added here no fetch
             replaces: with ``mode='overwrite'`` they are ``kept_old``, and Neurosynth's answer is beside the map.
+            The way back is :meth:`forget_words`.
 
         Returns
         -------
@@ -309,8 +325,8 @@ class Catalog(Outward, Upkeep):
         Raises
         ------
         WordsError
-            When it is no such table, when the catalog knows nothing of an image, and when one has terms of another
-            set (a ValueError); the message names them.
+            When it is no such table, when the catalog knows nothing of an image, and when one has Neurosynth's
+            terms or another set's (a ValueError); the message names them.
         InvalidOptionError
             When `reference` is no name.
 
@@ -326,10 +342,53 @@ class Catalog(Outward, Upkeep):
         from nvcatalog import decoders
 
         check_flags(replace=replace)
-        count = decoders.add_words(self._store, df, reference=reference, replace=replace)
+        return self._published(decoders.add_words(self._store, df, reference=reference, replace=replace))
+
+    def forget_words(self, image_ids: Iterable[int | str] | int | str | None = None, *, reference: str) -> int:
+        """Forget terms that :meth:`add_words` landed: the way back to Neurosynth's.
+
+        The images have no terms then, and the next fetch of them with ``fetch_neurosynth_words=True`` takes
+        Neurosynth's answer that is beside the map, or asks for one. All other sets stay as they are.
+
+        Parameters
+        ----------
+        image_ids : iterable of int or str, int, str or None
+            Of which images; None means all that have terms of the set.
+        reference : str
+            The name of the set, as given to :meth:`add_words`.
+
+        Returns
+        -------
+        int
+            How many images it was.
+
+        Raises
+        ------
+        WordsError
+            When there is no such set of somebody's own; the message names those there are (a ValueError).
+        InvalidIdError, InvalidIdTypeError
+            When an id is none.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> from nvcatalog import Catalog, fetch_neurovault_ids
+        >>> maps = fetch_neurovault_ids(image_ids=[9034], verbose=0)
+        >>> df = pd.DataFrame({"image_id": [9034], "term": ["pain"], "weight": [0.1]})
+        >>> Catalog().add_words(df, reference="theirs", replace=True)
+        1
+        >>> Catalog().forget_words(reference="theirs")
+        1
+        """
+        from nvcatalog import decoders
+
+        ids = None if image_ids is None else parse_ids(image_ids, kind="image")
+        return self._published(decoders.forget_words(self._store, ids, reference=reference))
+
+    def _published(self, count: int) -> int:
         trouble = snapshot.publish(self._store) if count else None
         if trouble:
-            warnings.warn(trouble, SnapshotWarning, stacklevel=2)
+            warnings.warn(trouble, SnapshotWarning, stacklevel=3)
         return count
 
     def labels(self, image_id: int | str) -> list[tuple[int, str]]:

@@ -13,7 +13,7 @@ from nvcatalog import comparing, connecting, snapshot
 from nvcatalog._store import Store
 from nvcatalog.errors import CatalogWarning
 from nvcatalog.meant import images_meant
-from nvcatalog.options import check_flags
+from nvcatalog.options import check_flags, named_values
 from nvcatalog.queries import Answer
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class Outward:
         private: bool = False,
         gone: bool = False,
         verbose: int = 2,
+        **kwargs: Any,
     ) -> Path:
         """Write tables as files that other tools read: Parquet, CSV, Arrow, JSON lines, or one DuckDB file.
 
@@ -88,6 +89,8 @@ class Outward:
             Whether what the server no longer has is part of it; of a condition, where its file is here.
         verbose : int
             0 says nothing, 1 gives a summary, 2 shows a progress bar too.
+        **kwargs
+            Values for each ``$name``, by keyword.
 
         Returns
         -------
@@ -124,6 +127,7 @@ class Outward:
         from nvcatalog.export import export, parse_order, parse_target
 
         check_flags(overwrite=overwrite, private=private, gone=gone)
+        params = named_values(self.export, where, params, kwargs)
         place = parse_target(target)
         order = parse_order(place, what, format, private=private, gone=gone)
         reads = self._asked(private=private)
@@ -146,6 +150,7 @@ class Outward:
         without_files: bool = False,
         private: bool = False,
         gone: bool = False,
+        **kwargs: Any,
     ) -> Nimads:
         """Describe maps as a NIMADS studyset, the dictionary that meta-analysis tools such as NiMARE read.
 
@@ -182,6 +187,8 @@ class Outward:
         gone : bool
             Whether those are that the server no longer has, where no id and no answer names them; named ones are
             taken with a warning. Of a condition, where their files are here.
+        **kwargs
+            Values for each ``$name``, by keyword.
 
         Returns
         -------
@@ -212,6 +219,7 @@ class Outward:
         from nvcatalog.nimads import to_nimads
 
         check_flags(resample=resample, without_files=without_files, private=private, gone=gone)
+        params = named_values(self.to_nimads, where, params, kwargs)
         self._warn_if_absent()
         kind: MapKind = "resampled" if resample else "original"
         reads = self._asked(private=private)
@@ -241,6 +249,7 @@ class Outward:
         resample: bool = False,
         private: bool = False,
         gone: bool = False,
+        **kwargs: Any,
     ) -> Any:
         """Return maps that are here as a NiMARE ``Studyset``, ready for an image-based meta-analysis.
 
@@ -270,6 +279,8 @@ class Outward:
             Whether images of private collections are part of it.
         gone : bool
             Whether those are that the server no longer has.
+        **kwargs
+            Values for each ``$name``, by keyword.
 
         Returns
         -------
@@ -291,6 +302,7 @@ class Outward:
         from nvcatalog import nimads
 
         check_flags(resample=resample, private=private, gone=gone)
+        params = named_values(self.to_nimare, where, params, kwargs)
         nimare = nimads.nimare()  # before anything is read
         self._warn_if_absent()
         kind: MapKind = "resampled" if resample else "original"
@@ -321,6 +333,7 @@ class Outward:
         gone: bool = False,
         overwrite: bool = False,
         verbose: int = 2,
+        **kwargs: Any,
     ) -> Path:
         """Write a lock file from which :func:`nvcatalog.fetch_frozen` brings back exactly these maps.
 
@@ -350,6 +363,8 @@ class Outward:
             Whether it may take the place of an earlier lock file; nothing else is ever replaced.
         verbose : int
             0 says nothing, 1 gives a summary, 2 shows a progress bar too.
+        **kwargs
+            Values for each ``$name``, by keyword.
 
         Returns
         -------
@@ -382,6 +397,7 @@ class Outward:
         from nvcatalog import freeze
 
         check_flags(resample=resample, private=private, gone=gone, overwrite=overwrite)
+        params = named_values(self.freeze, where, params, kwargs)
         self._warn_if_absent()
         kind: MapKind = "resampled" if resample else "original"
         reads = self._asked(private=private)
@@ -406,6 +422,7 @@ class Outward:
         params: Mapping[str, Any] | None = None,
         private: bool = False,
         gone: bool = False,
+        **kwargs: Any,
     ) -> Citations:
         """Return how to cite the collections behind images, NeuroVault, and Neurosynth where terms were used.
 
@@ -425,6 +442,8 @@ class Outward:
         gone : bool
             Whether images count that the server no longer has, where no id and no answer names them; named ones
             are taken with a warning. Of a condition, where their files are here.
+        **kwargs
+            Values for each ``$name``, by keyword.
 
         Returns
         -------
@@ -452,6 +471,7 @@ class Outward:
         from nvcatalog.cite import cite
 
         check_flags(private=private, gone=gone)
+        params = named_values(self.cite, where, params, kwargs)
         self._warn_if_absent()
         reads = self._asked(private=private)
         meant = images_meant(reads, where=where, bunch=bunch, image_ids=image_ids, params=params)

@@ -227,7 +227,7 @@ def test_a_query_that_finds_nothing_says_what_was_asked_and_what_is_like_it(nvca
         return done.stderr.decode()
 
     assert said("images_by_term", "--term", "PAIN", "--reference", "terms_20k").startswith(
-        "images_by_term found nothing for term='PAIN', reference='terms_20k'. "
+        "Warning: images_by_term found nothing for term='PAIN', reference='terms_20k'. "
         "terms.term has no such term, but 'pain', "
     )
     assert said("images_by_term", "--term", "motr").count("'motor'") == 1
@@ -238,7 +238,7 @@ def test_a_query_that_finds_nothing_says_what_was_asked_and_what_is_like_it(nvca
         "such reference, but 'terms_20k'\n"
     )
     assert said("top_terms", "--image-id", "7").endswith("words_status.image_id has no such image_id\n")
-    assert said("terms_between", "--a", "1,2", "--b", "10426").endswith(" has no such a\n")
+    assert said("terms_between", "--a", "1,2", "--b", "10426").endswith(" has no such a: 1, 2\n")
     assert said("tasks", "--limit", "0") == "tasks found nothing for limit=0\n"
 
 
