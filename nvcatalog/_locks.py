@@ -104,9 +104,9 @@ def take(path: Path, timeout_s: float) -> BaseFileLock:
 
 def wait_while_taken(path: Path, at_most_s: float) -> None:
     """Wait while somebody holds a lock, without taking it: even who may write nothing can be polite."""
-    deadline = time.monotonic() + at_most_s
-    while _is_taken(path) and time.monotonic() < deadline:
-        time.sleep(_FIRST_POLL_S * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, no secret
+    deadline, pauses_s = time.monotonic() + at_most_s, _pauses_s()
+    while (left_s := deadline - time.monotonic()) > 0 and _is_taken(path):
+        time.sleep(min(next(pauses_s), left_s))
 
 
 def _take_now(path: Path) -> BaseFileLock:

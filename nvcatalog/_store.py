@@ -250,14 +250,18 @@ class Store:
                 connection.execute("COPY FROM DATABASE older TO catalog")
                 connection.execute("DETACH older")
                 migrate(connection)
-            return duckdb.connect(str(copy), read_only=True, config=_FENCED)  # an open file outlives its folder
+            return _quiet(duckdb.connect(str(copy), read_only=True, config=_FENCED))  # an open file outlives its folder
 
     def _connect(self, deadline: float, *, read_only: bool = False, config: _Config) -> duckdb.DuckDBPyConnection:
         return self._patiently(
-            deadline, lambda: duckdb.connect(str(self.path), read_only=read_only, config=config)
+            deadline,
+            lambda: _quiet(duckdb.connect(str(self.path), read_only=read_only, config=config)),
+            0.25 if read_only else 0.1,  # of writers there is one at a time, for whom all the others wait
         )
 
-    def _patiently(self, deadline: float, open_file: Callable[[], Opened]) -> Opened:
+    def _patiently(
+        self, deadline: float, open_file: Callable[[], Opened], longest_pause_s: float = 0.25
+    ) -> Opened:
         """Open the file, trying again while somebody else has it: DuckDB itself refuses at once."""
         pause_s = 0.005
         while True:
@@ -269,7 +273,7 @@ class Store:
                 if time.monotonic() >= deadline or NO_LOCKS in str(error):
                     raise CatalogLockedError(locked_message(self.path, holder_in(error))) from error
             time.sleep(min(pause_s * random.uniform(0.5, 1.5), _left_s(deadline)))  # noqa: S311 - jitter, no secret
-            pause_s = min(pause_s * 1.5, 0.25)
+            pause_s = min(pause_s * 1.5, longest_pause_s)
 
     def _create(self) -> None:
         """Make a new catalog beside its place and move it there whole."""
@@ -397,9 +401,15 @@ def empty_catalog() -> Iterator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
-def in_memory() -> duckdb.DuckDBPyConnection:
+def in_memory(*, for_user: bool = False) -> duckdb.DuckDBPyConnection:
     """Open a database that is no catalog's and has no fence: its owner may do with it as they like."""
-    return duckdb.connect()
+    connection = duckdb.connect()
+    return connection if for_user else _quiet(connection)
+
+
+def _quiet(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    """Keep DuckDB from printing how far a statement is, as it does in notebooks and terminals after 2 s."""
+    return connection.execute("SET enable_progress_bar = false")
 
 
 def fence(connection: duckdb.DuckDBPyConnection) -> None:

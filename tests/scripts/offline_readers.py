@@ -28,7 +28,8 @@ from nvcatalog.demo import DemoServer, World
 def read(folder: Path, seed: int, calls: int, stop: Path, ids: list[int]) -> dict[str, Any]:
     """Fetch some of the images offline, again and again, and count the answers that are right."""
     warnings.simplefilter("error")
-    draw, right, waits = random.Random(seed), 0, []
+    waits: list[float] = []
+    draw, right = random.Random(seed), 0
     while len(waits) < max(1, calls) or (not calls and not stop.exists()):
         wanted = draw.sample(ids, 5)
         started = time.monotonic()
