@@ -67,3 +67,18 @@ def test_processes_on_one_folder_share_the_work_and_the_connections(world: World
         assert server.peak_connections["media"] <= 6
         assert server.peak_connections["api"] <= 2
     assert Catalog(tmp_path).sql("SELECT count(*) FROM files").fetchall() == [(len(fetched),)]
+
+
+@pytest.mark.parametrize(
+    ("script", "options"),
+    [
+        ("six_processes.py", ["--rounds", "1", "--processes", "2", "--images", "6", "--readers", "1"]),
+        ("offline_readers.py", ["--processes", "2", "--calls", "0", "--writer-calls", "3"]),
+    ],
+)
+def test_what_a_person_can_try_with_many_more_works_with_few(script: str, options: list[str]) -> None:
+    command = [sys.executable, str(Path(__file__).parent / "scripts" / script), *options]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
