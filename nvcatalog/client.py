@@ -509,12 +509,19 @@ def _without(token: str | None, value: Any) -> Any:
 
 def _with_texts(value: Any, change: Callable[[str], str]) -> Any:
     """Return what the server gave with every text in it changed."""
+    try:
+        return _changed(value, change)
+    except RecursionError as error:
+        raise TransientError("the server answered with JSON that is nested too deeply") from error
+
+
+def _changed(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return change(value)
     if isinstance(value, list):
-        return [_with_texts(item, change) for item in value]
+        return [_changed(item, change) for item in value]
     if isinstance(value, dict):
-        return {change(key): _with_texts(item, change) for key, item in value.items()}
+        return {change(key): _changed(item, change) for key, item in value.items()}
     return value
 
 
