@@ -457,3 +457,63 @@ def test_a_firewall_before_neurosynth_costs_no_file_and_poisons_nothing(
         assert refusals(data_dir) == []
     server.heal()
     assert_good(data_dir, world, **WORDS)
+
+
+# What is merely odd, and known of the real server
+
+
+def test_a_size_of_zero_is_a_file_that_is_missing_or_one_that_is_empty(
+    server: DemoServer, world: World, data_dir: Path
+) -> None:
+    missing, empty, whole = world.image_ids(OURS)
+    world.broken_media(missing)
+    world.replace_file(empty, b"")
+    for image_id in (missing, empty, whole):  # what the server says of all three
+        world.edit_image(image_id, file_size=0)
+    with pytest.warns(IncompleteWarning):
+        maps = fetch(data_dir)
+    assert [(outcome.id, outcome.status) for outcome in maps.report] == [
+        (missing, "not_found"),
+        (empty, "corrupt_on_server"),
+        (whole, "downloaded"),
+    ]
+    assert_tidy(data_dir)
+
+
+def test_names_that_clash_and_packs_among_the_images_are_told_apart_by_their_ids(
+    world: World, data_dir: Path, server: DemoServer
+) -> None:
+    packs = [world.add_nidm_pack(OURS, f"{name}.nidm") for name in "ab"]
+    for image_id in world.image_ids(OURS):
+        world.edit_image(image_id, name="the same")
+    maps = fetch(data_dir)
+    assert len({*maps.images}) == len(maps.images) == 3 + 4
+    assert len({Path(path).read_bytes() for path in maps.images}) == 7
+    with pytest.warns(IncompleteWarning, match="1 not_found"):  # a pack's number is no image's
+        assert fetch(data_dir, collection_ids=[], image_ids=packs[:1]).images == []
+    assert server.hits("/api/images/") == []  # that list keeps no order, and loses rows
+
+
+def test_a_map_of_four_dimensions_or_of_another_field_of_view_is_a_map(
+    server: DemoServer, world: World, data_dir: Path
+) -> None:
+    shapes = [(3, 4, 5, 6), (1, 1, 1), (2, 3)]
+    for image_id, shape in zip(world.image_ids(OURS), shapes, strict=True):
+        world.replace_file(image_id, nifti_gz(np.ones(shape, dtype=np.int16), np.diag([1.0, 9, 0.5, 1])))
+    assert_good(data_dir, world)
+    found = Catalog(data_dir).sql("SELECT shape FROM files ORDER BY image_id").fetchall()
+    assert [tuple(shape) for (shape,) in found] == shapes
+
+
+def test_links_by_http_and_to_pages_do_no_harm(server: DemoServer, world: World, data_dir: Path) -> None:
+    page = f"http://neurovault.org/collections/{OURS}/"
+    odd = {
+        "url": "http://neurovault.org/images/1/",
+        "collection": page,
+        "tags": ["a"],
+        "thumbnail": "javascript:x",
+    }
+    server.fail(LISTS, with_fields(**odd))
+    server.fail(RECORD, with_fields(url=page, download_url=f"{page}download", tags=[{"name": "a"}]))
+    assert_good(data_dir, world)
+    assert {hit.path for hit in server.log if not hit.path.startswith("/media/")} == {LISTS, RECORD}
