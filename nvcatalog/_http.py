@@ -37,8 +37,9 @@ BACKOFF_S = 0.5
 _LONGEST_BACKOFF_S = 30.0
 #: A server that asks for a longer pause than this is left alone for the rest of the call.
 LONGEST_RETRY_AFTER_S = 120.0
-#: A page of 1,000 records is some 3 MB; an answer in JSON that never ends must not fill the memory.
-LARGEST_JSON = 64 * 1024 * 1024
+#: A page of 1,000 records is some 3 MB. An answer in JSON must not fill the memory, where it may take 25 times as
+#: much as it is long.
+LARGEST_JSON = 32 * 1024 * 1024
 #: What stands in records and messages where a private collection's token does in links.
 TOKEN = "{token}"  # noqa: S105 - the very thing that is no token
 _CHUNK = 1 << 18

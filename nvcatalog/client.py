@@ -258,16 +258,17 @@ class NeuroVault:
         collection_id : int or None
             The collection: a private one's link needs its token.
         """
+        token = None
         if isinstance(link, str) and _http.TOKEN in link:
             token = self._tokens.get(collection_id or 0)
             if collection_id in self.made_public:
                 token = str(collection_id)
             if token is None:
                 raise RefusedError("its collection is private, and no token of it is here", status="private")
-            link = link.replace(_http.TOKEN, token)
         if isinstance(link, str) and self._original is not None:
             link = _moved(link, self._original, self._service.root)
-        return below_root(link, self._service.root)
+        path = below_root(link, self._service.root)  # what is wrong with a link is told without the token
+        return path if token is None else path.replace(_http.TOKEN, token)
 
     # Records
 

@@ -509,7 +509,7 @@ class _Transfer:
     def _unreadable(self, error: NotWholeError) -> RefusedError | TransientError:
         if self._in_parts:  # which may be parts of different files, whatever their ETags say: begin anew
             self._etag = None
-            return _http.UnfitAnswerError(f"{self._service.name}: the parts of {self._path} make no file: {error}")
+            return _http.UnfitAnswerError(f"{self._service.name}: its parts make no file: {error}")
         # Without any length, a file that the server has and one that was cut off on its way look the same.
         lasting = self._announced is not None or self._has_length
         return RefusedError(

@@ -260,6 +260,8 @@ MAP = """
 - headers, dims and offsets of no map; either NIfTI; none gzipped
     storage: what_is_no_whole_map, a_second_nifti_header, no_header_does_more, a_file_served_as_announced
     hostile: files_in_both_nifti_versions
+- a map too large to resample
+    resample: a_map_of_more_voxels, an_affine_that_leads_nowhere
 - a size that no disk has
     dry_run: a_size_that_no_file_has
     storage: no_size_is_believed
@@ -278,7 +280,7 @@ MAP = """
     security: no_setting_turns, an_institutes_own, certificates_that_are_not_there
 - tokens are in no file
     security: a_token_is_in_no_file
-    private: the_token_is_in_one_table
+    private: the_token_is_in_one_table, a_link_that_leads_elsewhere
     export: tokens_are_never
     snapshot: no_byte_of_a_token
 - SQL is fenced

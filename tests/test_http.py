@@ -697,7 +697,7 @@ def test_json_without_end_is_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_json_that_announces_two_gigabytes_is_not_read(server: DemoServer, service: Service) -> None:
     huge = faults.Fault("huge", lambda answer: replace(answer, content_length=2_000_000_000))
     server.fail("/api/*", huge)
-    with pytest.raises(TransientError, match=r"answered with more than 67,108,864 bytes"):
+    with pytest.raises(TransientError, match=r"answered with more than 33,554,432 bytes"):
         ask(service)
     assert server.requests == 4
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,6 +114,23 @@ def test_the_token_is_in_one_table_and_in_no_file_log_or_message(
         assert (TOKEN in str(rows)) == (table == "access"), table
     parameters = Catalog(data_dir).sql("SELECT parameters FROM fetches WHERE parameters LIKE '%token%'").fetchall()
     assert len(parameters) == 2
+
+
+def test_a_link_that_leads_elsewhere_does_not_tell_the_token(
+    fetch: Fetch, world: World, server: DemoServer, data_dir: Path
+) -> None:
+    world.edit_image(3, file=f"http://elsewhere.example/{TOKEN}/x.nii.gz")
+    half = {"headers": (("ETag", '"1"'), ("Content-Range", "bytes 0-"))}
+    spoilt = faults.Fault("other parts", lambda answer: replace(answer, body=bytes(len(answer.body)), **half))
+    server.fail(world.file_path(4).replace("/3/", f"/{TOKEN}/"), spoilt)
+    with pytest.warns(IncompleteWarning, match=r"elsewhere\.example/\{token\}/x") as warned:
+        maps = fetch(collection_ids=[TOKEN])
+    assert all(TOKEN not in text for text in (str(list(maps.report)), *(str(each.message) for each in warned)))
+    assert files_with_the_token(data_dir) == ["catalog.duckdb"]
+    outcomes = (
+        Catalog(data_dir).sql("SELECT reason FROM outcomes UNION ALL SELECT reason FROM refusals").fetchall()
+    )
+    assert TOKEN not in str(outcomes)
 
 
 def test_its_rows_are_in_no_snapshot(fetch: Fetch, data_dir: Path) -> None:
