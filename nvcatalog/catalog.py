@@ -124,7 +124,7 @@ class Catalog(Outward, Upkeep):
             When somebody keeps the catalog for more than 2 s and the newest snapshot answers in its place.
         """
         self._warn_if_absent()
-        return self._ask(query, queries.all_params(params, kwargs), tables)
+        return _ask(self._asked(), query, queries.all_params(params, kwargs), tables)
 
     def query(self, name: str, /, params: Mapping[str, Any] | None = None, **kwargs: Any) -> Answer:
         """Run a query by its name: one of those that ship with the package, or one of your own.
@@ -172,9 +172,10 @@ class Catalog(Outward, Upkeep):
         found = shelf.find(name, shelf.own_folder(self._folder))
         given = shelf.arguments(found, queries.all_params(params, kwargs))
         self._warn_if_absent()
-        answer = self._ask(found.text, given)
-        if not answer and self._reads.exists:
-            why = shelf.why_nothing(found, given, lambda text, values: self._ask(text, values).fetchall())
+        reads = self._asked()
+        answer = _ask(reads, found.text, given)
+        if not answer and reads.exists:
+            why = shelf.why_nothing(found, given, lambda text, values: _ask(reads, text, values).fetchall())
             if why:
                 text = ". ".join([shelf.found_nothing(found, given), *why])
                 warnings.warn(text, SelectionWarning, stacklevel=2)
@@ -548,6 +549,7 @@ class Catalog(Outward, Upkeep):
             timeout_s=parse_timeout(timeout),
         )
 
-    def _ask(self, query: str, params: Params, tables: Mapping[str, Any] | None = None) -> Answer:
-        with self._asked().reading() as connection:
-            return queries.run(connection, query, params, tables)
+
+def _ask(reads: Store, query: str, params: Params, tables: Mapping[str, Any] | None = None) -> Answer:
+    with reads.reading() as connection:
+        return queries.run(connection, query, params, tables)
