@@ -22,7 +22,7 @@ from waiting import PATIENCE_S, started
 from nvcatalog.cli import main
 
 if TYPE_CHECKING:
-    from nvcatalog.demo import DemoServer
+    from nvcatalog.demo import DemoServer, World
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,20 @@ def test_wrong_use_ends_with_status_2_and_says_what_is_wrong(
     assert done.returncode == 2, done.stderr
     assert told in " ".join(done.stderr.decode().split())
     assert b"Traceback" not in done.stderr
+
+
+def test_what_uploaders_typed_steers_no_terminal(
+    nvcatalog: Run, server: DemoServer, world: World, data_dir: Path
+) -> None:
+    world.edit_image(
+        10426, {"name": "\x1b[2J\x1b]0;owned\x07 \x9b31m", "\x1b[1m": "\x1b[0m", "note": "two\nlines"}
+    )
+    assert nvcatalog("fetch", "--images", "10426", "--quiet", "--data-dir", data_dir).returncode == 0
+    for query in ("SELECT image_id, name FROM images", 'SELECT *, 1 AS "\x1b[1m" FROM images'):
+        done = nvcatalog("sql", query, "--format", "table", "--data-dir", data_dir)
+        assert done.returncode == 0
+        assert not {"\x1b", "\x07", "\x9b"} & set(done.stdout.decode())
+        assert b"\\x1b[2J" in b"".join(done.stdout.split())
 
 
 def test_where_fetches_what_a_condition_selects(nvcatalog: Run, server: DemoServer, data_dir: Path) -> None:

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from raw_server import always, raw_server
 from waiting import PATIENCE_S, then_patient
 
-from nvcatalog import proving, storage
+from nvcatalog import proving, records, storage
 from nvcatalog._http import Service
 from nvcatalog.demo import DemoServer, World, faults
 from nvcatalog.demo.maps import small_map
@@ -674,6 +674,10 @@ def test_what_is_no_map_takes_no_room_on_the_disk(tmp_path: Path) -> None:
             transfer.run()
         file.flush()
         assert (tmp_path / "x").stat().st_size < 600_000
+
+
+def test_no_size_is_believed_that_no_file_may_have() -> None:
+    assert records.LARGEST_FILE == proving.LARGEST
 
 
 @pytest.mark.parametrize("announced", [10**12, None])
