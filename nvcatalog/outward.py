@@ -84,7 +84,8 @@ class Outward:
             Whether rows of private collections are part of it; tokens never are. The catalog itself is read then,
             and whoever writes to it waits.
         gone : bool
-            Whether what the server no longer has is part of it; of a condition, where its file is here.
+            Whether what the server no longer has is part of it, where no id and no answer names it; named ones
+            are taken with a warning. Of a condition, where its file is here.
         verbose : int
             0 says nothing, 1 gives a summary, 2 shows a progress bar too.
         **kwargs
