@@ -56,7 +56,8 @@ class Outward:
 
         The newest snapshot is read, so that nobody is held up. JSON comes as text, in every format. In CSV and
         JSON lines, times are text in ISO 8601, in UTC. In CSV, lists are JSON, an empty text is ``""`` and NULL is
-        nothing at all. JSON has no NaN and no infinity: in JSON lines they are null.
+        nothing at all. JSON has no NaN and no infinity: in JSON lines they are null. JSON lines of no rows are an
+        empty file, which pandas and DuckDB read as such, polars given a schema, and pyarrow not at all.
 
         Parameters
         ----------

@@ -226,6 +226,18 @@ def test_every_format_reads_back_the_same_in_every_tool(
         assert values(found[name], kind, lost) == values(expected[name], kind, lost), name
 
 
+def test_json_lines_of_no_rows_are_an_empty_file_which_tools_read_by_a_schema(export: Callable[..., Path]) -> None:
+    with pytest.warns(SelectionWarning, match="No image was chosen"):
+        place = export("files", where="false", format="ndjson")
+    file = place / "files.ndjson"
+    columns = json.loads((place / "nvcatalog-export.json").read_text())["tables"]["files"]["columns"]
+
+    assert file.read_bytes() == b""
+    assert pd.read_json(file, lines=True).empty
+    assert duckdb.execute(f"FROM read_ndjson('{file}')").fetchall() == []
+    assert pl.read_ndjson(file, schema=dict.fromkeys(columns, pl.String)).columns == list(columns)
+
+
 @pytest.fixture(scope="module")
 def whole(filled: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Return a function that gives an export of all rows in a format, each made once."""
