@@ -82,9 +82,11 @@ def images_meant(
     named = {"where": where, "bunch": bunch, "image_ids": image_ids}
     given = [name for name, value in named.items() if value is not None]
     if len(given) > 1:
-        raise InvalidOptionError(f"give one of where, bunch and image_ids; got {' and '.join(given)}")
+        raise InvalidOptionError(
+            f"give one of where, bunch and image_ids (--where or --images); got {' and '.join(given)}"
+        )
     if params and where is None:
-        raise InvalidOptionError("params are values for the $names of a condition; give where")
+        raise InvalidOptionError("params are values for the $names of a condition; give where (--where)")
     if where is not None:
         condition = Condition(where, params=params or {})
         about = {"where": where} | ({"params": as_json(params)} if params else {})
