@@ -330,7 +330,7 @@ def test_a_table_too_wide_for_the_terminal_is_shown_a_line_a_column_unless_it_is
 
 def test_messages_name_the_flags_of_the_command_line(nvcatalog: Run, filled: Path, tmp_path: Path) -> None:
     with Store(filled / "neurovault").writing() as connection:
-        connection.execute("INSERT INTO refusals BY NAME SELECT 'image' AS kind, 10426 AS id, 'private' AS status")
+        connection.execute("UPDATE collections SET private = true WHERE collection_id = 658")
 
     said = nvcatalog("cite", "--where", "image_id = 10426", "-d", filled).stderr
     assert b"--private cites them too" in said
