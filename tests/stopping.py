@@ -22,11 +22,27 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from types import FrameType
 
-# What asks servers, changes a folder or a catalog. The process stops right before such a step: after it is before the
-# next one.
+# What asks servers, and changes a folder or a catalog. The process stops right before such a step; right after it is
+# before the next one.
 _STEPS = frozenset(
-    ("sendall", "connect", "execute", "begin", "commit", "close", "open", "write", "fsync")
-    + ("mkdir", "replace", "rename", "link", "symlink", "unlink", "rmdir")
+    [
+        "sendall",
+        "connect",
+        "execute",
+        "begin",
+        "commit",
+        "close",
+        "open",
+        "write",
+        "fsync",
+        "mkdir",
+        "replace",
+        "rename",
+        "link",
+        "symlink",
+        "unlink",
+        "rmdir",
+    ]
 )
 #: No process has so many steps.
 NEVER = 1 << 30
@@ -34,8 +50,19 @@ NEVER = 1 << 30
 # As in the tests of kills: a server that has imported everything forks each process within milliseconds.
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(
-    ["stopping", "nvcatalog.call", "nvcatalog.sync", "nvcatalog.repair", "nvcatalog.prune"]
-    + ["pyarrow.parquet", "pyarrow.dataset", "sklearn.utils", "tqdm.auto"]
+    [
+        "stopping",
+        "nvcatalog.call",
+        "nvcatalog.sync",
+        "nvcatalog.repair",
+        "nvcatalog.rebuild",
+        "nvcatalog.prune",
+        "pyarrow.parquet",
+        "pyarrow.dataset",
+        "pandas",
+        "sklearn.utils",
+        "tqdm.auto",
+    ]
 )
 
 

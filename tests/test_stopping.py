@@ -1,4 +1,4 @@
-"""Killed before any of its steps, or with a full disk from there on, a process leaves what the next one goes on from."""
+"""Killed before any step, or with a full disk from there on, a process leaves what the next one goes on from."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fetching import no_waiting as no_waiting
-from older import LEVELS, all_rows, columns_of, make_catalog, opened, rows_about
+from killing import kill_often
+from older import LEVELS, make_catalog, opened, rows_about
 from stopping import NEVER, Stopped, stopped
 from test_records import COLLECTIONS, IMAGES
 
-from nvcatalog import Catalog, fetch_neurovault_ids, snapshot, storage
+from nvcatalog import Catalog, fetch_neurovault_ids, storage
 from nvcatalog.demo import DemoServer, World
 from nvcatalog.demo.maps import synthetic_map
 from nvcatalog.errors import NoSpaceError
@@ -31,6 +32,8 @@ pytestmark = pytest.mark.usefixtures("no_waiting")
 
 # How many steps of each work are tried, others in every run; tests/scripts/every_step.py tries all.
 KILLS, FULL_DISKS = 3, 2
+# And how many processes are killed at random moments; tests/scripts/hundred_kills.py kills a hundred.
+MOMENTS = 6
 SEED = random.SystemRandom().randrange(2**32)
 FILE_BYTES = 2500
 
@@ -63,14 +66,17 @@ class Bench:
 def make_bench(server: DemoServer, home: Path) -> Bench:
     """Return a server of two collections, of which one is edited once `prepare` has seen it."""
     world = server.world = World.empty()
-    for image_id in (*world.add_synthetic(7, 2, file_bytes=FILE_BYTES), *world.add_synthetic(8, 1, file_bytes=FILE_BYTES)):
+    for image_id in (
+        *world.add_synthetic(7, 2, file_bytes=FILE_BYTES),
+        *world.add_synthetic(8, 1, file_bytes=FILE_BYTES),
+    ):
         world.set_words(image_id, {"pain": 0.1, "reward": -0.2})
     links = {world.file_path(id_): id_ for id_ in world.image_ids()}
     return Bench(server, home, {id_: {world.image_bytes(id_)} for id_ in world.image_ids()}, links)
 
 
 def fetch(data_dir: Path, **options: Any) -> Any:
-    return fetch_neurovault_ids(**{"collection_ids": [7], "data_dir": data_dir, "verbose": 0} | options)
+    return fetch_neurovault_ids([7], data_dir=data_dir, verbose=0, **options)
 
 
 # What the works begin with, and what the next call is
@@ -144,7 +150,9 @@ def assert_goes_on(bench: Bench, data_dir: Path, work: str, here: set[int], **op
     assert not asked & here, "what was here was asked for again"
     if options.get("mode") == "overwrite":
         maps = fetch(data_dir, mode="overwrite")
-        assert [Path(path).read_bytes() for path in maps.images] == [bench.world.image_bytes(id_) for id_ in (1, 2)]
+        assert [Path(path).read_bytes() for path in maps.images] == [
+            bench.world.image_bytes(id_) for id_ in (1, 2)
+        ]
     assert len(maps.images) == 2
     assert not maps.report.missing
     place = Catalog(data_dir).snapshot()
@@ -167,7 +175,12 @@ def rows_of(data_dir: Path) -> set[tuple[str, ...]]:
     catalog = data_dir / "neurovault/catalog.duckdb"
     if not catalog.exists():
         return set()
-    keys = {"images": "image_id", "collections": "collection_id", "files": "image_id", "words": "image_id, term_id"}
+    keys = {
+        "images": "image_id",
+        "collections": "collection_id",
+        "files": "image_id",
+        "words": "image_id, term_id",
+    }
     keys |= {"raw_records": "kind, id", "record_history": "kind, id", "refusals": "id", "access": "token"}
     with opened(catalog) as connection:
         rows = {table: connection.execute(f"SELECT {key} FROM {table}").fetchall() for table, key in keys.items()}
@@ -216,12 +229,22 @@ def test_the_disk_may_be_full_from_any_step_on_while_it(bench: Bench, name: str)
     assert all("Free some space" in end.said or "too large" in end.said for end in ends if end.how == "full")
 
 
+def test_kills_at_random_moments_cost_no_row_and_no_second_download(tmp_path: Path) -> None:
+    print(f"seed {SEED}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tally = kill_often(MOMENTS, tmp_path, SEED)
+    assert tally.is_clean, (tally.lost, tally.corrupt, tally.again)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     """Return a function that gives a folder on a disk of its own of that size, with what is there already."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True, text=True)
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True, text=True
+    )
     if made.returncode:
         pytest.skip(f"no small disk can be made here: {made.stderr.strip()}")
 
@@ -235,7 +258,9 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 @pytest.mark.usefixtures("migrations_run")
 @pytest.mark.parametrize("size", ["32k", "700k", "2m"])
-def test_a_fetch_goes_on_once_a_full_disk_has_room(bench: Bench, small_disk: Callable[[str], Path], size: str) -> None:
+def test_a_fetch_goes_on_once_a_full_disk_has_room(
+    bench: Bench, small_disk: Callable[[str], Path], size: str
+) -> None:
     for image_id in bench.world.add_synthetic(7, 8, file_bytes=200_000):
         bench.served[image_id] = {bench.world.image_bytes(image_id)}
     data_dir = small_disk(size)
