@@ -22,20 +22,31 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from types import FrameType
 
-# What asks servers, changes a folder or a catalog. The process stops right before such a step: after it is before the
-# next one.
-_STEPS = frozenset(
-    ("sendall", "connect", "execute", "begin", "commit", "close", "open", "write", "fsync")
-    + ("mkdir", "replace", "rename", "link", "symlink", "unlink", "rmdir")
-)
+# What asks servers, and changes a folder or a catalog. The process stops right before such a step: right after it
+# is before the next one.
+_ASKS = ("connect", "sendall")
+_LANDS = ("begin", "execute", "commit")
+_CHANGES = ("open", "write", "fsync", "close", "mkdir", "replace", "rename", "link", "symlink", "unlink", "rmdir")
+_STEPS = frozenset((*_ASKS, *_LANDS, *_CHANGES))
 #: No process has so many steps.
 NEVER = 1 << 30
 
 # As in the tests of kills: a server that has imported everything forks each process within milliseconds.
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(
-    ["stopping", "nvcatalog.call", "nvcatalog.sync", "nvcatalog.repair", "nvcatalog.prune"]
-    + ["pyarrow.parquet", "pyarrow.dataset", "sklearn.utils", "tqdm.auto"]
+    [
+        "stopping",
+        "nvcatalog.call",
+        "nvcatalog.sync",
+        "nvcatalog.repair",
+        "nvcatalog.rebuild",
+        "nvcatalog.prune",
+        "pyarrow.parquet",
+        "pyarrow.dataset",
+        "pandas",
+        "sklearn.utils",
+        "tqdm.auto",
+    ]
 )
 
 
