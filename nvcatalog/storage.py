@@ -124,6 +124,8 @@ def make_folder(folder: Path) -> None:
     ------
     DataDirError
         When it cannot be made.
+    NoSpaceError
+        When the disk is full.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -131,6 +133,8 @@ def make_folder(folder: Path) -> None:
         if not tag.exists():
             write_whole(tag, _CACHEDIR_TAG.encode())
             write_whole(folder / "README.md", _README.encode())
+    except NoSpaceError:
+        raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _no_space(folder, error) from error

@@ -851,6 +851,8 @@ def test_a_disk_that_is_full_only_at_the_end_is_said_too(
     with pytest.raises(NoSpaceError, match="Free some space"):
         storage.write_whole(tmp_path / "record.json", b"{}")
     assert names(tmp_path) == []
+    with pytest.raises(NoSpaceError, match="Free some space"):
+        storage.make_folder(tmp_path / "neurovault")
 
 
 # Sidecars
