@@ -162,7 +162,7 @@ def _environment_settings(session: requests.Session, root: str) -> dict[str, Any
     settings = session.merge_environment_settings(root, {}, None, None, None)
     auth = requests.utils.get_netrc_auth(root)
     bundle = settings["verify"]
-    if isinstance(bundle, str) and not Path(bundle).exists():
+    if root.startswith("https") and isinstance(bundle, str) and not Path(bundle).exists():
         raise InvalidOptionError(
             f"REQUESTS_CA_BUNDLE, or CURL_CA_BUNDLE, names certificates that are not there: {bundle}"
         )

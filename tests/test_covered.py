@@ -256,7 +256,8 @@ MAP = """
     hostile_answers: a_firewall_before_neurosynth
     http: a_page_that_forbids, a_challenge_page
 - a Retry-After of any kind
-    http: a_pause_that_cannot_be_read, a_server_that_asks_for_more, a_date_that_is_over
+    http: a_pause_that_cannot_be_read, a_server_that_asks_for_more, a_server_that_asks_for_one_pause,
+        a_date_that_is_over
 - headers, dims and offsets of no map; either NIfTI; none gzipped
     storage: what_is_no_whole_map, a_second_nifti_header, no_header_does_more, a_file_served_as_announced
     hostile: files_in_both_nifti_versions

@@ -438,6 +438,19 @@ def test_a_server_that_asks_for_more_than_two_minutes_is_given_up(
     assert not service.health.blocked
 
 
+def test_a_server_that_asks_for_one_pause_after_the_other_is_given_up(
+    server: DemoServer, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_http, "_LONGEST_PAUSES_S", 1.5)
+    for _ in range(2):  # an answer in between is all that it takes
+        server.fail("/api/*", faults.retry_after(1), times=1)
+        ask(service)
+    server.fail("/api/*", faults.retry_after(1))
+    with pytest.raises(HostGivenUpError, match="it asked for pauses of 2 s and gave nothing"):
+        ask(service)
+    assert not service.health.blocked
+
+
 def test_two_minutes_are_waited_for(server: DemoServer, service: Service, pauses: list[float]) -> None:
     server.fail("/api/*", faults.retry_after(120), times=1)
     assert ask(service)["id"] == 555
