@@ -245,6 +245,8 @@ MAP = """
 - a count or results of another kind
     client: a_page_of_another_shape, json_that_is_no_page
     hostile: no_json_ends
+- damaged HTTP of any kind
+    http: a_damaged_answer, an_answer_that_is_hardly_http
 - a wrong Content-Length
     storage: what_may_be_right_next_time
     http: what_may_pass_is_tried, an_answer_that_is_hardly_http
