@@ -329,6 +329,16 @@ def replace_words(connection: duckdb.DuckDBPyConnection, words: pa.Table, status
     marks.leave()
 
 
+def forget_words(connection: duckdb.DuckDBPyConnection, image_ids: list[int]) -> None:
+    """Delete the words of images, within a transaction of the caller's: then they count as never asked for."""
+    marks = Marks(connection)
+    where, ids = "image_id IN (SELECT unnest($ids::INTEGER[]))", {"ids": image_ids}
+    marks.note_words(image_ids)
+    connection.execute(f"DELETE FROM words WHERE {where}", ids)  # noqa: S608 - our own names
+    marks.delete("words_status", where, ids)
+    marks.leave()
+
+
 def _upsert(marks: Marks, table: str, rows: list[Row]) -> None:
     """Replace rows by key: delete, then insert (an upsert clause would rewrite wide columns whole)."""
     if not rows:

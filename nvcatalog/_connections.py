@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import http.cookiejar
 import io
 import os
 import socket
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import requests
@@ -19,6 +21,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from nvcatalog import __version__
 from nvcatalog._locks import Slot, Slots, Wait
+from nvcatalog.errors import InvalidOptionError
 
 # How soon an idle connection learns that others wait for its place.
 _LOOK_ROUND_S = 0.25
@@ -140,6 +143,9 @@ class Lines:
     def _session(self) -> requests.Session:
         session = _Session()
         session.headers["User-Agent"] = _user_agent()
+        session.headers["Accept-Encoding"] = "gzip"  # what we unpack ourselves, and no further than it may
+        # The API needs no cookies, and a server could set more with each answer.
+        session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=()))
         adapter = _Adapter(pool_maxsize=1, pool_block=True)
         session.mount("http://", adapter)
         session.mount("https://", adapter)
@@ -155,6 +161,11 @@ def _environment_settings(session: requests.Session, root: str) -> dict[str, Any
     """Read proxies, certificates and netrc once: all requests go to one host, and requests reads them for each."""
     settings = session.merge_environment_settings(root, {}, None, None, None)
     auth = requests.utils.get_netrc_auth(root)
+    bundle = settings["verify"]
+    if isinstance(bundle, str) and not Path(bundle).exists():
+        raise InvalidOptionError(
+            f"REQUESTS_CA_BUNDLE, or CURL_CA_BUNDLE, names certificates that are not there: {bundle}"
+        )
     return {
         "proxies": settings["proxies"],
         "verify": settings["verify"],
@@ -181,16 +192,20 @@ class _Session(requests.Session):
 class _Arriving(io.RawIOBase):
     """The bytes of an answer, until a deadline: a socket's own timeout starts again with each byte."""
 
-    def __init__(self, raw: io.RawIOBase, timeout_s: float | None) -> None:
-        self.deadline = time.monotonic() + timeout_s if timeout_s else float("inf")
+    def __init__(self, raw: io.RawIOBase) -> None:
         self._raw = raw
+        self.allow(float("inf"), "")
+
+    def allow(self, seconds: float, what: str) -> None:
+        """Give so much time to what comes next."""
+        self._deadline, self._what = time.monotonic() + seconds, what
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        if time.monotonic() > self.deadline:
-            raise TimeoutError("the head of the answer only drips")
+        if time.monotonic() > self._deadline:
+            raise TimeoutError(f"{self._what} only drips")
         return self._raw.readinto(buffer)
 
     def close(self) -> None:
@@ -199,17 +214,20 @@ class _Arriving(io.RawIOBase):
 
 
 class _Answer(http.client.HTTPResponse):
-    """An answer whose head must be there in twice the time one would wait for its first byte."""
+    """An answer whose head, and each piece of whose body, must come in twice the time one waits for a byte."""
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
         timeout_s = sock.gettimeout()
-        self._arriving = _Arriving(self.fp.detach(), 2 * timeout_s if timeout_s else None)
+        self._patience_s = 2 * timeout_s if timeout_s else float("inf")
+        self._arriving = _Arriving(self.fp.detach())
+        self._arriving.allow(self._patience_s, "the head of the answer")
         self.fp = io.BufferedReader(self._arriving)
 
-    def begin(self) -> None:
-        super().begin()
-        self._arriving.deadline = float("inf")  # bodies have a measure of their own
+    def read1(self, n: int = -1) -> bytes:
+        # A piece of which only the length, or what may follow the last one, comes and comes would never be there.
+        self._arriving.allow(self._patience_s, "the body of the answer")
+        return super().read1(n)
 
 
 class _Connection(HTTPConnection):

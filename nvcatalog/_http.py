@@ -7,6 +7,7 @@ import os
 import random
 import threading
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -43,8 +44,12 @@ TOKEN = "{token}"  # noqa: S105 - the very thing that is no token
 _CHUNK = 1 << 18
 # A body that brings less than this in the time one would wait for silence to end only drips, and never ends.
 _LEAST_BYTES = 1024
+# An answer in JSON must be whole in so many times the time one would wait for a byte of it.
+_JSON_TIMEOUTS = 10
 _REDIRECTS = 5
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
+_PLAIN = frozenset({"", "identity", "utf-8"})  # the last is Django's slip, and says nothing
+_GZIPPED = frozenset({"gzip", "x-gzip"})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -187,8 +192,8 @@ class Service:
                     url, params = self._target(response), None
         raise RefusedError(f"{url} redirects without end", status="failed", lasting=False)
 
-    def chunks(self, response: requests.Response, *, unpack: bool = False) -> Iterator[bytes]:
-        """Yield a body as it arrives: byte for byte as sent, or unpacked as its ``Content-Encoding`` says.
+    def chunks(self, response: requests.Response) -> Iterator[bytes]:
+        """Yield a body as it arrives, byte for byte as sent, whatever its ``Content-Encoding`` says.
 
         Raises
         ------
@@ -200,7 +205,7 @@ class Service:
         arrived, waited_s = 0, 0.0
         while True:
             started = time.monotonic()
-            chunk: bytes = response.raw.read1(_CHUNK, decode_content=unpack)
+            chunk: bytes = response.raw.read1(_CHUNK, decode_content=False)
             waited_s += time.monotonic() - started
             if not chunk:
                 return
@@ -214,13 +219,21 @@ class Service:
                 raise TransientError(f"{self.name}: only {arrived} bytes came in {waited_s:.0f} s")
             yield chunk
 
-    def json_body(self, response: requests.Response) -> bytes:
+    def json_body(self, response: requests.Response, *, largest: int | None = None) -> bytes:
         """Return the body of an answer that says it is the API's JSON, whatever its status.
+
+        Parameters
+        ----------
+        response : requests.Response
+            The answer, its body unread.
+        largest : int, optional
+            How many bytes it may have, packed or not; by default :data:`LARGEST_JSON`.
 
         Raises
         ------
         TransientError
-            When it is a web page, or larger than any answer should be; ``NotTheAPIError`` for one that forbids.
+            When it is a web page, larger than any answer should be, or does not come to its end in time;
+            ``NotTheAPIError`` for one that forbids.
         """
         raise_if_transient(response, self.name)
         status, where = response.status_code, urlsplit(response.url).path
@@ -229,12 +242,18 @@ class Service:
             error = NotTheAPIError if status == 403 else TransientError
             raise error(f"{self.name}: HTTP {status} for {where} with a page instead of JSON", status=status)
         self.health.heard_the_api()
-        body = bytearray()
-        for chunk in self.chunks(response, unpack=True):
-            body += chunk
-            if len(body) > LARGEST_JSON:
-                raise TransientError(f"{self.name}: {where} answered with more than {LARGEST_JSON:,} bytes")
-        return bytes(body)
+        try:
+            return self._whole_body(response, _Body(response, LARGEST_JSON if largest is None else largest))
+        except _NoBodyError as error:
+            raise TransientError(f"{self.name}: {where} answered with {error}") from error
+
+    def _whole_body(self, response: requests.Response, body: _Body) -> bytes:
+        started, patience_s = time.monotonic(), _JSON_TIMEOUTS * self._timeout_s
+        for chunk in self.chunks(response):
+            body.take(chunk)
+            if time.monotonic() - started > patience_s:
+                raise _NoBodyError(f"only {body.arrived:,} bytes in {patience_s:g} s")
+        return body.whole()
 
     @contextmanager
     def _once(
@@ -278,6 +297,45 @@ class Service:
             # The server's mistake about itself, never a reason to leave TLS.
             there = there._replace(scheme=here.scheme, netloc=here.netloc)
         return there.geturl()
+
+
+class _NoBodyError(Exception):
+    """Says what came instead of a body."""
+
+
+class _Body:
+    """The body of an answer as it arrives, unpacked; neither as it comes nor unpacked may it be too large."""
+
+    def __init__(self, response: requests.Response, largest: int) -> None:
+        self.arrived = 0
+        self._content = bytearray()
+        self._largest = largest
+        encoding = response.headers.get("Content-Encoding", "").strip().lower()
+        if encoding not in _PLAIN | _GZIPPED:
+            raise _NoBodyError(f"something packed in a way that was not asked for: {encoding}")
+        self._gzip = zlib.decompressobj(wbits=31) if encoding in _GZIPPED else None
+        length = response.headers.get("Content-Length", "")
+        self._check(int(length[:19]) if length.isdecimal() else 0)
+
+    def take(self, chunk: bytes) -> None:
+        """Take what has arrived."""
+        self.arrived += len(chunk)
+        try:
+            unpacked = self._gzip.decompress(chunk, self._largest + 1) if self._gzip else chunk
+        except zlib.error as error:
+            raise _NoBodyError(f"gzip that cannot be unpacked ({error})") from error
+        self._content += unpacked
+        self._check(max(self.arrived, len(self._content)))
+
+    def _check(self, size: int) -> None:
+        if size > self._largest:
+            raise _NoBodyError(f"more than {self._largest:,} bytes")
+
+    def whole(self) -> bytes:
+        """Return the content, once all has arrived."""
+        if self._gzip and not self._gzip.eof:
+            raise _NoBodyError("gzip that is cut off")
+        return bytes(self._content)
 
 
 def hide(text: str, secrets: Iterable[str]) -> str:
@@ -479,7 +537,7 @@ def _retry_after_s(response: requests.Response) -> float | None:
         return float(text)
     try:
         return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None  # a header we cannot read asks for nothing; back-off still applies
 
 
@@ -487,7 +545,7 @@ def _read_rest(response: requests.Response) -> None:
     """Read the little that is left of an error's page: a connection with unread bytes serves no next request."""
     with suppress(HTTPError):  # the answer has been judged already
         for _ in range(4):
-            if not response.raw.read1(1 << 14, decode_content=True):
+            if not response.raw.read1(1 << 14, decode_content=False):
                 return
 
 

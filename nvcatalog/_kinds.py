@@ -45,6 +45,23 @@ def read(kind: str, value: Any) -> Any:
     return [_READERS[kind.removesuffix("s")](each) for each in _several(value)]
 
 
+def first_wrong(kind: str, value: Any) -> Any:
+    """Return the first of several values that is not one of a kind; of what is no list of several, all of it.
+
+    Examples
+    --------
+    >>> first_wrong("image ids", [1, "x", 3]), first_wrong("count", -1)
+    ('x', -1)
+    """
+    if isinstance(value, list) and len(value) > 1:
+        for each in value:
+            try:
+                read(kind, [each])
+            except (ValueError, TypeError, OverflowError):
+                return each
+    return value
+
+
 def is_known(kind: str) -> bool:
     """Return whether there is such a kind."""
     return not kind or kind.startswith(("one of ", "any of ")) or kind.removesuffix("s") in _READERS

@@ -22,6 +22,8 @@ from nvcatalog.errors import InvalidOptionError
 
 #: Where a data folder has its lock files, and moments beside them; never deleted: others may have them open.
 FOLDER = ".locks"
+#: How long who only asks waits for the catalog before a snapshot answers.
+QUESTION_PATIENCE_S = 2.0
 _TURNS = 64
 _SOFT = ".soft"
 # Hundreds of processes may wait, on a folder that is on a network: the longer one does, the less often it looks.
@@ -240,10 +242,13 @@ class Turns:
     ----------
     folder : Path
         The data folder.
+    of_what : str
+        What of images it is about, where it is not their maps: who waits for those waits for nothing else.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, of_what: str = "") -> None:
         self._folder = folder / FOLDER
+        self._name = f"{of_what}-" if of_what else ""
         self._lock = threading.Lock()
         self._held: dict[int, BaseFileLock | None] = {}
         self._users: Counter[int] = Counter()
@@ -259,7 +264,7 @@ class Turns:
         try:
             with taking:
                 if number not in self._held:
-                    self._held[number] = self._take(self._folder / f"{number:02}", wait)
+                    self._held[number] = self._take(self._folder / f"{self._name}{number:02}", wait)
             yield
         finally:
             self._leave(number)

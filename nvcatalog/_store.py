@@ -51,6 +51,8 @@ _OPEN_HERE = "different configuration"
 _REFUSALS = ("Could not set lock on file", _OPEN_HERE, "Conflicting lock is held")
 _HOLDER = re.compile(r"lock is held in (?P<program>.+?) \(PID (?P<pid>\d+)\)")
 
+#: What it passes on of the system where a file system has no locks, and nobody could be waited for.
+NO_LOCKS = "No locks available"
 # What it says of a file that somebody or something has damaged.
 _DAMAGES = ("Corrupt database file", "Could not read enough bytes")
 # What it says when a disk is full or a quota used up; the whole database is given up then, until reopened.
@@ -74,7 +76,7 @@ class Store:
     Opening costs milliseconds, and nothing stays open between calls: whoever else wants the file gets it.
     """
 
-    has_base = False  #: Whether what is read is more than the folder's own catalog.
+    base: Path | None = None  #: The folder whose catalog is read too, behind this one's.
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -271,7 +273,7 @@ class Store:
             except duckdb.Error as error:
                 if not any(refusal in str(error) for refusal in _REFUSALS):
                     raise _unreadable(self.path, error) from error
-                if time.monotonic() >= deadline:
+                if time.monotonic() >= deadline or NO_LOCKS in str(error):
                     raise CatalogLockedError(_locked_message(self.path, _holder_in(error))) from error
             time.sleep(min(pause_s * random.uniform(0.5, 1.5), _left_s(deadline)))  # noqa: S311 - jitter, no secret
             pause_s = min(pause_s * 1.5, 0.25)
@@ -426,6 +428,8 @@ def _left_s(deadline: float) -> float:
 
 
 def _locked_message(path: Path, holder: str) -> str:
+    if NO_LOCKS in holder:
+        return f"{path} is on a file system where files cannot be locked ({NO_LOCKS})"
     return f"{path} is kept open by {holder}. Close it there and call again: no file is lost"
 
 
@@ -463,6 +467,8 @@ def _folder_error(folder: Path, error: OSError) -> NVCatalogError:
         return _no_space(folder, error)
     if error.errno in TOO_MANY:
         return _no_file_left(folder)
+    if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP):
+        return DataDirError(f"{folder} cannot be locked ({error.strerror}). Set NVCATALOG_LOCK=soft")
     return DataDirError(f"{folder} cannot be written: {error.strerror}. Give another data_dir")
 
 

@@ -8,47 +8,54 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import duckdb
 
-from nvcatalog import lookup, storage
+from nvcatalog import kept, lookup, storage
 from nvcatalog._batch import Batch
 from nvcatalog._gate import ForkedOpenError, Gate, gate_of
-from nvcatalog._locks import lock_timeout_s
-from nvcatalog._store import FILE_NAME, Store, fence, in_memory
+from nvcatalog._layers import layered
+from nvcatalog._locks import QUESTION_PATIENCE_S, lock_timeout_s
+from nvcatalog._store import FILE_NAME, NO_LOCKS, AbsentStore, Store, fence, in_memory
 from nvcatalog.adopt import adopt_folder, collection_folders
-from nvcatalog.connecting import Column, Relation, relations_here
+from nvcatalog.connecting import (
+    Column,
+    Relation,
+    fence_in,
+    files_by_table,
+    instead,
+    relations_here,
+    rows_of_files,
+    warn_user,
+)
 from nvcatalog.errors import (
     CatalogCorruptError,
     CatalogLockedError,
     CatalogTooNewError,
+    CatalogWarning,
     DataDirError,
     InvalidOptionError,
     InvalidOptionTypeError,
     NoSpaceError,
+    SnapshotError,
     WrongServerError,
     shown,
 )
 from nvcatalog.known import Known
 from nvcatalog.migrate import load_migrations
-from nvcatalog.queries import quoted
 from nvcatalog.servers import check_server
 
 #: The variable that names a base folder where no argument does.
 VARIABLE = "NVCATALOG_BASE"
 
-# What DuckDB passes on of the system where a file system has none.
-_NO_LOCKS = "No locks available"
 # What a damaged file makes of a statement of ours; a user's would be a QueryError.
 _DAMAGES = (duckdb.CatalogException, duckdb.IOException, duckdb.SerializationException)
 # Catalogs of an earlier state of a base are kept this long: another process may be about to open one.
 _FORMER_KEPT_S = 24 * 3600.0
-# What is added to the number of a term that only the base knows: the two catalogs number terms each by itself.
-_APART = 1_000_000_000
 _SHORT_PATIENCE_S = 2.0
 
 
@@ -125,13 +132,24 @@ class LayeredStore(Store):
         The data folder.
     base : Path
         The base's ``neurovault`` folder.
+    asks : bool
+        Whether it is only asked something: then a snapshot may answer in the place of either catalog, with a
+        warning at once, and nothing is answered without the base.
+
+    Attributes
+    ----------
+    notes : list of str
+        What is to be known of the base, for the caller to warn of.
     """
 
-    has_base = True
+    base: Path
 
-    def __init__(self, folder: Path, base: Path) -> None:
+    def __init__(self, folder: Path, base: Path, *, asks: bool = False) -> None:
         super().__init__(folder)
         self.base = base
+        self.notes: list[str] = []
+        self._asks = asks
+        self._kept: set[str] = set()  # sides that somebody kept: they are not waited for again
         self._front = Store(folder)
         self._found: Store | None = None
         self._base_root: str | None = None
@@ -181,6 +199,9 @@ class LayeredStore(Store):
             except (TimeoutError, ForkedOpenError) as error:
                 raise CatalogLockedError(f"{self.path}: {error}") from error
             opened = cast("_Opened", shared)
+            if opened.front_kept is not None and not self._asks:  # a thread that only asks has opened it
+                raise opened.front_kept
+            self._tell(opened.notes)
             self._base_root = opened.base_root
             cursor = opened.connection.cursor()
             stack.callback(cursor.close)
@@ -188,6 +209,10 @@ class LayeredStore(Store):
                 yield cursor
             except _DAMAGES as error:
                 raise self._damaged(error) from error
+
+    def do_without_front(self, error: CatalogLockedError) -> None:
+        """Read the base alone from now on, while somebody keeps the folder's own catalog."""
+        self._front = AbsentStore(self.folder, error)
 
     def check_server(self, root: str) -> None:
         """Raise when the base, as it was last read, was filled from another server than the one to be asked."""
@@ -221,36 +246,58 @@ class LayeredStore(Store):
         with suppress(CatalogLockedError, DataDirError, NoSpaceError):
             self._below.land(batch, timeout_s=_SHORT_PATIENCE_S)
 
+    def _tell(self, notes: Iterable[str]) -> None:
+        new = [note for note in notes if note not in self.notes]
+        self.notes += new
+        for note in new if self._asks else ():
+            warn_user(note, CatalogWarning)
+
     def _open(self, timeout_s: float) -> _Opened:
         deadline = time.monotonic() + timeout_s
-        there = {name: store for name, store in (("front", self._front), ("base", self._below)) if store.exists}
-        stack = ExitStack()
+        opened = _Opened()
         try:
-            for store in there.values():
-                stack.enter_context(store.alone(timeout_s=max(0.0, deadline - time.monotonic())))
-            connection = in_memory()
-            stack.callback(connection.close)
-            connection.execute("SET temp_directory = ''")
-            for name, store in there.items():
-                _attach(connection, name, store, deadline)
-            root = self._lay(connection, there)
-            connection.execute("SET enable_external_access = false")
-            fence(connection)
+            opened.connection.execute("SET temp_directory = ''")
+            for side, store in (("front", self._front), ("base", self._below)):
+                if store.exists:
+                    self._reach(opened, side, store, deadline)
+            self._lay(opened)
+            opened.fence()
         except BaseException:
-            stack.close()
+            opened.close()
             raise
-        return _Opened(connection, root, stack.close)
+        return opened
 
-    def _lay(self, connection: duckdb.DuckDBPyConnection, there: dict[str, Store]) -> str | None:
-        """Lay one over the other, and return the base's server."""
+    def _reach(self, opened: _Opened, side: str, store: Store, deadline: float) -> None:
+        """Attach a catalog; where somebody keeps it, take its newest snapshot, or do without the base."""
+        replaceable = self._asks or side == "base"
+        patience_s = 0.0 if side in self._kept else QUESTION_PATIENCE_S
         try:
-            _lay(connection, there, self.base)
-            ours, theirs = (_root(connection, side) if side in there else None for side in ("front", "base"))
+            opened.attach(side, store, min(deadline, time.monotonic() + patience_s) if replaceable else deadline)
+        except CatalogLockedError as error:
+            if not replaceable:
+                raise
+            if not opened.take_snapshot(side, store, error):
+                self._wait(opened, side, store, 0.0 if side in self._kept else deadline)
+            self._kept.add(side)
+
+    def _wait(self, opened: _Opened, side: str, store: Store, deadline: float) -> None:
+        try:
+            opened.attach(side, store, deadline)
+        except CatalogLockedError as error:
+            if self._asks:
+                raise
+            opened.notes.append(f"{error}. Until then the base is taken for empty: what it has is fetched")
+
+    def _lay(self, opened: _Opened) -> None:
+        """Lay one over the other, and note the base's server."""
+        try:
+            _lay(opened, self.base)
+            ours, theirs = (opened.root(side) for side in ("front", "base"))
         except duckdb.Error as error:
             raise self._damaged(error) from error
         if ours is not None and theirs is not None:
             _check_same_server(self.folder, ours, self.base, theirs)
-        return theirs
+        opened.base_root = theirs
 
     def _damaged(self, error: duckdb.Error) -> CatalogCorruptError:
         text = str(error).splitlines()[0]
@@ -261,18 +308,67 @@ class LayeredStore(Store):
 
 
 class _Opened:
-    """Both catalogs, open; closed together."""
+    """Both catalogs, or what stands in for one, as they are read together; closed together."""
 
-    def __init__(
-        self, connection: duckdb.DuckDBPyConnection, base_root: str | None, close: Callable[[], None]
-    ) -> None:
-        self.connection, self.base_root, self.close = connection, base_root, close
+    def __init__(self) -> None:
+        self.connection = in_memory()
+        self.stores: dict[str, Store] = {}
+        self.files: dict[str, dict[str, list[Path]]] = {}  # of a snapshot in the place of a side's catalog
+        self.notes: list[str] = []
+        self.front_kept: CatalogLockedError | None = None
+        self.base_root: str | None = None
+        self._after = ExitStack()
 
+    def attach(self, side: str, store: Store, deadline: float) -> None:
+        """Attach a side's catalog, and keep the rest of this process from it until all is closed."""
+        with ExitStack() as stack:
+            stack.enter_context(store.alone(timeout_s=max(0.0, deadline - time.monotonic())))
+            _attach(self.connection, side, store, deadline)
+            self._after.enter_context(stack.pop_all())
+        self.stores[side] = store
 
-def _root(connection: duckdb.DuckDBPyConnection, side: str) -> str | None:
-    query = f"SELECT value FROM {side}.catalog_info WHERE key = 'server_root'"  # noqa: S608 - one of two
-    rows = connection.execute(query).fetchall()
-    return rows[0][0] if rows else None
+    def take_snapshot(self, side: str, store: Store, why: CatalogLockedError) -> bool:
+        """Let a side's newest snapshot stand in, where there is one that can be read."""
+        place = kept.newest(store.folder / kept.FOLDER)
+        try:
+            if place is None:
+                return False
+            if side == "front":  # to mark it as read is to write, which nobody does in a base
+                place, let_go = kept.hold(place)
+                self._after.callback(let_go)
+                self.front_kept = why
+            self.files[side] = files_by_table(place)
+        except SnapshotError:
+            return False
+        self.notes.append(instead(store, place, why))
+        return True
+
+    def root(self, side: str) -> str | None:
+        """Return the server that a side was filled from."""
+        if side not in self.stores and side not in self.files:
+            return None
+        table = f"{side}.catalog_info" if side in self.stores else f"{side}_catalog_info"
+        query = f"SELECT value FROM {table} WHERE key = 'server_root'"  # noqa: S608 - one of four
+        rows = self.connection.execute(query).fetchall()
+        return rows[0][0] if rows else None
+
+    def fence(self) -> None:
+        """Leave a query nothing but what is read here."""
+        if self.files:
+            named = {
+                f"{side}_{table}": paths for side, all_ in self.files.items() for table, paths in all_.items()
+            }
+            fence_in(self.connection, named)
+        else:
+            self.connection.execute("SET enable_external_access = false")
+            fence(self.connection)
+
+    def close(self) -> None:
+        """Close the catalogs, then let the rest of this process at them."""
+        try:
+            self.connection.close()
+        finally:
+            self._after.close()
 
 
 def _attach(connection: duckdb.DuckDBPyConnection, name: str, store: Store, deadline: float) -> None:
@@ -280,7 +376,7 @@ def _attach(connection: duckdb.DuckDBPyConnection, name: str, store: Store, dead
     try:
         store.attach(connection, name, timeout_s=0)
     except CatalogLockedError as error:
-        if _NO_LOCKS not in str(error):
+        if NO_LOCKS not in str(error):
             store.attach(connection, name, timeout_s=max(0.0, deadline - time.monotonic()))
             return
         with tempfile.TemporaryDirectory(prefix="nvcatalog-") as private:  # an open file outlives its folder
@@ -302,21 +398,25 @@ def _check_same_server(folder: Path, ours: str, base: Path, theirs: str) -> None
 # Both as one
 
 
-def _lay(connection: duckdb.DuckDBPyConnection, there: dict[str, Store], base: Path) -> None:
+def _lay(opened: _Opened, base: Path) -> None:
     """Make the catalog's tables as views of both, below the catalog's own views."""
-    places, statements = {}, []
+    places, statements, connection = {}, [], opened.connection
     tables = [relation for relation in relations_here() if relation.sql is None]
     for side in ("front", "base"):
-        if side in there and _is_as_here(connection, side, there[side]):
+        if side in opened.stores and _is_as_here(connection, side, opened.stores[side]):
             places[f"{side}_"] = f"{side}.main."  # to describe all columns would take longer than all the rest
             continue
-        columns = _columns(connection, side)
-        statements += [
-            f"CREATE VIEW {side}_{table.name} AS {_side(side, table, columns.get(table.name, []))}"
-            for table in tables
-        ]
+        files = opened.files.get(side)
+        columns = {} if files else _columns(connection, side)
+        for table in tables:
+            rows = (
+                rows_of_files(connection, files.get(table.name, []), table)
+                if files
+                else _side(side, table, columns.get(table.name, []))
+            )
+            statements.append(f"CREATE VIEW {side}_{table.name} AS {rows}")
     for relation in relations_here():
-        sql = relation.sql or f"CREATE VIEW {relation.name} AS {_layered(relation.name, places, base)}"
+        sql = relation.sql or f"CREATE VIEW {relation.name} AS {layered(relation.name, places, base)}"
         statements.append(sql)
     connection.execute(";\n".join(statement.rstrip("; \n") for statement in statements))
 
@@ -348,107 +448,6 @@ def _side(side: str, relation: Relation, given: list[str]) -> str:
 
     source = f"FROM {side}.{relation.name}" if given else "WHERE false"
     return f"SELECT {', '.join(map(read, relation.columns))} {source}"
-
-
-def _layered(table: str, places: Mapping[str, str], base: Path) -> str:
-    """Return all rows of the folder's table, and those of the base's that these do not stand for."""
-    text = _OWN.get(table, f"FROM front_{table}")
-    if table in _BEHIND:
-        text += f" UNION ALL {_BEHIND[table]}"
-    for name, place in places.items():
-        text = text.replace(name, place)
-    return text.replace("{base}", quoted(f"{base}{os.sep}"))
-
-
-# A list that was read to the end stands for the base's, and the other way round.
-_OWN = {
-    "collections": """
-        FROM front_collections AS f
-        WHERE coalesce(f.complete, false)
-           OR NOT EXISTS (FROM base_collections AS b WHERE b.collection_id = f.collection_id AND b.complete)
-    """
-}
-# Calls, and what landings left for snapshots, are each folder's own.
-_BEHIND = {
-    "collections": """
-        FROM base_collections AS b
-        WHERE NOT EXISTS (
-            FROM front_collections AS f
-            WHERE f.collection_id = b.collection_id
-              AND (coalesce(f.complete, false) OR NOT coalesce(b.complete, false)))
-    """,
-    # What a later list of the folder's own does not name has gone from the server since.
-    "images": """
-        SELECT b.* REPLACE (coalesce(b.gone_at, later.listed_at) AS gone_at)
-        FROM base_images AS b
-        LEFT JOIN (
-            SELECT f.collection_id, f.listed_at
-            FROM front_collections AS f
-            LEFT JOIN base_collections AS c USING (collection_id)
-            WHERE f.complete AND f.listed_at > coalesce(c.listed_at, TIMESTAMPTZ '-infinity')
-              AND NOT EXISTS (FROM front_refusals AS r WHERE r.kind = 'position' AND r.id = f.collection_id)
-        ) AS later ON later.collection_id = b.collection_id
-        WHERE NOT EXISTS (FROM front_images AS f WHERE f.image_id = b.image_id)
-    """,
-    "raw_records": """
-        FROM base_raw_records AS b
-        WHERE NOT EXISTS (FROM front_raw_records AS f WHERE f.kind = b.kind AND f.id = b.id)
-    """,
-    "record_history": "FROM base_record_history",
-    # What was resampled of an earlier map is none of the map that is here now.
-    "files": """
-        SELECT b.* REPLACE ({base} || b.path AS path)
-        FROM base_files AS b
-        WHERE NOT EXISTS (
-            FROM front_files AS f
-            WHERE f.image_id = b.image_id
-              AND (f.kind = b.kind OR (f.kind = 'original' AND b.kind = 'resampled')))
-    """,
-    "refusals": """
-        FROM base_refusals AS b
-        WHERE NOT EXISTS (
-            FROM front_refusals AS f
-            WHERE f.kind = b.kind AND f.id = b.id AND f.position IS NOT DISTINCT FROM b.position)
-          AND NOT EXISTS (
-            FROM front_collections AS f
-            WHERE b.kind = 'position' AND f.collection_id = b.id AND f.complete)
-          AND NOT EXISTS (
-            FROM front_raw_records AS f
-            WHERE f.id = b.id AND f.fetched_at > b.seen_at
-              AND f.kind = CASE b.kind WHEN 'position' THEN NULL WHEN 'collection' THEN b.kind ELSE 'image' END)
-    """,
-    "access": """
-        FROM base_access AS b
-        WHERE NOT EXISTS (FROM front_access AS f WHERE f.collection_id = b.collection_id)
-    """,
-    "nidm_packs": """
-        FROM base_nidm_packs AS b
-        WHERE NOT EXISTS (FROM front_nidm_packs AS f WHERE f.pack_id = b.pack_id)
-          AND NOT EXISTS (FROM front_collections AS f WHERE f.collection_id = b.collection_id AND f.complete)
-    """,
-    "terms": f"""
-        SELECT b.term_id + {_APART}, b.term
-        FROM base_terms AS b
-        WHERE NOT EXISTS (FROM front_terms AS f WHERE f.term = b.term)
-    """,  # noqa: S608 - a number of ours
-    "words": f"""
-        SELECT b.image_id, coalesce(f.term_id, b.term_id + {_APART}), b.weight
-        FROM base_words AS b
-        JOIN base_terms AS t ON t.term_id = b.term_id
-        LEFT JOIN front_terms AS f ON f.term = t.term
-        WHERE NOT EXISTS (FROM front_words_status AS s WHERE s.image_id = b.image_id)
-    """,  # noqa: S608 - as above
-    "words_status": """
-        FROM base_words_status AS b
-        WHERE NOT EXISTS (FROM front_words_status AS f WHERE f.image_id = b.image_id)
-    """,
-    # The folder's server is its own, and is noted there once records of it come.
-    "catalog_info": """
-        FROM base_catalog_info AS b
-        WHERE b.key NOT IN ('server_root', 'created_at')
-          AND NOT EXISTS (FROM front_catalog_info AS f WHERE f.key = b.key)
-    """,
-}
 
 
 # A base without a catalog

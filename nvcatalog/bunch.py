@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nvcatalog import neurosynth, records, storage
 from nvcatalog._batch import Batch, Words
+from nvcatalog._sklearn import bunch_class
 from nvcatalog._store import AbsentStore, Store
 from nvcatalog.errors import CatalogLockedError, MixedSetsError, WordsWarning
 from nvcatalog.known import Known, KnownImage, MapKind
@@ -70,13 +71,11 @@ def build_bunch(
     base : Path or None
         The folder behind it, whose maps are used where they lie.
     """
-    from sklearn.utils import Bunch
-
     images = [known.images[id_] for id_ in image_ids]
     collections = {
         id_: _collection_meta(folder, base, known, id_) for id_ in {image.collection_id for image in images}
     }
-    return Bunch(
+    return bunch_class()(
         images=[storage.place(folder, file.path) for image in images if (file := image.map(kind))],
         images_meta=[_image_meta(folder, base, image) for image in images],
         collections_meta=[dict(collections[image.collection_id]) for image in images],

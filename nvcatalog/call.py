@@ -201,17 +201,23 @@ class Call:
         try:
             known = self.reads.known(self.request.collection_ids, self.request.image_ids)
         except CatalogLockedError as error:
-            if self._wanted is not None or self._base is not None:
-                raise  # filters ask the catalog, and without one all that the base has would be downloaded
+            if self._wanted is not None:
+                raise  # filters ask the catalog
             known = self._do_without_catalog(error)
         return self._opener.tell(known) if self._opener else known
 
     def _do_without_catalog(self, error: CatalogLockedError) -> Known:
         """Go on with what nilearn's layout tells while somebody keeps the catalog; the next call takes it over."""
-        self.store = self.reads = AbsentStore(self.folder, error)
+        self.store = AbsentStore(self.folder, error)
+        if isinstance(self.reads, LayeredStore):
+            self.reads.do_without_front(error)
+        else:
+            self.reads = self.store
         self.lander.writable = False
         self.warn(f"This call does without the catalog, and with the files in its folder: {error}", CatalogWarning)
-        return Known(server_root=root_of_folder(self.folder))
+        known = self.reads.known(self.request.collection_ids, self.request.image_ids)
+        known.server_root = root_of_folder(self.folder)
+        return known
 
     def _open(self, servers: Servers) -> None:
         """Use the tokens of private collections, those given and those used before."""
@@ -355,8 +361,9 @@ class Call:
         absurd = [id_ for id_ in self.plan.to_fetch if records.has_absurd_size(self.known.images[id_].record)]
         if absurd:
             named = ", ".join(map(str, absurd[:5])) + (", …" if len(absurd) > 5 else "")
+            most = f"{records.LARGEST_FILE / 1e9:.0f} GB"
             self.notes.append(
-                f"A size of more than a terabyte in a record is taken for an unknown one: images {named}"
+                f"A size of more than {most} in a record is taken for an unknown one: images {named}"
             )
 
     def _check_space(self, plan: Plan) -> None:
@@ -532,7 +539,8 @@ class Call:
         for line in (text, *self.notes):
             summarise(line, verbose=self.options.verbose)
         healths = (servers.neurovault_health, servers.neurosynth_health)
-        self._warnings += [(text, CatalogWarning) for text in self.lander.troubles]
+        notes = self.reads.notes if isinstance(self.reads, LayeredStore) else []
+        self._warnings += [(text, CatalogWarning) for text in (*notes, *self.lander.troubles)]
         self._warnings += [(text, FilterWarning) for text in (self._chooser.warnings() if self._chooser else [])]
         self._warnings += [(f"Blocked: {h.given_up}", BlockedWarning) for h in healths if h.blocked]
         if missing := self.report.missing:

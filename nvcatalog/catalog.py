@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from nvcatalog import adopt, connecting, lookup, matrix, outdated, queries, shelf, snapshot, storage
 from nvcatalog._store import Store
 from nvcatalog.base import LayeredStore, store_of
-from nvcatalog.errors import LabelsError, SnapshotWarning
+from nvcatalog.errors import LabelsError, SelectionWarning, SnapshotWarning
 from nvcatalog.ids import parse_ids
 from nvcatalog.labels import read_labels
 from nvcatalog.meant import images_meant
-from nvcatalog.options import check_flags, parse_timeout
+from nvcatalog.options import check_flags, named_values, parse_timeout
 from nvcatalog.outward import Outward
 from nvcatalog.queries import Answer, Params
 from nvcatalog.upkeep import Upkeep
@@ -41,9 +41,16 @@ class Catalog(Outward, Upkeep):
     data_dir : path-like or None
         As in :func:`nvcatalog.fetch_neurovault_ids`.
     base : path-like or None
-        The `data_dir` of a shared folder, as there. :meth:`sql`, :meth:`query`, :meth:`words`, :meth:`labels` and
-        :meth:`cite` then read both catalogs as one, in which the rows of `data_dir` go before those of the base;
-        the ``path`` of a file in the base is absolute. All else is about `data_dir` alone.
+        The `data_dir` of a shared folder, as there. :meth:`sql`, :meth:`query`, :meth:`words`, :meth:`labels`,
+        :meth:`cite`, :meth:`export`, :meth:`freeze`, :meth:`to_nimads`, :meth:`to_nimare` and :meth:`outdated`
+        then read both catalogs as one, in which the rows of `data_dir` go before those of the base; the ``path``
+        of a file in the base is absolute. All else is about `data_dir` alone.
+
+    Notes
+    -----
+    Where somebody keeps the catalog for more than 2 s, or files cannot be locked, all of these are answered by the
+    newest snapshot, with a :class:`~nvcatalog.errors.CatalogWarning` that says how old it is. Private rows are in
+    no snapshot: ``private=True`` waits for the catalog.
 
     Examples
     --------
@@ -63,10 +70,10 @@ class Catalog(Outward, Upkeep):
         layers = store_of(self._folder, base)
         self._base = layers.base if isinstance(layers, LayeredStore) else None
 
-    @property
-    def _reads(self) -> Store:
-        """What is read where a base folder counts, too: as it is now."""
-        return self._store if self._base is None else LayeredStore(self._folder, self._base)
+    def _asked(self, *, private: bool = False) -> Store:
+        if self._base is not None:
+            return LayeredStore(self._folder, self._base, asks=True)
+        return self._store if private else connecting.AskedStore(self._store)
 
     def __repr__(self) -> str:
         """Name the folder, and the base behind it."""
@@ -87,6 +94,9 @@ class Catalog(Outward, Upkeep):
         self, query: str, /, params: Params = None, *, tables: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> Answer:
         """Ask in DuckDB's SQL: read-only, without files, network or settings.
+
+        What columns mean, ``SELECT column_name, comment FROM duckdb_columns() WHERE table_name = 'images'`` tells;
+        DuckDB's own ``DESCRIBE images`` knows names and types only.
 
         Parameters
         ----------
@@ -117,7 +127,7 @@ class Catalog(Outward, Upkeep):
             When somebody keeps the catalog for more than 2 s and the newest snapshot answers in its place.
         """
         self._warn_if_absent()
-        return self._ask(query, queries.all_params(params, kwargs), tables)
+        return _ask(self._asked(), query, queries.all_params(params, kwargs), tables)
 
     def query(self, name: str, /, params: Mapping[str, Any] | None = None, **kwargs: Any) -> Answer:
         """Run a query by its name: one of those that ship with the package, or one of your own.
@@ -150,6 +160,11 @@ class Catalog(Outward, Upkeep):
         QueryError
             When there is no such query or parameter, or a value is missing or of a wrong type (a ValueError).
 
+        Warns
+        -----
+        SelectionWarning
+            When there is no row, and it is known why: a value that no record has, and what there is like it.
+
         Examples
         --------
         >>> from nvcatalog import Catalog, fetch_neurovault_ids
@@ -160,7 +175,14 @@ class Catalog(Outward, Upkeep):
         found = shelf.find(name, shelf.own_folder(self._folder))
         given = shelf.arguments(found, queries.all_params(params, kwargs))
         self._warn_if_absent()
-        return self._ask(found.text, given)
+        reads = self._asked()
+        answer = _ask(reads, found.text, given)
+        if not answer and reads.exists:
+            why = shelf.why_nothing(found, given, lambda text, values: _ask(reads, text, values).fetchall())
+            if why:
+                text = ". ".join([shelf.found_nothing(found, given), *why])
+                warnings.warn(text, SelectionWarning, stacklevel=2)
+        return answer
 
     def queries(self) -> Answer:
         """Return the queries that :meth:`query` runs.
@@ -193,6 +215,7 @@ class Catalog(Outward, Upkeep):
         reference: str | None = None,
         private: bool = False,
         gone: bool = False,
+        **kwargs: Any,
     ) -> WordMatrix:
         """Return the terms of images as a sparse matrix and its vocabulary, or as a table.
 
@@ -227,6 +250,8 @@ class Catalog(Outward, Upkeep):
         gone : bool
             Whether those are that the server no longer has, where no id and no answer names them; named ones are
             taken with a warning. Of a condition, where their files are here.
+        **kwargs
+            Values for each ``$name``, by keyword.
 
         Returns
         -------
@@ -260,8 +285,10 @@ class Catalog(Outward, Upkeep):
         [[0.4, 0.07]]
         """
         check_flags(private=private, gone=gone)
+        params = named_values(self.words, where, params, kwargs)
+        reads = self._asked(private=private is True)
         if bunch is not None:
-            image_ids = images_meant(self._reads, where=where, bunch=bunch, image_ids=image_ids).image_ids
+            image_ids = images_meant(reads, where=where, bunch=bunch, image_ids=image_ids).image_ids
         wish = parse_wish(
             image_ids,
             where=where,
@@ -275,7 +302,7 @@ class Catalog(Outward, Upkeep):
             gone=gone,
         )
         self._warn_if_absent()
-        return matrix.chosen_words(self._reads, wish)
+        return matrix.chosen_words(reads, wish)
 
     def add_words(self, df: Any, *, reference: str, replace: bool = False) -> int:
         """Add terms that a decoder of your own gave for images; they are then served wherever terms are.
@@ -290,8 +317,9 @@ class Catalog(Outward, Upkeep):
         reference : str
             The name of the set of terms, say of the decoder and what it was trained on. No matrix mixes two.
         replace : bool
-            Whether images may lose terms of another reference set, such as Neurosynth's. Those added here no fetch
+            Whether images may lose terms of another reference set, and of Neurosynth's. Those added here no fetch
             replaces: with ``mode='overwrite'`` they are ``kept_old``, and Neurosynth's answer is beside the map.
+            The way back is :meth:`forget_words`.
 
         Returns
         -------
@@ -301,8 +329,8 @@ class Catalog(Outward, Upkeep):
         Raises
         ------
         WordsError
-            When it is no such table, when the catalog knows nothing of an image, and when one has terms of another
-            set (a ValueError); the message names them.
+            When it is no such table, when the catalog knows nothing of an image, and when one has Neurosynth's
+            terms or another set's (a ValueError); the message names them.
         InvalidOptionError
             When `reference` is no name.
 
@@ -318,10 +346,53 @@ class Catalog(Outward, Upkeep):
         from nvcatalog import decoders
 
         check_flags(replace=replace)
-        count = decoders.add_words(self._store, df, reference=reference, replace=replace)
+        return self._published(decoders.add_words(self._store, df, reference=reference, replace=replace))
+
+    def forget_words(self, image_ids: Iterable[int | str] | int | str | None = None, *, reference: str) -> int:
+        """Forget terms that :meth:`add_words` landed: the way back to Neurosynth's.
+
+        The images have no terms then, and the next fetch of them with ``fetch_neurosynth_words=True`` takes
+        Neurosynth's answer that is beside the map, or asks for one. All other sets stay as they are.
+
+        Parameters
+        ----------
+        image_ids : iterable of int or str, int, str or None
+            Of which images; None means all that have terms of the set.
+        reference : str
+            The name of the set, as given to :meth:`add_words`.
+
+        Returns
+        -------
+        int
+            How many images it was.
+
+        Raises
+        ------
+        WordsError
+            When there is no such set of somebody's own; the message names those there are (a ValueError).
+        InvalidIdError, InvalidIdTypeError
+            When an id is none.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> from nvcatalog import Catalog, fetch_neurovault_ids
+        >>> maps = fetch_neurovault_ids(image_ids=[9034], verbose=0)
+        >>> df = pd.DataFrame({"image_id": [9034], "term": ["pain"], "weight": [0.1]})
+        >>> Catalog().add_words(df, reference="theirs", replace=True)
+        1
+        >>> Catalog().forget_words(reference="theirs")
+        1
+        """
+        from nvcatalog import decoders
+
+        ids = None if image_ids is None else parse_ids(image_ids, kind="image")
+        return self._published(decoders.forget_words(self._store, ids, reference=reference))
+
+    def _published(self, count: int) -> int:
         trouble = snapshot.publish(self._store) if count else None
         if trouble:
-            warnings.warn(trouble, SnapshotWarning, stacklevel=2)
+            warnings.warn(trouble, SnapshotWarning, stacklevel=3)
         return count
 
     def labels(self, image_id: int | str) -> list[tuple[int, str]]:
@@ -353,7 +424,7 @@ class Catalog(Outward, Upkeep):
         [(0, 'Primary motor cortex'), (1, 'Sensory cortex')]
         """
         id_ = parse_ids([image_id], kind="image")[0]
-        file = lookup.files_of(self._reads, [id_]).get((id_, "labels"))
+        file = lookup.files_of(self._asked(), [id_]).get((id_, "labels"))
         if file is None:
             raise LabelsError(
                 f"image {id_} has no label file in {self._folder}; if it is an atlas, fetch it with extras=True"
@@ -386,7 +457,7 @@ class Catalog(Outward, Upkeep):
         0
         """
         self._warn_if_absent()
-        return Answer(outdated.outdated(self._store))
+        return Answer(outdated.outdated(self._asked()))
 
     def adopt(self, *, verbose: int = 2) -> Report:
         """Register everything in the folder that the catalog does not know yet, such as what nilearn left.
@@ -481,6 +552,7 @@ class Catalog(Outward, Upkeep):
             timeout_s=parse_timeout(timeout),
         )
 
-    def _ask(self, query: str, params: Params, tables: Mapping[str, Any] | None = None) -> Answer:
-        with connecting.asked(self._reads) as connection:
-            return queries.run(connection, query, params, tables)
+
+def _ask(reads: Store, query: str, params: Params, tables: Mapping[str, Any] | None = None) -> Answer:
+    with reads.reading() as connection:
+        return queries.run(connection, query, params, tables)

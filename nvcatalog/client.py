@@ -27,6 +27,8 @@ _COLLECTION_PASSES = 6
 # An offset behind every list: the answer is a page without records, and so needs none to be rendered.
 _BEHIND_THE_LAST = 1_000_000_000
 _LARGEST_COUNT = 2**31 - 1
+# More than NeuroVault has in all: a list that is longer brings ever new ids, and has no end.
+_LONGEST_LIST = 1_000_000
 # Where other records are looked for when one answers 500: a few places, since one there may be broken too.
 _PROBES = (0, 1, 10)
 _PROBE_VALID_S = 5.0
@@ -280,7 +282,7 @@ class NeuroVault:
                 record = ask_by_id()
             except RefusedError:
                 raise error from None
-            self._forget_token(collection_id)
+            self._found_public(record, collection_id)
             return record
         return self._public_or(record, collection_id, ask_by_id)
 
@@ -292,8 +294,13 @@ class NeuroVault:
             record = ask_by_id()
         except RefusedError:
             return record
-        self._forget_token(collection_id)
+        self._found_public(record, collection_id)
         return record
+
+    def _found_public(self, record: Record, collection_id: int) -> None:
+        """Forget the token of what is public; but an image of another collection is opened by any token."""
+        if _collection_id_or_none(record) in (None, collection_id):
+            self._forget_token(collection_id)
 
     def _forget_token(self, collection_id: int) -> None:
         self._tokens.pop(collection_id, None)
@@ -367,6 +374,8 @@ class NeuroVault:
         place = _Place()
         former: list[Any] = []
         while True:
+            if place.offset >= _LONGEST_LIST:
+                raise TransientError(f"{path} lists {place.offset:,} records and more, which is taken for endless")
             started = time.monotonic()
             try:
                 page = self._page(path, place.offset, place.limit, filters)
@@ -505,12 +514,19 @@ def _without(token: str | None, value: Any) -> Any:
 
 def _with_texts(value: Any, change: Callable[[str], str]) -> Any:
     """Return what the server gave with every text in it changed."""
+    try:
+        return _changed(value, change)
+    except RecursionError as error:
+        raise TransientError("the server answered with JSON that is nested too deeply") from error
+
+
+def _changed(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return change(value)
     if isinstance(value, list):
-        return [_with_texts(item, change) for item in value]
+        return [_changed(item, change) for item in value]
     if isinstance(value, dict):
-        return {change(key): _with_texts(item, change) for key, item in value.items()}
+        return {change(key): _changed(item, change) for key, item in value.items()}
     return value
 
 

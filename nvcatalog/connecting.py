@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import secrets
 import tempfile
@@ -16,15 +17,14 @@ from typing import NamedTuple
 import duckdb
 
 from nvcatalog import kept, parts, snapshot
-from nvcatalog._locks import lock_timeout_s
+from nvcatalog._locks import QUESTION_PATIENCE_S, lock_timeout_s
 from nvcatalog._store import Store, empty_catalog, in_memory
 from nvcatalog.errors import CatalogLockedError, CatalogTooNewError, CatalogWarning, SnapshotError, SnapshotWarning
 from nvcatalog.migrate import load_migrations
 from nvcatalog.queries import quoted
 
-#: How long a question waits for the catalog before a snapshot answers it.
-QUESTION_PATIENCE_S = 2.0
-_OF_WHO_ASKS = 8  # through the context managers, and Catalog's methods
+# Whose frames lie between the line that a warning is about, and what warns.
+_OURS = ("nvcatalog", "contextlib")
 
 
 def connect(store: Store, name: str | os.PathLike[str] | None = None) -> duckdb.DuckDBPyConnection:
@@ -120,49 +120,84 @@ def held(store: Store, name: str | os.PathLike[str] | None = None) -> Iterator[P
         let_go()
 
 
-@contextmanager
-def asked(store: Store) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open what answers a question of a user's, fenced: the catalog, or the newest snapshot where that takes long.
+class AskedStore(Store):
+    """A catalog for who only asks: where somebody else keeps it, the newest snapshot answers.
 
-    Warns
-    -----
-    CatalogWarning
-        When a snapshot answers: it says why, and how old that is.
+    It is for one call of a user's: what a snapshot has once answered, it answers to the end.
 
-    Raises
-    ------
-    CatalogLockedError
-        When there is no snapshot that can be read, and somebody keeps the catalog for ``lock_timeout``.
+    Parameters
+    ----------
+    store : Store
+        The catalog.
     """
-    patience_s = lock_timeout_s()
-    with ExitStack() as stack:
-        try:
-            connection = stack.enter_context(store.reading(timeout_s=min(QUESTION_PATIENCE_S, patience_s)))
-        except CatalogLockedError as error:
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store.folder)
+        self._why: CatalogLockedError | None = None
+
+    @contextmanager
+    def reading(self, *, timeout_s: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open what answers, fenced: the catalog, or the newest snapshot where that takes long.
+
+        Warns
+        -----
+        CatalogWarning
+            When a snapshot answers: it says why, and how old that is.
+
+        Raises
+        ------
+        CatalogLockedError
+            When there is no snapshot that can be read, and somebody keeps the catalog for ``lock_timeout``.
+        """
+        patience_s = lock_timeout_s() if timeout_s is None else timeout_s
+        with ExitStack() as stack:
+            yield self._open_either(stack, patience_s)
+
+    def _open_either(self, stack: ExitStack, patience_s: float) -> duckdb.DuckDBPyConnection:
+        why, told = self._why, self._why is not None
+        if why is None:
             try:
-                connection = stack.enter_context(_answering(store, error))
-            except SnapshotError:  # nothing else can answer
-                left_s = max(0.0, patience_s - QUESTION_PATIENCE_S)
-                connection = stack.enter_context(store.reading(timeout_s=left_s))
-        yield connection
+                return stack.enter_context(super().reading(timeout_s=min(QUESTION_PATIENCE_S, patience_s)))
+            except CatalogLockedError as error:
+                why = error
+        try:
+            connection = stack.enter_context(_answering(self, why, told=told))
+        except SnapshotError:  # nothing else can answer
+            return stack.enter_context(super().reading(timeout_s=max(0.0, patience_s - QUESTION_PATIENCE_S)))
+        self._why = why
+        return connection
 
 
 @contextmanager
-def _answering(store: Store, why: CatalogLockedError) -> Iterator[duckdb.DuckDBPyConnection]:
+def _answering(store: Store, why: CatalogLockedError, *, told: bool) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open the newest snapshot for a question of a user's: what they wrote reaches its files and nothing else."""
-    newest = None if store.has_base else kept.newest(store.folder / kept.FOLDER)
+    newest = kept.newest(store.folder / kept.FOLDER)
     if newest is None:
-        raise SnapshotError(f"{store.folder} has no snapshot of all that is read")
+        raise SnapshotError(f"{store.folder} has no snapshot")
     place, let_go = kept.hold(newest)
     try:
         with _open(place, commented=False, fenced=True) as connection:
-            instead = f"The snapshot of {kept.age(place)} ago answers, {place.name}, without what was private then"
-            if kept.read_manifest(place).get("catalog") != store.state:
-                instead += "; what has landed since is not in it, nor what has become private since left out"
-            warnings.warn(f"{why}. {instead}", CatalogWarning, stacklevel=_OF_WHO_ASKS)
+            if not told:
+                warn_user(instead(store, place, why), CatalogWarning)
             yield connection
     finally:
         let_go()
+
+
+def instead(store: Store, place: Path, why: CatalogLockedError) -> str:
+    """Say that a snapshot answers in its catalog's place, and what is not in it."""
+    text = f"{why}. The snapshot of {kept.age(place)} ago answers, {place.name}, without what was private then"
+    if kept.read_manifest(place).get("catalog") != store.state:
+        text += "; what has landed since is not in it, nor what has become private since left out"
+    return text
+
+
+def warn_user(text: str, category: type[Warning]) -> None:
+    """Warn at the line that called this package, however deep in it one is."""
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in _OURS:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, category, stacklevel=level)
 
 
 def files_as_table(files: Iterable[Path]) -> str:
@@ -219,25 +254,29 @@ class Relation(NamedTuple):
 
 def _open(place: Path | None, *, commented: bool, fenced: bool = False) -> duckdb.DuckDBPyConnection:
     """Return a database whose tables are a snapshot's files, below the views of the catalog."""
-    files: dict[str, list[Path]] = {}
-    if place is not None:
-        _check_schema(place)
-        files = {table: list(paths) for table, paths in kept.files_of(place).items()}
+    files = {} if place is None else files_by_table(place)
     connection = in_memory()
     try:
         _set_up(connection, files, commented=commented)
         if fenced:
-            _fence(connection, files)
+            fence_in(connection, files)
     except duckdb.Error as error:
         connection.close()
         raise SnapshotError(f"{place} cannot be read: {str(error).splitlines()[0]}") from error
     return connection
 
 
-def _fence(connection: duckdb.DuckDBPyConnection, files: Mapping[str, list[Path]]) -> None:
+def files_by_table(place: Path) -> dict[str, list[Path]]:
+    """Return the files of a snapshot, and raise as :func:`connect` does where this version cannot read them."""
+    _check_schema(place)
+    return {table: list(paths) for table, paths in kept.files_of(place).items()}
+
+
+def fence_in(connection: duckdb.DuckDBPyConnection, files: Mapping[str, list[Path]]) -> None:
     """Leave nothing in a query's reach but these files, to read them: not even a place to spill into."""
     allowed = ", ".join(quoted(path) for paths in files.values() for path in paths)
     connection.execute(f"SET allowed_paths = [{allowed}]")
+    connection.execute("SET GLOBAL TimeZone = 'UTC'")  # for every cursor
     connection.execute("SET temp_directory = ''")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
@@ -249,20 +288,23 @@ def _set_up(connection: duckdb.DuckDBPyConnection, files: Mapping[str, list[Path
     connection.execute(f"SET temp_directory = {quoted(spill)}")
     connection.execute("SET TimeZone = 'UTC'")
     relations = [each for each in relations_here() if each.sql is not None or each.name in parts.TABLES]
-    statements = [each.sql or _view_of_files(connection, files.get(each.name, []), each) for each in relations]
+    statements = [
+        each.sql or f'CREATE VIEW "{each.name}" AS {rows_of_files(connection, files.get(each.name, []), each)}'
+        for each in relations
+    ]
     if commented:
         statements += [comment for each in relations for comment in _comments(each)]
     connection.execute("BEGIN; " + ";\n".join(statement.rstrip("; \n") for statement in statements) + "; COMMIT")
 
 
-def _view_of_files(connection: duckdb.DuckDBPyConnection, files: list[Path], table: Relation) -> str:
-    """Return a table as a view of its files, with the columns that this version expects."""
+def rows_of_files(connection: duckdb.DuckDBPyConnection, files: list[Path], table: Relation) -> str:
+    """Return what selects the rows of a table's files, with the columns that this version expects."""
     source = files_as_table(files)
     given = {name for name, *_ in connection.execute(f"DESCRIBE FROM {source}").fetchall()} if files else set()
     columns = ", ".join(_read_as(column, given) for column in table.columns)
     # An older version may not have known the table yet.
     rows = f"FROM {source}" if files else "WHERE false"
-    return f'CREATE VIEW "{table.name}" AS SELECT {columns} {rows}'
+    return f"SELECT {columns} {rows}"
 
 
 def _read_as(column: Column, given: set[str]) -> str:

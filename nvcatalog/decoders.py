@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from numbers import Integral, Real
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from nvcatalog import _batch
+from nvcatalog import _batch, neurosynth
 from nvcatalog._store import Store
 from nvcatalog.errors import InvalidOptionError, WordsError, listed, shown
 from nvcatalog.ids import LARGEST
@@ -39,12 +39,12 @@ def add_words(store: Store, table: Any, *, reference: str, replace: bool = False
     reference : str
         What to call the set of terms.
     replace : bool
-        Whether images may lose terms of another reference set.
+        Whether images may lose terms of another reference set, and of Neurosynth's whatever it is called.
 
     Raises
     ------
     WordsError
-        When the table is not such a one, an image is unknown, or has terms of another set.
+        When the table is not such a one, an image is unknown, or has terms of another set or Neurosynth's.
     InvalidOptionError
         When `reference` is no name.
     """
@@ -59,18 +59,60 @@ def add_words(store: Store, table: Any, *, reference: str, replace: bool = False
     status = [
         {"image_id": id_, "status": "present", "reference": reference, "fetched_at": now} for id_ in image_ids
     ]
+    with _changing(store) as connection:
+        _check_images(connection, image_ids, None if replace else reference)
+        _note_own(connection, reference)
+        _batch.replace_words(connection, words, status)
+    return len(image_ids)
+
+
+def forget_words(store: Store, image_ids: Sequence[int] | None = None, *, reference: str) -> int:
+    """Forget terms that :func:`add_words` landed, so that Neurosynth is asked again; return of how many images.
+
+    Parameters
+    ----------
+    store : Store
+        The catalog.
+    image_ids : sequence of int or None
+        Of which images; None means all that have terms of the set.
+    reference : str
+        The set of terms.
+
+    Raises
+    ------
+    WordsError
+        When nobody has added a set of that name.
+    """
+    if not store.exists:
+        raise WordsError(f"{store.folder} has no catalog yet, and so no terms to forget")
+    with _changing(store) as connection:
+        own = _own(connection)
+        if reference not in own:
+            there = f"there are {', '.join(map(repr, own))}" if own else "nobody has added any"
+            raise WordsError(f"{shown(reference)} is no set of terms that add_words landed; {there}")
+        rows = connection.execute(
+            """
+            SELECT image_id FROM words_status
+            WHERE reference = $reference AND ($ids IS NULL OR image_id IN (SELECT unnest($ids::INTEGER[])))
+            """,
+            {"reference": reference, "ids": None if image_ids is None else list(image_ids)},
+        ).fetchall()
+        _batch.forget_words(connection, [id_ for (id_,) in rows])
+    return len(rows)
+
+
+@contextmanager
+def _changing(store: Store) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a catalog for one transaction."""
     with store.writing(marked=True) as connection:
         connection.execute("BEGIN")
         try:
-            _check_images(connection, image_ids, None if replace else reference)
-            _note_own(connection, reference)
-            _batch.replace_words(connection, words, status)
+            yield connection
             connection.execute("COMMIT")
         except BaseException:
             with suppress(duckdb.Error):  # a failed COMMIT has rolled back already
                 connection.execute("ROLLBACK")
             raise
-    return len(image_ids)
 
 
 def as_long_table(table: Any) -> pa.Table:
@@ -241,26 +283,37 @@ def _named(words: pa.Table, image_id: int, term: str) -> str:
 
 def _note_own(connection: duckdb.DuckDBPyConnection, reference: str) -> None:
     """Note that a set of terms is somebody's own, which no fetch may replace, unless it is Neurosynth's."""
-    noted = "SELECT value FROM catalog_info WHERE key = 'own_references'"
-    own = [name for (text,) in connection.execute(noted).fetchall() for name in json.loads(text)]
+    own = _own(connection)
     others = "SELECT 1 FROM words_status WHERE status = 'present' AND reference = $reference LIMIT 1"
-    if reference not in own and not connection.execute(others, {"reference": reference}).fetchall():
+    if reference in own or neurosynth.is_its_own(reference):
+        return
+    if not connection.execute(others, {"reference": reference}).fetchall():
         text = json.dumps([*own, reference], ensure_ascii=False)
         _batch.upsert(connection, "catalog_info", [{"key": "own_references", "value": text}])
 
 
+def _own(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    noted = "SELECT value FROM catalog_info WHERE key = 'own_references'"
+    return [name for (text,) in connection.execute(noted).fetchall() for name in json.loads(text)]
+
+
 def _check_images(connection: duckdb.DuckDBPyConnection, image_ids: Sequence[int], reference: str | None) -> None:
-    """Refuse images that the catalog does not know, and where a set is named, those that have terms of another."""
+    """Refuse images that the catalog does not know, and where a set is named, those that have terms of another.
+
+    Neurosynth's are nobody's own, so that those of its name are refused too.
+    """
+    is_theirs = reference is not None and neurosynth.is_its_own(reference)
     rows = connection.execute(
         """
         SELECT a.image_id, i.image_id IS NULL, coalesce(s.reference, '')
         FROM (SELECT unnest($ids::INTEGER[]) AS image_id) AS a
         LEFT JOIN images AS i ON i.image_id = a.image_id
         LEFT JOIN words_status AS s ON s.image_id = a.image_id AND s.status = 'present'
-        WHERE i.image_id IS NULL OR (s.image_id IS NOT NULL AND s.reference IS DISTINCT FROM $reference)
+        WHERE i.image_id IS NULL
+           OR (s.image_id IS NOT NULL AND ($is_theirs OR s.reference IS DISTINCT FROM $reference))
         ORDER BY a.image_id
         """,
-        {"ids": list(image_ids), "reference": reference},
+        {"ids": list(image_ids), "reference": reference, "is_theirs": is_theirs},
     ).fetchall()
     if unknown := [id_ for id_, is_unknown, _ in rows if is_unknown]:
         raise WordsError(
@@ -268,7 +321,8 @@ def _check_images(connection: duckdb.DuckDBPyConnection, image_ids: Sequence[int
         )
     if rows and reference is not None:
         sets = sorted({name for _, _, name in rows})
+        what = "Neurosynth's terms, or another set's" if is_theirs else "terms of another reference set"
         raise WordsError(
-            f"{len(rows):,} images have terms of another reference set ({listed(map(repr, sets))}): "
+            f"{len(rows):,} images have {what} ({listed(map(repr, sets))}): "
             f"{listed(id_ for id_, *_ in rows)}. An image has those of one set; replace=True gives it the new ones"
         )

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from nvcatalog import __version__, client, kept, neurosynth, snapshot, storage
 from nvcatalog._http import Service
+from nvcatalog._locks import QUESTION_PATIENCE_S, lock_timeout_s
 from nvcatalog._parallel import Lane, in_parallel
 from nvcatalog._store import Store
 from nvcatalog.errors import NVCatalogError
@@ -237,7 +238,7 @@ def _catalog(store: Store) -> Iterator[_Fact]:
             yield "catalog", "there is none yet", False
             return
         started = time.monotonic()
-        with store.reading() as connection:
+        with store.reading(timeout_s=min(QUESTION_PATIENCE_S, lock_timeout_s())) as connection:
             opened_s = time.monotonic() - started
             schema = connection.execute("SELECT max(version) FROM schema_migrations").fetchall()[0][0]
             counts = connection.execute(_COUNTS).fetchall()

@@ -29,6 +29,20 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def said(text: str) -> str:
+    r"""Return what a server said as messages show it: not endless, and nothing that steers a terminal.
+
+    Examples
+    --------
+    >>> print(said("\x1b[2Jgone"))
+    \x1b[2Jgone
+    """
+    text = text if len(text) <= _LONGEST_SAID else f"{text[:_LONGEST_SAID]}..."
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 def listed(values: Iterable[object], most: int = 5) -> str:
     """Return the first few of many things as messages name them."""
     texts = list(map(str, values))
@@ -36,6 +50,7 @@ def listed(values: Iterable[object], most: int = 5) -> str:
 
 
 _LONGEST_SHOWN = 300
+_LONGEST_SAID = 1000
 
 
 # What the caller typed
@@ -159,6 +174,9 @@ class ExportError(NVCatalogError):
 
 class ServerError(NVCatalogError):
     """The root of what a server can answer instead of what was asked for."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(said(message))
 
 
 class TransientError(ServerError):

@@ -20,7 +20,7 @@ from nvcatalog import __version__, layout, neurosynth, storage
 from nvcatalog._formats import WRITERS, Column, Format, Relation, place_of, plain
 from nvcatalog._progress import Progress, summarise
 from nvcatalog._store import Store
-from nvcatalog.connecting import connected
+from nvcatalog.connecting import connected, relations_here
 from nvcatalog.errors import ExportError, InvalidOptionError, InvalidOptionTypeError, SelectionWarning, shown
 from nvcatalog.meant import Meant
 
@@ -32,6 +32,8 @@ _OTHER_FILES = frozenset(
 ) | {"h5", "hdf", "hdf5", "pkl", "pickle", "db", "sqlite", "sqlite3", "gz", "zip", "zst"}
 # Whatever else is asked for: it holds the tokens of private collections.
 _NEVER = ("access",)
+# Of calls, which are no rows of images; a base has its own.
+_OF_ONE_FOLDER = ("fetches", "outcomes")
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,11 @@ class Order:
     private: bool = False
     gone: bool = False
     one_file: bool = False
+
+    @property
+    def takes_gone(self) -> bool:
+        """Whether what the server no longer has is part of it: where asked for, and where each image is named."""
+        return self.gone or (self.chosen is not None and self.chosen.named)
 
 
 def parse_target(target: object) -> Path:
@@ -113,7 +120,8 @@ def export(store: Store, target: Path, order: Order, *, overwrite: bool = False,
     Parameters
     ----------
     store : Store
-        The catalog. Its snapshot is read, so that nobody is held up; with private rows, it is read itself.
+        The catalog. Its snapshot is read, so that nobody is held up; with private rows, or those of a base, it is
+        read itself.
     target : Path
         A folder or, as `order` has it, a file.
     order : Order
@@ -138,11 +146,13 @@ def export(store: Store, target: Path, order: Order, *, overwrite: bool = False,
     if not store.exists:
         raise ExportError(f"{store.folder} has no catalog yet: fetch something, or adopt() what is there")
     _check_is_not_of(store.folder, target)
+    if store.base and target.is_relative_to(store.base):
+        raise InvalidOptionError(f"{target} is in {store.base}, a base folder, to which nothing is written")
     place = place_of(order.format, one_file=order.one_file)(target, overwrite=overwrite)
     try:
         with ExitStack() as stack:
             connection = stack.enter_context(_reading(store, order))
-            relations = _relations(connection, store, order.what)
+            relations = _relations(connection, order.what, has_base=store.base is not None)
             sense = _mark(connection, order)
             part = stack.enter_context(place.appearing())
             writer = stack.enter_context(WRITERS[order.format](part))
@@ -173,7 +183,7 @@ def export(store: Store, target: Path, order: Order, *, overwrite: bool = False,
 def _check_is_not_of(folder: Path, target: Path) -> None:
     """Refuse what is the catalog's own: a snapshot that somebody reads, and the folders of collections."""
     folder = folder.resolve()
-    own = [entry for entry in folder.iterdir() if _is_own(entry.name)]
+    own = [entry for entry in folder.glob("*") if _is_own(entry.name)]  # a base's may be all there is
     first = target.relative_to(folder).parts[:1] if target.is_relative_to(folder) else ()
     linked = [entry.resolve() for entry in own if entry.is_symlink()]
     if any(map(_is_own, first)) or any(map(target.is_relative_to, linked)):
@@ -192,38 +202,34 @@ def _is_own(name: str) -> bool:
 
 @contextmanager
 def _reading(store: Store, order: Order) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open what is to be read: a snapshot has no private rows, so for those it is the catalog itself."""
-    if order.private:
+    """Open what is to be read: a snapshot has neither private rows nor a base's, for which it is the catalog."""
+    if order.private or store.base is not None:
         with store.reading() as connection:
             yield connection
         return
-    with connected(store) as connection:
+    with connected(Store(store.folder)) as connection:
         # A sort that needs more than this goes on on the disk; each thread needs some of it.
         connection.execute(f"SET memory_limit = '1 GB'; SET threads = {min(4, os.cpu_count() or 1)}")
         yield connection
 
 
 _NAMES = """
-    SELECT table_name FROM duckdb_tables() WHERE NOT temporary
+    SELECT table_name FROM duckdb_tables() WHERE NOT temporary AND database_name = current_database()
     UNION
     SELECT view_name FROM duckdb_views() WHERE NOT internal AND NOT temporary
 """
-_COMMENTS = """
-    SELECT table_name, NULL AS column_name, comment FROM duckdb_tables()
-    UNION ALL
-    SELECT view_name, NULL, comment FROM duckdb_views()
-    UNION ALL
-    SELECT table_name, column_name, comment FROM duckdb_columns()
-"""
 
 
-def _relations(connection: duckdb.DuckDBPyConnection, store: Store, what: Sequence[str]) -> list[Relation]:
+def _relations(connection: duckdb.DuckDBPyConnection, what: Sequence[str], *, has_base: bool) -> list[Relation]:
     there = {name for (name,) in connection.execute(_NAMES).fetchall()} - {*_NEVER}
+    if has_base:  # what the two are laid over each other by has names too
+        there &= {each.name for each in relations_here()} - {*_OF_ONE_FOLDER}
     for name in what:
         if name not in there:
             raise InvalidOptionError(_no_such_table(name, there))
-    with store.reading() as catalog:
-        comments = {(table, column): text for table, column, text in catalog.execute(_COMMENTS).fetchall()}
+    comments = {(each.name, None): each.comment for each in relations_here()} | {
+        (each.name, column.name): column.comment for each in relations_here() for column in each.columns
+    }
     found = []
     for name in what:
         columns = connection.execute(f'DESCRIBE "{name}"').fetchall()
@@ -235,6 +241,8 @@ def _relations(connection: duckdb.DuckDBPyConnection, store: Store, what: Sequen
 def _no_such_table(name: str, there: Iterable[str]) -> str:
     if name in _NEVER:
         return f"what has {name!r}: it holds the tokens of private collections, and is never exported"
+    if name in _OF_ONE_FOLDER:
+        return f"what has {name!r}, which says what was asked of one folder; export it without a base"
     close = difflib.get_close_matches(name, there, n=3)
     near = f"; did you mean {' or '.join(close)}?" if close else ""
     return (
@@ -271,6 +279,7 @@ _KEPT = """
         LEFT JOIN collections AS c ON c.collection_id = i.collection_id
         WHERE image_id IN (SELECT image_id FROM chosen)
           AND ($gone OR (i.gone_at IS NULL AND c.gone_at IS NULL))
+          AND ($private OR image_id NOT IN (SELECT image_id FROM private_images))
     )
     SELECT 'image' AS kind, image_id AS id FROM kept
     UNION ALL
@@ -278,7 +287,7 @@ _KEPT = """
     UNION ALL
     SELECT 'collection', collection_id FROM kept
 """
-_GONE = """
+_LEFT_OUT = """
     CREATE TEMP TABLE nvcatalog_marked AS
     WITH gone_collections AS (SELECT collection_id FROM collections WHERE gone_at IS NOT NULL),
     gone_images AS (
@@ -295,6 +304,14 @@ _GONE = """
     HAVING bool_and(image_id IN (SELECT image_id FROM gone_images))
     UNION ALL
     SELECT 'collection', collection_id FROM gone_collections WHERE NOT $gone
+    UNION ALL
+    SELECT 'image', image_id FROM private_images WHERE NOT $private
+    UNION ALL
+    SELECT 'image', pack_id
+    FROM nidm_packs
+    WHERE NOT $private AND collection_id IN (SELECT collection_id FROM private_collections) AND pack_id IS NOT NULL
+    UNION ALL
+    SELECT 'collection', collection_id FROM private_collections WHERE NOT $private
 """
 
 
@@ -303,11 +320,11 @@ def _mark(connection: duckdb.DuckDBPyConnection, order: Order) -> Literal["IN", 
     import pyarrow as pa
 
     if order.chosen is None:
-        connection.execute(_GONE, {"gone": order.gone})
+        connection.execute(_LEFT_OUT, {"gone": order.gone, "private": order.private})
         return "NOT IN"
     ids = pa.array(order.chosen.image_ids, pa.int32())
     connection.register("chosen", pa.table({"image_id": ids}))
-    connection.execute(_KEPT, {"gone": order.gone})
+    connection.execute(_KEPT, {"gone": order.takes_gone, "private": order.private})
     connection.unregister("chosen")
     return "IN"
 
@@ -343,26 +360,36 @@ def _order(relation: Relation) -> str:
 
 
 _N_KEPT = """
-    SELECT count(*) FROM images WHERE image_id IN (SELECT id FROM nvcatalog_marked WHERE kind = 'image')
+    SELECT count(*), count(gone_at)
+    FROM images
+    WHERE image_id IN (SELECT id FROM nvcatalog_marked WHERE kind = 'image')
 """
 
 
 def _left_out(connection: duckdb.DuckDBPyConnection, order: Order) -> str | None:
-    """Say how many of the images that were chosen are not part of it."""
+    """Say how many of the images that were chosen are not part of it, and what is gone."""
     if order.chosen is None:
         return None
-    [(kept,)] = connection.execute(_N_KEPT).fetchall()
+    [(kept, gone)] = connection.execute(_N_KEPT).fetchall()
     missing, total = len(order.chosen.image_ids) - kept, len(order.chosen.image_ids)
-    if not total:
-        return "No image was chosen: the tables of images have no rows"
-    if not missing:
-        return None
     reasons = [
         "unknown to this catalog",
         *([] if order.private else ["of private collections (private=True takes those too)"]),
-        *([] if order.gone else ["gone from the server (gone=True)"]),
+        *([] if order.takes_gone else ["gone from the server (gone=True)"]),
     ]
-    return f"{missing} of {total} images that were chosen are not exported: {', or '.join(reasons)}"
+    told = []
+    if not total:
+        told.append("No image was chosen: the tables of images have no rows")
+    if missing:
+        told.append(f"{missing} of {total} images that were chosen are not exported: {', or '.join(reasons)}")
+    if gone and not order.gone:
+        told.append(f"{gone:,} images are gone from the server, and exported as they are here")
+    if n := order.chosen.n_gone:
+        told.append(
+            f"{n:,} images that match are gone from the server without a file here, and not exported; "
+            "image_ids (--images) takes those that it names"
+        )
+    return ". ".join(told) or None
 
 
 _LICENCES = {"records": "CC0-1.0, NeuroVault (https://neurovault.org)"}

@@ -82,9 +82,10 @@ def fetch_frozen(
     -------
     sklearn.utils.Bunch
         As :func:`nvcatalog.fetch_neurovault_ids` gives it, in the order of the file. ``report`` says for each
-        image whether its bytes differ, its record has changed, or the server has it no more. An image of which
-        only other bytes can be had is, with `strict`, no part of the answer, and a file of it that is here stays
-        as it is. Where the frozen bytes replace another file, that is kept beside them, and the report names it.
+        image whether its bytes, its record or the DOI of its collection differ, or the server has it no more. An
+        image of which only other bytes can be had is, with `strict`, no part of the answer, and a file of it that
+        is here stays as it is. Where the frozen bytes replace another file, that is kept beside them, and the
+        report names it.
 
     Raises
     ------
@@ -376,7 +377,7 @@ class _FrozenCall(Call):
     ) -> None:
         self._frozen = {image.image_id: image for image in lock.images}
         self._strict = strict
-        self._hidden = {each.collection_id for each in lock.collections if each.private}
+        self._collections = {each.collection_id: each for each in lock.collections}
         self._other = dict[int, Proof]()  # what the server has instead
         self._kept = dict[int, str]()  # where a file is now that the frozen bytes have replaced
         self._later = set[int]()  # of which what is here is known to be a later version
@@ -545,13 +546,17 @@ class _FrozenCall(Call):
         if image is not None and image.collection_id != frozen.collection_id:
             text = f"it is in collection {image.collection_id}; the lock file says {frozen.collection_id}"
             yield "of another collection than the lock file says", text
-        if frozen.collection_id in self._hidden and outcome.status in ("private", "not_found"):
+        if self._collections[frozen.collection_id].private and outcome.status in ("private", "not_found"):
             yield "of private collections", f"collection {frozen.collection_id} is private: fetch it by its token"
         elif outcome.status == "not_found" or self._is_gone(frozen.image_id):
             yield "gone from the server", "gone from the server"
         if image is not None and (modified := records.modify_date_of(image.record)) != frozen.modify_date:
             text = f"its record has changed: modify_date {_day(modified)}, frozen {_day(frozen.modify_date)}"
             yield "with a changed record", text
+        collection = self.known.collections.get(frozen.collection_id)
+        if collection is not None and collection.record is not None:
+            for text in self._collections[frozen.collection_id].changed_dois(collection.record):
+                yield "with another DOI", text
 
     def _is_gone(self, image_id: int) -> bool:
         image, refusal = self.known.images.get(image_id), self.known.refusals.get(("image", image_id))

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args
 from urllib.parse import urlsplit
 
-from nvcatalog import storage
+from nvcatalog import records, storage
 from nvcatalog.errors import LockFileError, shown
 from nvcatalog.ids import LARGEST
 from nvcatalog.known import MapKind
+from nvcatalog.records import Record
 from nvcatalog.resample import INTERPOLATIONS
 
 FORMAT = "nvcatalog lock file"
@@ -58,6 +59,15 @@ class FrozenCollection:
     doi: str | None = None
     preprint_doi: str | None = None
     private: bool = False
+
+    def changed_dois(self, record: Record) -> Iterator[str]:
+        """Yield in a sentence which of its DOIs is another one by now, given what its record says."""
+        now = records.collection_row(record)
+        for name, called in (("doi", "DOI"), ("preprint_doi", "preprint's DOI")):
+            frozen = records.normal_doi(getattr(self, name))
+            if now[name] != frozen:
+                told = f"frozen {frozen or 'without one'}, now {now[name] or 'none'}"
+                yield f"the {called} of collection {self.collection_id} has changed: {told}"
 
 
 @dataclass(frozen=True)

@@ -273,9 +273,9 @@ def _sources_of_many(store: Store, asked: _Asked, wish: Wish, stack: ExitStack) 
 
 def _open_snapshot(store: Store, stack: ExitStack) -> duckdb.DuckDBPyConnection | None:
     """Open the newest snapshot; None where there is none that can be read, or none that has all."""
-    if store.has_base:
+    if store.base is not None:
         return None
-    snapshot.catch_up(store)  # where that fails, more is read from the catalog
+    snapshot.catch_up(Store(store.folder))  # where that fails, more is read from the catalog
     newest = kept.newest(store.folder / kept.FOLDER)
     if newest is None:
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from nvcatalog import neurosynth, proving, records, resample, sidecars, storage
 from nvcatalog._batch import Words
+from nvcatalog._http import Health
 from nvcatalog._locks import Turns
 from nvcatalog._parallel import Lane, in_parallel
 from nvcatalog._progress import Progress, logger
@@ -20,13 +21,14 @@ from nvcatalog.known import Known, KnownCollection, KnownImage, LocalFile, MapKi
 from nvcatalog.landing import Lander
 from nvcatalog.plan import RESAMPLED, Plan, Request
 from nvcatalog.records import Record
-from nvcatalog.report import Kind, Outcome, outcome_of
+from nvcatalog.report import Kind, Outcome, Status, outcome_of
 from nvcatalog.servers import Servers
 
 # The pool of connections holds the limit; a few more workers keep it busy while others sync a file to the disk.
 _SPARE = 4
 # What ends one request and no more; a full disk is not among them.
 _TROUBLES = (RefusedError, TransientError, HostGivenUpError, ResampleError, *sidecars.IN_THE_WAY)
+_BY_ANOTHER = "fetched by another process meanwhile"
 # Resampling is work for a core, and holds Python's lock for some of it.
 _RESAMPLERS = min(4, os.cpu_count() or 1)
 
@@ -71,13 +73,16 @@ class Mover:
         self._servers = servers
         self._verbose = verbose
         self._turns = Turns(folder)
+        self._turns_of_words = Turns(folder, "words")
         self._before: dict[int, tuple[int, int, int] | None] = {}
+        self._words_before: dict[int, tuple[int, int, int] | None] = {}
 
     def run(self, plan: Plan) -> dict[tuple[str, int], Outcome]:
         """Fetch the files and terms that a plan says are missing, and return an outcome for each."""
         images, here = plan.to_fetch, plan.to_resample
         words = [id_ for id_ in plan.images if id_ in plan.words_to_fetch]
         self._before = {id_: self._doubted(self._known.images[id_]) for id_ in images}
+        self._words_before = {id_: storage.identity(self._words_path(self._known.images[id_])) for id_ in words}
         self._write_collections({self._known.images[id_].collection_id for id_ in (*images, *words, *here)})
         lanes = [
             Lane(self._move_file, images, workers=min(self._servers.max_workers + _SPARE, len(images))),
@@ -106,13 +111,32 @@ class Mover:
     # In the workers: fetch, and yield what the main thread shall do with it.
 
     def _move_file(self, image_id: int) -> Iterator[partial[None]]:
+        return self._in_turn(self._turns, "image", image_id, self._servers.neurovault_health, self._file)
+
+    def _move_words(self, image_id: int) -> Iterator[partial[None]]:
+        return self._in_turn(self._turns_of_words, "words", image_id, self._servers.neurosynth_health, self._words)
+
+    def _in_turn(
+        self,
+        turns: Turns,
+        kind: Kind,
+        image_id: int,
+        health: Health,
+        move: Callable[[KnownImage], Iterator[partial[None]]],
+    ) -> Iterator[partial[None]]:
         image = self._known.images[image_id]
-        with self._turns.of(image_id, self._servers.neurovault_health.pause):
-            proof = self._put_here_meanwhile(image)
-            if proof is None:
-                yield from self._fetch_file(image)
-            else:
-                yield partial(self._put_taken, image, proof)
+        try:
+            with turns.of(image_id, health.pause):
+                yield from move(image)
+        except HostGivenUpError as error:  # while another process was waited for
+            yield partial(self._put_trouble, kind, image, error)
+
+    def _file(self, image: KnownImage) -> Iterator[partial[None]]:
+        proof = self._put_here_meanwhile(image)
+        if proof is None:
+            yield from self._fetch_file(image)
+        else:
+            yield partial(self._put_taken, image, proof)
 
     def _target(self, image: KnownImage) -> Path:
         return self._folder / storage.map_path(image.collection_id, image.image_id, self._request.kind)
@@ -217,15 +241,34 @@ class Mover:
         image.written = record
         return storage.download(self._servers.files, url, target, announced_size=records.file_size_of(record))
 
-    def _move_words(self, image_id: int) -> Iterator[partial[None]]:
-        image = self._known.images[image_id]
-        try:
-            decoded = self._servers.neurosynth.decode(image_id)
-            storage.write_whole(self._folder / storage.words_path(image.collection_id, image_id), decoded.text)
-        except _TROUBLES as error:
-            yield partial(self._put_trouble, "words", image, error)
+    def _words(self, image: KnownImage) -> Iterator[partial[None]]:
+        decoded = self._words_here_meanwhile(image)
+        if decoded is None:
+            yield self._fetch_words(image)
         else:
-            yield partial(self._put_words, image, decoded)
+            yield partial(self._put_words, image, decoded, "cached", _BY_ANOTHER)
+
+    def _words_path(self, image: KnownImage) -> Path:
+        return self._folder / storage.words_path(image.collection_id, image.image_id)
+
+    def _words_here_meanwhile(self, image: KnownImage) -> neurosynth.Decoded | None:
+        """Read the answer that another process has put in its place since this call looked."""
+        path = self._words_path(image)
+        if storage.identity(path) in (None, self._words_before[image.image_id]):
+            return None
+        try:
+            return neurosynth.read_answer(path.read_bytes())
+        except (ValueError, OSError) as error:
+            logger.info("%s is asked for all the same: %s", path, error)
+            return None
+
+    def _fetch_words(self, image: KnownImage) -> partial[None]:
+        try:
+            decoded = self._servers.neurosynth.decode(image.image_id)
+            storage.write_whole(self._words_path(image), decoded.text)
+        except _TROUBLES as error:
+            return partial(self._put_trouble, "words", image, error)
+        return partial(self._put_words, image, decoded, "downloaded")
 
     # In the main thread
 
@@ -278,8 +321,7 @@ class Mover:
     def _put_taken(self, image: KnownImage, proof: proving.Proof) -> None:
         self._put_map(image, self._request.kind, proof)
         self._heal("image", image.image_id)
-        reason = "fetched by another process meanwhile"
-        self.outcomes["image", image.image_id] = Outcome("image", image.image_id, "cached", reason)
+        self.outcomes["image", image.image_id] = Outcome("image", image.image_id, "cached", _BY_ANOTHER)
 
     def _put_resampled(self, image: KnownImage, proof: proving.Proof) -> None:
         self._put_map(image, "resampled", proof)
@@ -309,8 +351,10 @@ class Mover:
         with suppress(OSError):  # somebody else's: its row goes all the same, so it is no part of an answer
             (self._folder / path).unlink(missing_ok=True)
 
-    def _put_words(self, image: KnownImage, decoded: neurosynth.Decoded) -> None:
-        self.bytes += len(decoded.text)
+    def _put_words(
+        self, image: KnownImage, decoded: neurosynth.Decoded, status: Status, how: str | None = None
+    ) -> None:
+        self.bytes += len(decoded.text) if status == "downloaded" else 0
         self._heal("words", image.image_id)
         own = self._known.own_words.get(image.image_id)
         if own not in (None, decoded.reference):  # nobody else could give them again
@@ -321,7 +365,7 @@ class Mover:
             return
         self._lander.batch.words[image.image_id] = Words(decoded.weights, decoded.reference)
         self._known.with_words.add(image.image_id)
-        self.outcomes["words", image.image_id] = Outcome("words", image.image_id, "downloaded")
+        self.outcomes["words", image.image_id] = Outcome("words", image.image_id, status, how)
 
     def _heal(self, kind: Kind, id_: int) -> None:
         if self._known.refusals.pop((kind, id_), None):

@@ -21,6 +21,8 @@ LIMITS = _http.Limits(transient_in_a_row=5)
 SHORTEST_TIMEOUT_S = 60.0
 #: Neurosynth refuses maps above this, after having fetched them.
 LARGEST_FILE = 4_000_000
+# Twenty thousand terms are less than a megabyte.
+_LARGEST_ANSWER = 8 * 1024 * 1024
 
 _LICENCE = f"ODbL-1.0, Neurosynth ({DEFAULT_ROOT})"
 _LICENCE_OF_OTHERS = "its decoder's, which this catalog was not told"
@@ -138,7 +140,7 @@ def write_answer(weights: dict[str, float], reference: str | None) -> bytes:
 
 
 def _decoded(service: _http.Service, response: requests.Response) -> Decoded:
-    body, status = service.json_body(response), response.status_code
+    body, status = service.json_body(response, largest=_LARGEST_ANSWER), response.status_code
     if status in _REFUSALS:
         raise RefusedError(f"Neurosynth {_REFUSALS[status]} (HTTP {status})", status="not_found")
     if status != 200:
@@ -164,8 +166,8 @@ def _has_no_values(body: bytes) -> bool:
 
 def _weight(term: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"the weight of {term!r} is no number: {value!r:.50}")
+        raise ValueError(f"the weight of {term[:50]!r} is no number: {value!r:.50}")
     try:
         return float(value)
     except OverflowError as error:
-        raise ValueError(f"the weight of {term!r} is no correlation: {error}") from error
+        raise ValueError(f"the weight of {term[:50]!r} is no correlation: {error}") from error

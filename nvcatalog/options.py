@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from numbers import Integral
+from typing import Any, cast
 
 import numpy as np
 
@@ -15,6 +17,7 @@ from nvcatalog._progress import REQUESTS
 from nvcatalog.errors import InvalidOptionError, InvalidOptionTypeError, shown
 from nvcatalog.known import MapKind
 from nvcatalog.plan import Mode, Request, parse_mode
+from nvcatalog.queries import all_params
 from nvcatalog.resample import parse_interpolation
 from nvcatalog.where import real_number
 
@@ -175,6 +178,28 @@ def option_meant(keyword: str, options: Iterable[str]) -> str | None:
     """
     near = difflib.get_close_matches(keyword.lower(), list(options), n=1, cutoff=_LIKE)
     return near[0] if near else None
+
+
+def named_values(
+    method: Callable[..., Any], where: str | None, params: Mapping[str, Any] | None, keywords: Mapping[str, Any]
+) -> Mapping[str, Any] | None:
+    """Return the values for each ``$name`` of a condition, be they in `params` or keywords of a method.
+
+    Raises
+    ------
+    InvalidOptionTypeError
+        When a keyword is no ``$name``: an option misspelt, or a value without a condition.
+    QueryError
+        As :func:`nvcatalog.queries.all_params` raises it.
+    """
+    for keyword in keywords:
+        if f"${keyword.lower()}" in str(where).lower():
+            continue
+        meant = option_meant(keyword, {*inspect.signature(method).parameters} - {"kwargs"})
+        if meant or where is None:
+            advice = f"did you mean {meant}?" if meant else f"if it is the value of a ${keyword}, give where too"
+            raise InvalidOptionTypeError(f"{method.__name__} has no option {keyword}; {advice}")
+    return cast("Mapping[str, Any]", all_params(params, keywords)) if params or keywords else params
 
 
 def is_offline_here() -> bool:

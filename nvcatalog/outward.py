@@ -13,7 +13,7 @@ from nvcatalog import comparing, connecting, snapshot
 from nvcatalog._store import Store
 from nvcatalog.errors import CatalogWarning
 from nvcatalog.meant import images_meant
-from nvcatalog.options import check_flags
+from nvcatalog.options import check_flags, named_values
 from nvcatalog.queries import Answer
 
 if TYPE_CHECKING:
@@ -31,9 +31,11 @@ class Outward:
     _folder: Path
     _store: Store
 
-    @property
-    def _reads(self) -> Store:
-        """What is read where a base folder counts, too."""
+    def _asked(self, *, private: bool = False) -> Store:
+        """Return what one call reads: a base too, and a snapshot where somebody keeps the catalog.
+
+        What is private is in no snapshot.
+        """
         return self._store
 
     def export(
@@ -50,12 +52,14 @@ class Outward:
         private: bool = False,
         gone: bool = False,
         verbose: int = 2,
+        **kwargs: Any,
     ) -> Path:
         """Write tables as files that other tools read: Parquet, CSV, Arrow, JSON lines, or one DuckDB file.
 
         The newest snapshot is read, so that nobody is held up. JSON comes as text, in every format. In CSV and
         JSON lines, times are text in ISO 8601, in UTC. In CSV, lists are JSON, an empty text is ``""`` and NULL is
-        nothing at all. JSON has no NaN and no infinity: in JSON lines they are null.
+        nothing at all. JSON has no NaN and no infinity: in JSON lines they are null. JSON lines of no rows are an
+        empty file, which pandas and DuckDB read as such, polars given a schema, and pyarrow not at all.
 
         Parameters
         ----------
@@ -81,11 +85,14 @@ class Outward:
             the target is no file of one table.
         private : bool
             Whether rows of private collections are part of it; tokens never are. The catalog itself is read then,
-            and whoever writes to it waits.
+            and whoever writes to it waits; so it is with a base.
         gone : bool
-            Whether what the server no longer has is part of it; of a condition, where its file is here.
+            Whether what the server no longer has is part of it, where no id and no answer names it; named ones
+            are taken with a warning. Of a condition, where its file is here.
         verbose : int
             0 says nothing, 1 gives a summary, 2 shows a progress bar too.
+        **kwargs
+            Values for each ``$name``, by keyword.
 
         Returns
         -------
@@ -122,12 +129,14 @@ class Outward:
         from nvcatalog.export import export, parse_order, parse_target
 
         check_flags(overwrite=overwrite, private=private, gone=gone)
+        params = named_values(self.export, where, params, kwargs)
         place = parse_target(target)
         order = parse_order(place, what, format, private=private, gone=gone)
+        reads = self._asked(private=private)
         if any(each is not None for each in (where, bunch, image_ids, params)):
-            meant = images_meant(self._store, where=where, bunch=bunch, image_ids=image_ids, params=params)
+            meant = images_meant(reads, where=where, bunch=bunch, image_ids=image_ids, params=params)
             order = replace(order, chosen=meant)
-        return export(self._store, place, order, overwrite=overwrite, verbose=verbose)
+        return export(reads, place, order, overwrite=overwrite, verbose=verbose)
 
     def to_nimads(
         self,
@@ -143,6 +152,7 @@ class Outward:
         without_files: bool = False,
         private: bool = False,
         gone: bool = False,
+        **kwargs: Any,
     ) -> Nimads:
         """Describe maps as a NIMADS studyset, the dictionary that meta-analysis tools such as NiMARE read.
 
@@ -179,6 +189,8 @@ class Outward:
         gone : bool
             Whether those are that the server no longer has, where no id and no answer names them; named ones are
             taken with a warning. Of a condition, where their files are here.
+        **kwargs
+            Values for each ``$name``, by keyword.
 
         Returns
         -------
@@ -209,11 +221,13 @@ class Outward:
         from nvcatalog.nimads import to_nimads
 
         check_flags(resample=resample, without_files=without_files, private=private, gone=gone)
+        params = named_values(self.to_nimads, where, params, kwargs)
         self._warn_if_absent()
         kind: MapKind = "resampled" if resample else "original"
-        meant = images_meant(self._store, where=where, bunch=bunch, image_ids=image_ids, params=params, kind=kind)
+        reads = self._asked(private=private)
+        meant = images_meant(reads, where=where, bunch=bunch, image_ids=image_ids, params=params, kind=kind)
         return to_nimads(
-            self._store,
+            reads,
             meant,
             study=study,
             analysis=analysis,
@@ -237,6 +251,7 @@ class Outward:
         resample: bool = False,
         private: bool = False,
         gone: bool = False,
+        **kwargs: Any,
     ) -> Any:
         """Return maps that are here as a NiMARE ``Studyset``, ready for an image-based meta-analysis.
 
@@ -266,6 +281,8 @@ class Outward:
             Whether images of private collections are part of it.
         gone : bool
             Whether those are that the server no longer has.
+        **kwargs
+            Values for each ``$name``, by keyword.
 
         Returns
         -------
@@ -287,12 +304,14 @@ class Outward:
         from nvcatalog import nimads
 
         check_flags(resample=resample, private=private, gone=gone)
+        params = named_values(self.to_nimare, where, params, kwargs)
         nimare = nimads.nimare()  # before anything is read
         self._warn_if_absent()
         kind: MapKind = "resampled" if resample else "original"
-        meant = images_meant(self._store, where=where, bunch=bunch, image_ids=image_ids, params=params, kind=kind)
+        reads = self._asked(private=private)
+        meant = images_meant(reads, where=where, bunch=bunch, image_ids=image_ids, params=params, kind=kind)
         studyset = nimads.to_nimads(
-            self._store,
+            reads,
             meant,
             study=study,
             analysis=analysis,
@@ -316,6 +335,7 @@ class Outward:
         gone: bool = False,
         overwrite: bool = False,
         verbose: int = 2,
+        **kwargs: Any,
     ) -> Path:
         """Write a lock file from which :func:`nvcatalog.fetch_frozen` brings back exactly these maps.
 
@@ -345,6 +365,8 @@ class Outward:
             Whether it may take the place of an earlier lock file; nothing else is ever replaced.
         verbose : int
             0 says nothing, 1 gives a summary, 2 shows a progress bar too.
+        **kwargs
+            Values for each ``$name``, by keyword.
 
         Returns
         -------
@@ -377,11 +399,13 @@ class Outward:
         from nvcatalog import freeze
 
         check_flags(resample=resample, private=private, gone=gone, overwrite=overwrite)
+        params = named_values(self.freeze, where, params, kwargs)
         self._warn_if_absent()
         kind: MapKind = "resampled" if resample else "original"
-        meant = images_meant(self._store, where=where, bunch=bunch, image_ids=image_ids, params=params, kind=kind)
+        reads = self._asked(private=private)
+        meant = images_meant(reads, where=where, bunch=bunch, image_ids=image_ids, params=params, kind=kind)
         return freeze.freeze(
-            self._store,
+            reads,
             path,
             meant,
             resampled=resample,
@@ -400,6 +424,7 @@ class Outward:
         params: Mapping[str, Any] | None = None,
         private: bool = False,
         gone: bool = False,
+        **kwargs: Any,
     ) -> Citations:
         """Return how to cite the collections behind images, NeuroVault, and Neurosynth where terms were used.
 
@@ -419,6 +444,8 @@ class Outward:
         gone : bool
             Whether images count that the server no longer has, where no id and no answer names them; named ones
             are taken with a warning. Of a condition, where their files are here.
+        **kwargs
+            Values for each ``$name``, by keyword.
 
         Returns
         -------
@@ -446,13 +473,14 @@ class Outward:
         from nvcatalog.cite import cite
 
         check_flags(private=private, gone=gone)
+        params = named_values(self.cite, where, params, kwargs)
         self._warn_if_absent()
-        reads = self._reads
+        reads = self._asked(private=private)
         meant = images_meant(reads, where=where, bunch=bunch, image_ids=image_ids, params=params)
         return cite(reads, meant, private=private, gone=gone)
 
     def snapshot(self, name: str | None = None, *, whole: bool = False) -> Path:
-        """Write the catalog as Parquet now, and return the folder of the snapshot.
+        """Write the catalog as Parquet now, and return the folder of the snapshot; what a base has is not in it.
 
         Each table is a folder of Parquet files that pandas, polars, pyarrow and DuckDB read. Rows of private
         collections are left out. Files in which nothing changed are the former snapshot's (hard links), so that
@@ -562,7 +590,7 @@ class Outward:
         return Answer(comparing.compare(self._store, a, b))
 
     def _warn_if_absent(self) -> None:
-        if not self._reads.exists:
+        if not self._asked().exists:
             warnings.warn(
                 f"There is no catalog in {self._folder}: fetch something, or adopt() what is there",
                 CatalogWarning,

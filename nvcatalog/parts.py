@@ -41,6 +41,42 @@ _HIDDEN = """
     UNION
     SELECT pack_id FROM nidm_packs
     WHERE collection_id IN (SELECT id FROM hidden_collections) AND pack_id IS NOT NULL;
+
+    CREATE OR REPLACE TEMP TABLE own_sets AS
+    SELECT unnest(from_json(value, '["VARCHAR"]')) AS name FROM catalog_info WHERE key = 'own_references';
+
+    CREATE OR REPLACE TEMP TABLE hidden_sets (name VARCHAR);
+    CREATE OR REPLACE TEMP TABLE hidden_terms (id INTEGER);
+"""
+# A decoder of somebody's own has terms of its own. Those that neither a published image has nor one with terms of
+# Neurosynth's are left out too, and so are the names of sets that no published image has.
+_HIDDEN_SETS = """
+    CREATE OR REPLACE TEMP TABLE open_words AS
+    SELECT image_id, reference
+    FROM words_status
+    WHERE status = 'present'
+      AND (image_id NOT IN (SELECT id FROM hidden_images)
+           OR coalesce(reference NOT IN (SELECT name FROM own_sets), true));
+
+    INSERT INTO hidden_sets
+    SELECT name FROM own_sets WHERE name NOT IN (SELECT reference FROM open_words WHERE reference IS NOT NULL);
+
+    -- One image of each set has most terms that are not hidden.
+    INSERT INTO hidden_terms
+    SELECT term_id
+    FROM terms
+    WHERE term_id NOT IN (
+        SELECT term_id FROM words WHERE image_id IN (SELECT min(image_id) FROM open_words GROUP BY reference)
+    );
+"""
+# All others mostly came later than Neurosynth's: by their numbers DuckDB passes over words that have none of them.
+_OPEN_TERMS = """
+    DELETE FROM hidden_terms
+    WHERE id IN (
+        SELECT term_id
+        FROM words
+        WHERE term_id BETWEEN $first AND $last AND image_id IN (SELECT image_id FROM open_words)
+    )
 """
 _PRIVATE = "SELECT id FROM hidden_collections"
 _PRIVATE_IMAGES = "SELECT id FROM hidden_images"
@@ -66,7 +102,7 @@ _ROWS = {
         {_NOT_REFUSED_AS_PRIVATE}
         AND CASE WHEN id IS NULL THEN {_NAMES_NO_PRIVATE} ELSE {_NOT_PRIVATE_RECORD} END
     """,
-    "terms": "true",
+    "terms": "term_id NOT IN (SELECT id FROM hidden_terms)",
     "fetches": "true",
     "catalog_info": "true",
     "schema_migrations": "true",
@@ -78,7 +114,15 @@ _SAY_PRIVATE = ("refusals", "outcomes")  # of what is not here
 _COLUMNS = {
     ("fetches", "parameters"): f"""
         CASE WHEN NOT EXISTS ({_PRIVATE}) AND NOT EXISTS ({_PRIVATE_IMAGES}) THEN parameters::VARCHAR END
-    """
+    """,
+    ("catalog_info", "value"): """
+        CASE WHEN key = 'own_references' AND EXISTS (SELECT name FROM hidden_sets)
+        THEN (
+            SELECT coalesce(to_json(list(name))::VARCHAR, '[]')
+            FROM own_sets
+            WHERE name NOT IN (SELECT name FROM hidden_sets)
+        ) ELSE value END
+    """,
 }
 
 # Neighbours belong together. Words and records lie so already, and sorting those would cost minutes and memory.
@@ -126,6 +170,7 @@ class View:
             kind: sorted(id_ for (id_,) in connection.execute(f"SELECT id FROM hidden_{kind}").fetchall())  # noqa: S608
             for kind in ("collections", "images")
         }
+        self._hidden_of = self._hidden_of_decoders() if any(self._hidden.values()) else {}
         self._mark, self._marks = read_marks(connection)
         version = connection.execute("SELECT max(version) FROM schema_migrations").fetchall()[0][0]
         self.schema_version = int(version)
@@ -140,6 +185,19 @@ class View:
         """Return the reference sets of the terms that are published."""
         query = f"SELECT DISTINCT reference FROM words_status WHERE {_ROWS['words_status']}"  # noqa: S608 - our own
         return {reference for (reference,) in self._connection.execute(query).fetchall()}
+
+    def _hidden_of_decoders(self) -> dict[str, list[Any]]:
+        """Return what of tables without ids is left out, since only private images have it."""
+        if not self._connection.execute("FROM own_sets").fetchall():
+            return {}
+        self._connection.execute(_HIDDEN_SETS)
+        [(first, last)] = self._connection.execute("SELECT min(id), max(id) FROM hidden_terms").fetchall()
+        if first is not None:
+            self._connection.execute(_OPEN_TERMS, {"first": first, "last": last})
+        return {
+            table: [each for (each,) in self._connection.execute(f"FROM {hidden} ORDER BY ALL").fetchall()]
+            for table, hidden in {"terms": "hidden_terms", "catalog_info": "hidden_sets"}.items()
+        }
 
     # Which files
 
@@ -192,8 +250,8 @@ class View:
         ]
         if table == "fetches":  # its blocks are days, and it depends on whether anything is hidden
             hidden = [[any(self._hidden.values())]]
-        elif _ROWS[table] == "true":
-            hidden = []
+        elif BLOCKS[table].number == "0" and table != "collections":
+            hidden = [self._hidden_of.get(table, [])]
         return _digest(layout.origin, layout.blocks_a_file, marks, hidden)
 
     def _marks_between(self, table: str, first: int, last: int) -> list[tuple[int, str]]:

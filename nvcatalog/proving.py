@@ -20,6 +20,8 @@ from nvcatalog.errors import NVCatalogError
 _CHUNK = 1 << 18
 _UNPACKED = 1 << 18  # larger pieces cost more than they save: fresh pages of memory for each
 _HEADER = 540  # the bytes of a NIfTI-2 header, the larger of the two
+#: A map with more bytes, packed or not, is none: it would fill a disk, and no computer opens it.
+LARGEST = 1 << 34
 # Some maps hold more than their header declares, and nibabel reads them all the same. A bomb holds far more.
 _MOST_BEHIND_VOXELS = 1 << 26
 
@@ -121,9 +123,11 @@ class Prover(FileProver):
     """Proves a gzipped NIfTI image: gzip to the last byte, header, voxels.
 
     Nothing is kept but the header. A file that unpacks to far more than its header declares is not unpacked
-    further, so a bomb costs little more than the map it pretends to be.
+    further, so a bomb costs little more than the map it pretends to be. Nor may one unpack to far less than
+    it is: empty pieces, and padding, can be sent without end.
     """
 
+    largest: int | None = LARGEST
     _gzip: Any = field(default_factory=lambda: zlib.decompressobj(wbits=31))
     _head: bytearray = field(default_factory=bytearray)
     _unpacked: int = 0
@@ -135,6 +139,8 @@ class Prover(FileProver):
             self._unpack(chunk)
         except zlib.error as error:
             raise NotAMapError(f"not a whole gzip file ({error})") from error
+        if self.size > self._unpacked + _MOST_BEHIND_VOXELS:
+            raise NotAMapError(f"{self.size:,} bytes that unpack to {self._unpacked:,}")
 
     def _unpack(self, chunk: bytes) -> None:
         while chunk:
@@ -205,4 +211,6 @@ def _facts(kind: type[Nifti1Header], head: bytes) -> _Facts:
     dtype = header.get_data_dtype()
     zooms = header.get_zooms()[:3]
     end = int(header.get_data_offset()) + math.prod(shape) * dtype.itemsize
+    if end > LARGEST:
+        raise NotAMapError(f"{end:,} bytes that its header declares, and {LARGEST:,} are the most that is taken")
     return _Facts(shape, tuple(float(zoom) for zoom in zooms), str(dtype), end)

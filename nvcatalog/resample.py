@@ -166,6 +166,8 @@ def _check(image: Any) -> None:
     """Raise where there is no volume, or the new one would be beyond all measure."""
     if len(image.shape) < 3:
         raise ResampleError(f"the map's shape is {image.shape}, not that of a volume")
+    if not np.prod(image.shape, dtype=float) <= _MOST_VOXELS:
+        raise ResampleError(f"the map has {np.prod(image.shape, dtype=float):,.0f} voxels, too many to work on")
     corners = itertools.product(*((0, length - 1) for length in image.shape[:3]), [1])
     far = (np.linalg.inv(STD_AFFINE) @ image.affine @ np.array(list(corners)).T)[:3].max(axis=1)
     shape = (*np.maximum(np.ceil(far) + 1, 1), *image.shape[3:])

@@ -1,4 +1,4 @@
-"""Find queries by name, those that ship and one's own, and check what is given for their parameters."""
+"""Find queries by name, check what is given for their parameters, and say why one may have found nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import difflib
 import os
 import re
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from nvcatalog import _kinds
 from nvcatalog._resources import sql_folder
-from nvcatalog.errors import InvalidOptionError, QueryError, shown
+from nvcatalog.errors import InvalidOptionError, QueryError, listed, shown
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
     import pyarrow as pa
+
+    Ask = Callable[[str, Mapping[str, Any]], list[tuple[Any, ...]]]
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,32 @@ def arguments(query: NamedQuery, given: object) -> dict[str, Any]:
         each.name: _checked(query, each, values[each.name]) if each.name in values else each.default
         for each in query.parameters
     }
+
+
+def found_nothing(query: NamedQuery, values: Mapping[str, Any]) -> str:
+    """Return what was asked in vain, given a value for each parameter."""
+    asked = ", ".join(f"{each.name}={shown(values[each.name])}" for each in _given(query, values))
+    return f"{query.name} found nothing" + (f" for {asked}" if asked else "")
+
+
+def why_nothing(query: NamedQuery, values: Mapping[str, Any], ask: Ask) -> list[str]:
+    """Return what is known of why a query found nothing, and what there is that is like what was asked for.
+
+    Parameters
+    ----------
+    query : NamedQuery
+        The query.
+    values : mapping of str to value
+        A value for each of its parameters, as :func:`arguments` returns it.
+    ask : callable
+        Asks the catalog: takes SQL and its parameters, and returns rows.
+    """
+    if values.get("limit") == 0:
+        return []
+    told = [text for each in _given(query, values) for text in _not_there(each, values[each.name], ask)]
+    if query.name in _OF_TWO and query.file is None:
+        told += _OF_TWO[query.name](values, ask)
+    return told
 
 
 def listing(own: Path | None = None) -> pa.Table:
@@ -325,8 +353,11 @@ def _checked(query: NamedQuery, parameter: Parameter, value: Any) -> Any:
         if not _kinds.says_null(parameter.kind, value):
             return _kinds.read(parameter.kind, value)
     except (ValueError, TypeError, OverflowError) as error:
+        wrong = _kinds.first_wrong(parameter.kind, value)
+        found = "is" if wrong is value else "has"
         raise QueryError(
-            f"{parameter.name} of {query.name} is {reprlib.repr(value)}; give {_kinds.describe(parameter.kind)}"
+            f"{parameter.name} of {query.name} {found} {reprlib.repr(wrong)}; "
+            f"give {_kinds.describe(parameter.kind)}"
         ) from error
     if _needs_one(parameter):
         raise QueryError(f"{parameter.name} of {query.name} is NULL; give {_kinds.describe(parameter.kind)}")
@@ -342,3 +373,71 @@ def _needs_one(parameter: Parameter) -> bool:
 def _near(name: object, names: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(name).lower(), list(names), n=3, cutoff=0.6)
     return f"did you mean {' or '.join(close)}?" if close else ""
+
+
+# Why there is nothing
+
+_NAMED = 5
+_SOURCES = {"image id": "images.image_id", "collection id": "collections.collection_id"}
+
+
+def _given(query: NamedQuery, values: Mapping[str, Any]) -> list[Parameter]:
+    return [each for each in query.parameters if each.required or values[each.name] != each.default]
+
+
+def _not_there(parameter: Parameter, value: Any, ask: Ask) -> Iterator[str]:
+    """Say which of what was given is not among the values of the column that it is looked for in."""
+    source = parameter.source or _SOURCES.get(parameter.kind.removesuffix("s"))
+    wanted = [str(each) for each in (value if isinstance(value, list) else [value]) if each is not None]
+    if source is None or not wanted:
+        return
+    table, column = source.split(".")
+    query = f'SELECT DISTINCT "{column}"::VARCHAR FROM "{table}" WHERE "{column}" IS NOT NULL ORDER BY ALL'  # noqa: S608
+    values = [each for (each,) in ask(query, {})]
+    if not values:
+        yield f"{source} has no values yet"
+    elif missing := _without(wanted, values):
+        near = _like(missing, values) if parameter.kind == "text" else []
+        named = f": {listed(missing)}" if isinstance(value, list) else ""
+        yield f"{source} has no such {parameter.name}{named}" + (
+            f", but {', '.join(map(repr, near))}" if near else ""
+        )
+
+
+def _without(wanted: Iterable[str], values: Iterable[str]) -> list[str]:
+    there = set(values)
+    return [each for each in wanted if each not in there]
+
+
+def _like(wanted: list[str], values: list[str]) -> list[str]:
+    """Return the values that hold a text, in any case, else those most like it; all where there are few."""
+    if len(values) <= _NAMED:
+        return values
+    lower = {each.lower(): each for each in values}
+    holding = sorted((each for each in lower if wanted[0].lower() in each), key=len)
+    close = holding or difflib.get_close_matches(wanted[0].lower(), lower, n=_NAMED)
+    return [lower[each] for each in close[:_NAMED]]
+
+
+def _one_statistic(values: Mapping[str, Any], _ask: Ask) -> list[str]:
+    if values["stat_a"] != values["stat_b"]:
+        return []
+    return [f"stat_a and stat_b are both {values['stat_a']!r}; give two statistics"]
+
+
+def _other_sets(values: Mapping[str, Any], ask: Ask) -> list[str]:
+    """Say which reference sets the terms of both are of, where none of those asked for is in both."""
+    query = """
+        SELECT DISTINCT coalesce(reference, '')
+        FROM words_status
+        WHERE status = 'present' AND image_id IN (SELECT unnest($ids::INTEGER[]))
+    """
+    a, b = ({name for (name,) in ask(query, {"ids": values[side]})} for side in ("a", "b"))
+    asked_for = a & b if values["reference"] is None else a & b & {values["reference"]}
+    if asked_for or not a or not b:
+        return []
+    named = [", ".join(repr(name) if name else "one without a name" for name in sorted(each)) for each in (a, b)]
+    return [f"the terms of a are of another reference set ({named[0]}) than those of b ({named[1]})"]
+
+
+_OF_TWO = {"paired_maps": _one_statistic, "terms_between": _other_sets}

@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 
 from nvcatalog import __version__, kept, neurosynth, parts
-from nvcatalog._locks import file_lock, lock_timeout_s
+from nvcatalog._locks import QUESTION_PATIENCE_S, file_lock, lock_timeout_s
 from nvcatalog._progress import logger
 from nvcatalog._store import Store
 from nvcatalog.errors import NVCatalogError, SnapshotError, SnapshotWarning
@@ -63,9 +63,9 @@ def _is_behind(store: Store) -> bool:
     manifest = kept.manifest_with_files(place)
     if not store.exists or manifest.get("catalog") == store.state:
         return False
-    if not store.is_as_noted:
-        return True
-    with store.reading() as connection:
+    with store.reading(timeout_s=min(QUESTION_PATIENCE_S, lock_timeout_s())) as connection:
+        if not store.is_as_noted:
+            return True
         wanted = parts.View(connection).parts(parts.layouts_of(manifest))
     files = manifest.get("files", {})
     return {part.path: part.key for part in wanted} != {path: entry.get("key") for path, entry in files.items()}
@@ -86,7 +86,10 @@ if hasattr(os, "register_at_fork"):  # what waits in the parent, the parent publ
 
 
 def catch_up(store: Store) -> str | None:
-    """Publish now what landed since the last snapshot; return why where that fails, as :func:`publish` does."""
+    """Publish now what landed since the last snapshot; return why where that fails, as :func:`publish` does.
+
+    Who keeps the catalog is not waited for where there is a snapshot that can be read as it is.
+    """
     try:
         is_behind = store.exists and _is_behind(store)
     except NVCatalogError as error:  # to publish would be to wait as long once more

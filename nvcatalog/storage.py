@@ -429,6 +429,7 @@ class _Transfer:
         self._etag: str | None = None
         self._last_modified: str | None = None
         self._has_length = False
+        self._in_parts = False
         self._waiting: deque[bytes] = deque()
 
     def run(self) -> Proof:
@@ -458,8 +459,9 @@ class _Transfer:
     def _take(self) -> None:
         """Write the bytes that have waited longest, and look at them."""
         chunk = self._waiting.popleft()
-        self._file.write(chunk)
         self._prover.feed(chunk)
+        if self._prover.trouble is None:  # the rest only shows whether it came as announced, and needs no room
+            self._file.write(chunk)
         self._check_size(is_whole=False)
 
     def _headers(self) -> dict[str, str]:
@@ -474,13 +476,14 @@ class _Transfer:
         self._file.seek(0)
         self._file.truncate()
         self._prover = self._new_prover()
+        self._in_parts = False
         self._etag = response.headers.get("ETag")
         self._last_modified = response.headers.get("Last-Modified")
         length = _length(response)
         self._has_length = length is not None or "Transfer-Encoding" in response.headers
         if self._announced and length is not None and length != self._announced:
             raise self._misfit(length)
-        self._prover.expect(length or 0)
+        self._prover.expect(length or self._announced or 0)
         self._check_size(is_whole=False)
 
     def _go_on(self, response: requests.Response) -> None:
@@ -491,20 +494,26 @@ class _Transfer:
             self._etag = None
             message = f"{self._service.name}: HTTP {response.status_code} with {part} of the file {self._path}"
             raise TransientError(message, status=response.status_code)
+        self._in_parts = True
 
     def _check_size(self, *, is_whole: bool) -> None:
         """Raise where the size is not the record's, and for a file without end that cannot be proven anyway."""
         size = self._prover.size
         if self._announced and (size > self._announced or (is_whole and size != self._announced)):
             raise self._misfit(size)
-        if self._announced is None and self._prover.trouble:
+        largest = self._prover.largest
+        is_endless = self._announced is None or (largest is not None and self._announced > largest)
+        if is_endless and self._prover.trouble:
             raise self._unreadable(self._prover.error(self._prover.trouble))
 
     def _misfit(self, size: int) -> _http.UnfitAnswerError:
         self._etag = None
         return _http.UnfitAnswerError(f"its record says {self._announced:,} bytes, the server {size:,}")
 
-    def _unreadable(self, error: NotWholeError) -> RefusedError:
+    def _unreadable(self, error: NotWholeError) -> RefusedError | TransientError:
+        if self._in_parts:  # which may be parts of different files, whatever their ETags say: begin anew
+            self._etag = None
+            return _http.UnfitAnswerError(f"{self._service.name}: the parts of {self._path} make no file: {error}")
         # Without any length, a file that the server has and one that was cut off on its way look the same.
         lasting = self._announced is not None or self._has_length
         return RefusedError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nvcatalog._store import Store
 from nvcatalog.errors import CatalogWarning
-from nvcatalog.options import check_flags, parse_timeout
+from nvcatalog.options import check_flags, named_values, parse_timeout
 from nvcatalog.queries import Answer
 
 if TYPE_CHECKING:
@@ -183,6 +183,7 @@ class Upkeep:
         params: Mapping[str, Any] | None = None,
         dry_run: bool = False,
         verbose: int = 2,
+        **kwargs: Any,
     ) -> Pruned:
         """Remove the files of images that all conditions select: maps, files beside them, nilearn's metadata.
 
@@ -204,6 +205,8 @@ class Upkeep:
             Whether to say only what would be removed.
         verbose : int
             0 says nothing, 1 gives a summary, 2 shows a progress bar too.
+        **kwargs
+            Values for each ``$name``, by keyword.
 
         Returns
         -------
@@ -229,6 +232,7 @@ class Upkeep:
         from nvcatalog.prune import prune
 
         check_flags(dry_run=dry_run)
+        params = named_values(self.prune, where, params, kwargs)
         self._warn_if_absent()
         return prune(
             self._store,

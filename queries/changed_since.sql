@@ -1,7 +1,7 @@
 -- The collections and images that are new, changed or gone since a date, the latest first, as far as the catalog knows.
 --
--- Sync first to hear what is new. fields are those that differ from the first record that was replaced since, where one
--- was kept.
+-- Sync first to hear what is new. It counts when something changed on the server, not when it came here. fields are
+-- those that differ from the first record that was replaced since, where one was kept.
 -- $date: the first day that counts, or a time, in UTC (date, required)
 -- $fields: say also which fields differ, for which whole records are read (boolean, default false)
 -- $collection_ids: these collections and their images alone (collection ids, default NULL)

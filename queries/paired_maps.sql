@@ -15,15 +15,11 @@ WITH maps AS (
         collection_id,
         stat = $stat_a AS is_a,
         nullif(nidm_results, '') AS pack,
-        coalesce(nullif(trim(contrast_definition), ''), cognitive_contrast_cogatlas) AS typed,
-        CASE lower(analysis_level)
-            WHEN 's' THEN 'single-subject'
-            WHEN 'g' THEN 'group'
-            WHEN 'm' THEN 'meta-analysis'
-            ELSE nullif(lower(analysis_level), '')
-        END AS level,
+        pack IS NOT NULL AS in_pack,
+        coalesce(nullif(trim(lower(contrast_definition)), ''), lower(cognitive_contrast_cogatlas)) AS typed,
+        nullif(left(lower(analysis_level), 1), '') AS level,  -- group or G, single-subject or S, meta-analysis or M
         -- One number for all that a pair has in common: texts take longer to compare.
-        hash(pack, level, cognitive_paradigm_cogatlas, lower(typed)) AS thing,
+        hash(pack, level, cognitive_paradigm_cogatlas, typed) AS thing,
         name,
         path
     FROM stat_maps
@@ -33,12 +29,12 @@ WITH maps AS (
       AND ($collection_ids IS NULL OR list_contains($collection_ids::INTEGER[], collection_id))
 ),
 things AS (
-    SELECT collection_id, thing, any_value(pack) IS NOT NULL AS in_pack, count(*) = 2 AS one_each
+    SELECT collection_id, thing, any_value(in_pack) AS in_pack, count(*) = 2 AS one_each
     FROM maps
     GROUP BY collection_id, thing
     HAVING bool_or(is_a)
        AND NOT bool_and(is_a)
-       AND (in_pack OR NOT regexp_full_match(any_value(typed), ' *(none( / other)?|null|n/a|na)? *', 'i'))
+       AND (any_value(in_pack) OR NOT regexp_full_match(any_value(typed), ' *(none( / other)?|null|n/a|na)? *'))
 ),
 named AS (
     SELECT m.image_id, m.collection_id, m.is_a, m.thing, m.name, t.in_pack, t.one_each

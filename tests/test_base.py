@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
+import fetching
 import pandas as pd
 import pytest
 from fetching import FOUR, file_of, ids, outcomes_of, traces, write
@@ -36,6 +37,7 @@ from nvcatalog.base import LayeredStore
 from nvcatalog.errors import (
     CatalogLockedError,
     CatalogTooNewError,
+    CatalogWarning,
     DataDirError,
     IncompleteWarning,
     InvalidOptionError,
@@ -299,17 +301,81 @@ def test_a_base_that_somebody_writes_to_is_waited_for(fetch: Fetch, open_dir: Pa
         assert fetch(base=open_dir, image_ids=[3]).images == [str(file_of(open_dir, 3, 3))]
 
 
-def test_a_base_that_is_kept_open_too_long_is_an_error_rather_than_a_download(
-    fetch: Fetch, open_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fetch(data_dir=open_dir, image_ids=[3])
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NVCATALOG_LOCK_TIMEOUT", "0.2")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_base_that_is_kept_open_too_long_answers_by_its_newest_snapshot(
+    fetch: Fetch, open_dir: Path, server: DemoServer
+) -> None:
+    fetch(data_dir=open_dir, collection_ids=[3])
+    Catalog(open_dir).snapshot()
+    before = server.requests
 
     with (
         held_elsewhere(Store(open_dir / "neurovault")) as process,
-        pytest.raises(CatalogLockedError, match=rf"{open_dir}.* is kept open by process {process.pid}"),
+        unchanged(open_dir),
+        pytest.warns(CatalogWarning, match=rf"process {process.pid} .* The snapshot of .* ago answers") as warned,
     ):
-        fetch(base=open_dir, image_ids=[3])
+        maps = fetch(base=open_dir, collection_ids=[3])
+
+    assert maps.images == [str(file_of(open_dir, 3, id_)) for id_ in FOUR]
+    assert server.requests == before
+    assert [each.filename for each in warned if each.category is CatalogWarning] == [fetching.__file__]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_base_that_is_kept_open_too_long_and_has_no_snapshot_is_done_without(
+    fetch: Fetch, open_dir: Path, data_dir: Path
+) -> None:
+    fetch(data_dir=open_dir, image_ids=[3])
+
+    with held_elsewhere(Store(open_dir / "neurovault")) as process:
+        with pytest.warns(CatalogWarning, match=rf"{open_dir}.* by process {process.pid}.* taken for empty"):
+            maps = fetch(base=open_dir, image_ids=[3])
+        assert maps.images == [str(file_of(data_dir, 3, 3))]
+        with pytest.raises(CatalogLockedError, match=f"process {process.pid}"):
+            Catalog(data_dir, base=open_dir).sql("SELECT 1")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_folder_that_is_kept_open_too_long_keeps_nobody_from_the_base(
+    fetch: Fetch, base: Path, data_dir: Path, server: DemoServer
+) -> None:
+    fetch(image_ids=[10426])
+    before = len(server.hits("/media/*"))
+
+    with held_elsewhere(Store(data_dir / "neurovault")), pytest.warns(CatalogWarning, match="without the catalog"):
+        maps = fetch(base=base, image_ids=[3, 10426])
+
+    assert maps.images == [str(file_of(base, 3, 3)), str(file_of(data_dir, 658, 10426))]
+    assert len(server.hits("/media/*")) == before
+
+
+@pytest.mark.parametrize("kept", ["base", "front"])
+@pytest.mark.usefixtures("impatient")
+def test_what_only_asks_is_answered_by_the_snapshot_of_the_folder_that_is_kept(
+    fetch: Fetch, open_dir: Path, data_dir: Path, kept: str
+) -> None:
+    fetch(data_dir=open_dir, image_ids=[3], fetch_neurosynth_words=True)
+    fetch(image_ids=[10426], fetch_neurosynth_words=True)
+    for folder in (open_dir, data_dir):
+        Catalog(folder).snapshot()
+    both = Catalog(data_dir, base=open_dir)
+    query = "SELECT image_id, path, raw->>'$.id' FROM local_images JOIN raw_records ON id = image_id ORDER BY ALL"
+    expected = both.sql(query).fetchall(), both.words([3, 10426]).frequencies.toarray().tolist()
+    folder = (open_dir if kept == "base" else data_dir) / "neurovault"
+
+    with held_elsewhere(Store(folder)):
+        with pytest.warns(CatalogWarning, match="The snapshot of .* answers") as warned:
+            answer = both.sql(query).fetchall(), both.words([3, 10426]).frequencies.toarray().tolist()
+        with pytest.warns(CatalogWarning, match="The snapshot of"), pytest.raises(QueryError):
+            both.sql(f"COPY images TO '{data_dir / 'neurovault' / 'catalog.duckdb'}'")
+
+    assert answer == expected
+    assert [each.filename for each in warned] == [__file__] * 2, "one for each call"
 
 
 def test_a_private_collection_of_the_base_stays_private(
@@ -563,6 +629,75 @@ def test_sql_terms_and_citations_are_of_both_folders(fetch: Fetch, base: Path, d
         assert dict(zip(vocabulary, frequencies.toarray()[row], strict=True)) == expected
     assert {row[0] for row in by_term} == {*FOUR, 10426}
     assert [each.collection_id for each in cited.collections] == [3, 658]
+
+
+def test_exports_frozen_sets_and_studysets_are_of_both_folders(
+    fetch: Fetch, base: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    fetch(image_ids=[10426], fetch_neurosynth_words=True)
+
+    def work() -> None:
+        both = Catalog(data_dir, base=base)
+        files = pd.read_csv(both.export(tmp_path / "files.csv", "files", verbose=0))
+        assert dict(zip(files["image_id"], files["path"], strict=True)) == {
+            10426: "collection_658/image_10426.nii.gz",
+            **{id_: str(file_of(base, 3, id_)) for id_ in FOUR},
+        }
+        everything = both.export(tmp_path / "out", ["images", "image_words", "raw_records"], verbose=0)
+        assert pd.read_parquet(everything / "image_words.parquet")["image_id"].nunique() == 5
+        assert len(pd.read_parquet(everything / "raw_records.parquet")) == 7
+        chosen = both.export(tmp_path / "one.duckdb", "images", image_ids=[3, 10426], verbose=0)
+        with duckdb.connect(str(chosen)) as connection:
+            assert connection.execute("FROM images SELECT image_id ORDER BY 1").fetchall() == [(3,), (10426,)]
+        with pytest.raises(InvalidOptionError, match="'fetches', which says what was asked of one folder"):
+            both.export(tmp_path / "calls", "fetches", verbose=0)
+
+        frozen = both.freeze(tmp_path / "maps.lock.json", image_ids=[3, 10426], verbose=0)
+        again = fetch(base=base, image_ids=[3, 10426])
+        assert fetch_frozen(frozen, data_dir=data_dir, base=base, mode="offline", verbose=0).images == again.images
+
+        studyset = both.to_nimads(image_ids=[3, 10426])
+        assert [study["id"] for study in studyset["studies"]] == ["3", "658"]
+        images = [image for study in studyset["studies"] for image in study["analyses"][0]["images"]]
+        assert {image["filename"] for image in images} == {*again.images}
+        assert both.outdated().fetchall() == []
+
+    with unchanged(base):
+        assert as_nobody(work) == "fine"
+
+
+def test_a_base_is_exported_before_anything_is_in_front_and_never_into_itself(
+    base: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    both = Catalog(data_dir, base=base)
+
+    assert len(pd.read_csv(both.export(tmp_path / "images.csv", "images", verbose=0))) == 4
+    with unchanged(base), pytest.raises(InvalidOptionError, match="base folder, to which nothing is written"):
+        both.export(base / "neurovault" / "images.csv", "images", verbose=0)
+    assert not data_dir.exists()
+
+
+def test_what_is_private_in_either_folder_is_exported_only_where_it_is_asked_for(
+    fetch: Fetch, open_dir: Path, data_dir: Path, tmp_path: Path, world: World
+) -> None:
+    tokens = {3: "ABCDEFGH", 658: "IJKLMNOP"}
+    for id_, token in tokens.items():
+        world.make_private(id_, token)
+    fetch(data_dir=open_dir, collection_ids=[tokens[3], 1058])
+    fetch(collection_ids=[tokens[658], 1197])
+    both = Catalog(data_dir, base=open_dir)
+
+    def exported(**options: Any) -> dict[str, set[int]]:
+        tables = {"images": "image_id", "files": "image_id", "raw_records": "id", "collections": "collection_id"}
+        folder = both.export(tmp_path / "out", [*tables], overwrite=True, verbose=0, **options)
+        return {table: {*pd.read_parquet(folder / f"{table}.parquet")[id_]} for table, id_ in tables.items()}
+
+    everything, public = exported(private=True), exported()
+
+    secret = {*FOUR, 10426}
+    assert everything["images"] - public["images"] == everything["files"] - public["files"] == secret
+    assert everything["collections"] - public["collections"] == {3, 658}
+    assert everything["raw_records"] - public["raw_records"] == {3, 658, *secret}
 
 
 def test_terms_that_only_one_catalog_has_keep_their_names(fetch: Fetch, open_dir: Path, data_dir: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -82,3 +84,39 @@ def test_paths_of_terms_and_resampled_maps_are_named_where_there_are_such_files(
         "id", "relative_path", "absolute_path", "resampled_relative_path", "resampled_absolute_path",
     }  # fmt: skip
     assert meta["resampled_absolute_path"] == str(tmp_path / "collection_7" / "image_1_resampled.nii.gz")
+
+
+def in_a_fresh_process(*lines: str) -> str:
+    script = "\n".join(("import sys", "from nvcatalog._sklearn import bunch_class", *lines))
+    command = [sys.executable, "-c", script]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_class_of_answers_is_scikit_learns_own_and_does_not_wait_for_the_rest_of_it() -> None:
+    printed = in_a_fresh_process(
+        "ours = bunch_class()",
+        "print('sklearn' in sys.modules, 'scipy' in sys.modules)",
+        "import pickle",
+        "packed = pickle.dumps(ours(images=['a']))",
+        "from sklearn.datasets import load_iris",
+        "from sklearn.utils import Bunch",
+        "print(ours is Bunch, isinstance(load_iris(), ours), bunch_class() is Bunch)",
+        "print(pickle.loads(packed).images, type(pickle.loads(packed)) is Bunch)",
+    )
+    assert printed.splitlines() == ["False False", "True True True", "['a'] True"]
+
+
+def test_where_scikit_learn_is_loaded_its_class_is_taken_from_there() -> None:
+    printed = in_a_fresh_process("import sklearn.utils", "print(bunch_class() is sklearn.utils.Bunch)")
+    assert printed == "True\n"
+
+
+def test_where_the_class_cannot_be_loaded_alone_scikit_learn_is_imported() -> None:
+    printed = in_a_fresh_process(
+        "import nvcatalog._sklearn",
+        "nvcatalog._sklearn._MODULE = 'sklearn.utils._elsewhere'",
+        "nvcatalog._sklearn._spec_of_file = lambda: None",
+        "ours = bunch_class()",
+        "print(ours is sys.modules['sklearn.utils'].Bunch)",
+    )
+    assert printed == "True\n"

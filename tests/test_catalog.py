@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -24,6 +24,8 @@ from nvcatalog.errors import (
     InvalidIdError,
     InvalidIdTypeError,
     InvalidOptionError,
+    InvalidOptionTypeError,
+    QueryError,
     SnapshotError,
     SnapshotWarning,
     WordsWarning,
@@ -156,7 +158,7 @@ def test_words_of_an_answer_are_in_its_order(catalog: Catalog, data_dir: Path) -
 
     assert found.image_ids.tolist() == [41, 31]
     np.testing.assert_array_equal(found.frequencies.toarray(), maps.word_frequencies)
-    with pytest.raises(InvalidOptionError, match="give one of where, bunch and image_ids; got where and bunch"):
+    with pytest.raises(InvalidOptionError, match="give one of where, bunch and image_ids .*got where and bunch"):
         catalog.words(bunch=maps, where="true")
     with pytest.raises(InvalidOptionError, match="bunch is a list; give what a fetcher returned"):
         catalog.words(bunch=[31])
@@ -199,6 +201,37 @@ def test_queries_by_name_take_their_parameters_either_way(catalog: Catalog) -> N
 
     assert by_keyword.fetchall() == by_mapping.fetchall()
     assert len(by_keyword) == 3
+
+
+def test_whatever_takes_a_condition_takes_its_values_by_keyword(catalog: Catalog, tmp_path: Path) -> None:
+    one, gave = "image_id = $n", {"n": 41}
+
+    assert catalog.words(where=one, n=41).image_ids.tolist() == [41]
+    assert [each.collection_id for each in catalog.cite(where=one, n=41).collections] == [4]
+    assert catalog.prune(one, n=41, dry_run=True, verbose=0).images == 1
+    assert '"image_id": 41' in catalog.freeze(tmp_path / "a.json", where=one, n=41, verbose=0).read_text()
+    lines = catalog.export(tmp_path / "a.csv", "images", where=one, n=41, verbose=0).read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["image_id", "41"]
+    with pytest.raises(QueryError, match="n"):
+        catalog.cite(where=one, params=gave, n=41)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "told"),
+    [
+        ({"dryrun": True}, "prune has no option dryrun; did you mean dry_run"),
+        ({"where": "image_id = 41", "dryrun": True}, "prune has no option dryrun; did you mean dry_run"),
+        ({"where": "image_id = 41", "n": 3}, r"the condition has no parameter \$n; it has none"),
+        ({"image_ids": [41], "n": 3}, r"prune has no option n; if it is the value of a \$n, give where too"),
+    ],
+)
+def test_a_keyword_that_is_no_value_of_a_condition_is_refused(
+    catalog: Catalog, keywords: dict[str, Any], told: str
+) -> None:
+    with pytest.raises((InvalidOptionTypeError, QueryError), match=told):
+        catalog.prune(**keywords, verbose=0)
+
+    assert len(catalog.sql("FROM files")) == 3
 
 
 def test_a_snapshot_is_written_when_asked_for(catalog: Catalog) -> None:

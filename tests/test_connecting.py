@@ -10,8 +10,11 @@ import shutil
 import subprocess
 import sys
 import threading
+import warnings
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -19,9 +22,11 @@ import pytest
 from pyarrow import parquet
 from test_store import as_nobody, held_elsewhere
 
-from nvcatalog import Catalog, connecting, snapshot
+from nvcatalog import Catalog, connecting, proving, snapshot
 from nvcatalog._batch import Batch, Words
+from nvcatalog._locks import QUESTION_PATIENCE_S
 from nvcatalog._store import Store
+from nvcatalog.demo.maps import small_map
 from nvcatalog.errors import (
     CatalogLockedError,
     CatalogTooNewError,
@@ -429,8 +434,11 @@ def test_a_query_of_the_shelf_is_answered_by_it_too(catalog: Catalog, store: Sto
         "SET memory_limit = '1GB'",
     ],
 )
-def test_a_question_to_a_snapshot_reaches_nothing_else(catalog: Catalog, store: Store, query: str) -> None:
+def test_a_question_to_a_snapshot_reaches_nothing_else(
+    catalog: Catalog, store: Store, query: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     catalog.snapshot()
+    monkeypatch.setenv("NVCATALOG_LOCK_TIMEOUT", "0.1")
 
     with (
         held_elsewhere(store),
@@ -459,6 +467,77 @@ def test_the_snapshot_that_answers_is_said_to_miss_what_landed_since(catalog: Ca
         answer = catalog.sql("SELECT name FROM images")
 
     assert answer.fetchall() == [("a map",)]
+
+
+def test_where_the_file_system_has_no_locks_a_snapshot_answers_at_once(
+    catalog: Catalog, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog.snapshot()
+    connect, tried = duckdb.connect, []
+
+    def without_locks(path: str = ":memory:", **options: Any) -> duckdb.DuckDBPyConnection:
+        if path == str(store.path):  # what DuckDB says on an NFS mount without a lock daemon
+            tried.append(path)
+            raise duckdb.IOException(f'IO Error: Could not set lock on file "{path}": No locks available')
+        return connect(path, **options)
+
+    monkeypatch.setattr(duckdb, "connect", without_locks)
+
+    with pytest.warns(CatalogWarning, match=r"cannot be locked \(No locks.*\. The snapshot of .* answers"):
+        answer = catalog.sql("SELECT name FROM images")
+
+    assert answer.fetchall() == [("a map",)]
+    assert tried == [str(store.path)], "nobody is waited for"
+
+
+def frozen(path: Path) -> object:
+    return json.loads(path.read_text(encoding="utf-8"))["images"]
+
+
+LABELS = '<atlas><data><label index="0">Motor</label></data></atlas>'
+BY_NAME: dict[str, Any] = {"where": "name = 'a map'", "verbose": 0}
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda catalog, folder: catalog.words([71]).pivot().values.tolist(),
+        lambda catalog, folder: catalog.words(where="name = 'a map'", terms="pain").pivot().values.tolist(),
+        lambda catalog, folder: catalog.cite(image_ids=[71]).text(),
+        lambda catalog, folder: catalog.outdated().fetchall(),
+        lambda catalog, folder: [*catalog.to_nimads(image_ids=[71], without_files=True)["studies"]],
+        lambda catalog, folder: frozen(catalog.freeze(folder / "lock.json", **BY_NAME)),
+        lambda catalog, folder: catalog.labels(71),
+        lambda catalog, folder: catalog.export(folder / "out.csv", "images", **BY_NAME).read_text("utf-8"),
+    ],
+    ids=["words", "words of a condition", "cite", "outdated", "to_nimads", "freeze", "labels", "export"],
+)
+@pytest.mark.filterwarnings("ignore::nvcatalog.errors.SelectionWarning")
+def test_whatever_only_reads_is_answered_by_it_as_by_the_catalog(
+    catalog: Catalog, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ask: Callable[..., object]
+) -> None:
+    for name, content in (("a.nii.gz", small_map(71)), ("a.xml", LABELS.encode())):
+        (store.folder / name).write_bytes(content)
+    batch = Batch()
+    batch.add_file(71, "a.nii.gz", proving.prove(store.folder / "a.nii.gz"), origin="neurovault")
+    batch.add(
+        "files", {"image_id": 71, "kind": "labels", "path": "a.xml", "size": len(LABELS), "state": "present"}
+    )
+    store.land(batch)
+    catalog.snapshot()
+    former, later = (tmp_path / name for name in ("former", "later"))
+    former.mkdir()
+    later.mkdir()
+    expected = ask(catalog, former)
+
+    monkeypatch.setenv("NVCATALOG_LOCK_TIMEOUT", "0.1")
+    with held_elsewhere(store), warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        answer = ask(catalog, later)
+
+    assert answer == expected
+    told = [each for each in warned if "The snapshot of " in str(each.message)]
+    assert [each.filename for each in told] == [__file__], [str(each.message) for each in warned]
 
 
 # Files that are not as they were written
@@ -511,7 +590,7 @@ def test_a_question_waits_for_the_catalog_where_the_snapshot_is_damaged(catalog:
     damaged(store, "cut off")
 
     with held_elsewhere(store) as process:
-        threading.Timer(connecting.QUESTION_PATIENCE_S + 0.5, process.stdin.close).start()  # type: ignore[union-attr]  # it is a pipe
+        threading.Timer(QUESTION_PATIENCE_S + 0.5, process.stdin.close).start()  # type: ignore[union-attr]  # it is a pipe
         answer = catalog.sql("SELECT image_id FROM images ORDER BY ALL")
 
     assert answer.fetchall() == [(71,), (81,)], "it is the catalog that has the private one too"

@@ -99,7 +99,11 @@ def test_they_never_mix_with_neurosynths(catalog: Catalog, fetch: Fetch) -> None
 def test_what_the_catalog_gave_can_land_again(catalog: Catalog) -> None:
     theirs = catalog.words([8718])
 
-    assert catalog.add_words(theirs.df(), reference="terms_20k") == 1
+    with pytest.raises(
+        WordsError, match=r"1 images have Neurosynth's terms, or another set's \('terms_20k'\): 8718"
+    ):
+        catalog.add_words(theirs.df(), reference="terms_20k")
+    assert catalog.add_words(theirs.df(), reference="terms_20k", replace=True) == 1
 
     again = catalog.words([8718])
     assert again.vocabulary.tolist() == theirs.vocabulary.tolist()
@@ -146,6 +150,25 @@ def test_no_fetch_replaces_what_was_added(catalog: Catalog, fetch: Fetch) -> Non
     assert catalog.add_words(theirs, reference="terms_20k", replace=True) == 1
     maps = fetch(image_ids=[8718], fetch_neurosynth_words=True, mode="overwrite")
     assert outcomes_of(maps, "words") == {8718: "downloaded"}, "these are Neurosynth's again"
+
+
+def test_what_was_added_is_forgotten_and_neurosynth_asked_again(catalog: Catalog, fetch: Fetch) -> None:
+    theirs = catalog.words([8718]).df()
+    with pytest.raises(WordsError, match="'mine' is no set of terms that add_words landed; nobody has added any"):
+        catalog.forget_words(reference="mine")
+    catalog.add_words(pd.DataFrame(MINE | {"image_id": [3, 8718, 3]}), reference="mine", replace=True)
+
+    with pytest.raises(WordsError, match=r"'terms_20k' is no set .*; there are 'mine'"):
+        catalog.forget_words(reference="terms_20k")
+    assert catalog.forget_words(4, reference="mine") == 0
+    assert catalog.forget_words(["8718"], reference="mine") == 1
+
+    assert [id_ for id_, *_ in landed(catalog)] == [3, 3]
+    maps = fetch(image_ids=[8718], fetch_neurosynth_words=True)
+    assert outcomes_of(maps, "words") == {8718: "adopted"}, "its answer is beside the map"
+    pd.testing.assert_frame_equal(catalog.words([8718]).df(), theirs)
+    assert catalog.forget_words(reference="mine") == 1
+    assert landed(catalog) == []
 
 
 def test_images_that_the_catalog_does_not_know_are_refused(catalog: Catalog, tmp_path: Path) -> None:

@@ -159,6 +159,25 @@ def test_a_record_that_changed_is_said_beside_a_map_that_did_not(thaw: Thaw, wor
     assert reasons(maps)[4] is None
 
 
+def test_another_doi_of_its_collection_is_said_of_each_image(
+    thaw: Thaw, frozen: Path, world: World, data_dir: Path
+) -> None:
+    world.edit_collection(3, DOI="https://doi.org/10.5555/NEW", preprint_DOI=None)
+
+    with pytest.warns(FrozenWarning, match="Of 4 frozen images .*: 4 with another DOI;"):
+        maps = thaw()
+
+    assert ids(maps) == FOUR
+    [doi] = [each["doi"] for each in json.loads(frozen.read_text())["collections"]]
+    said = f"the DOI of collection 3 has changed: frozen {doi or 'without one'}, now 10.5555/new"
+    assert set(reasons(maps).values()) == {said}
+    with pytest.warns(FrozenWarning, match="4 with another DOI;"):
+        assert thaw(strict=False).collections_meta[0]["DOI"] == "https://doi.org/10.5555/NEW"
+    assert fetch_frozen(frozen, data_dir=data_dir, verbose=0).report.counts == {"cached": 4}, "nobody has asked"
+    with pytest.warns(FrozenWarning, match="4 with another DOI;"):
+        fetch_frozen(frozen, data_dir=data_dir, verbose=0, mode="overwrite")
+
+
 def test_what_is_gone_from_the_server_is_said_and_kept_where_it_is_here(
     thaw: Thaw, frozen: Path, world: World, data_dir: Path
 ) -> None:

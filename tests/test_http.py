@@ -11,6 +11,7 @@ import socketserver
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from dataclasses import replace
 from email.utils import formatdate
 from time import time
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,8 @@ from nvcatalog.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from raw_server import Script
 
     from nvcatalog.demo.wire import Request
 
@@ -222,6 +225,15 @@ def test_a_root_may_end_in_a_slash_and_have_a_path(monkeypatch: pytest.MonkeyPat
     ("link", "same"),
     [
         ("http://neurovault.org/x", True),
+        ("HTTP://NEUROVAULT.ORG/x", True),
+        ("https://neurovault.org./x", False),
+        ("http://[::1]/x", False),
+        ("http://[::ffff:169.254.169.254]/x", False),
+        ("http://2852039166/x", False),
+        ("http://neuro\u2024vault.org/x", False),
+        ("http://neurovault.org\uff03@evil.example/x", False),
+        ("javascript:alert(1)", False),
+        ("data:application/gzip;base64,H4sI", False),
         ("https://NeuroVault.org/x", True),
         ("https://neurovault.org:443/x", True),
         ("http://neurovault.org:80/x", True),
@@ -375,7 +387,14 @@ def test_a_pause_asked_for_by_date_is_taken(server: DemoServer, service: Service
     assert 55 < max(pauses) <= 60
 
 
-@pytest.mark.parametrize("nonsense", ["soon", "-3", "\xb2", "Thu, 99 Jan 2026 99:00:00 GMT", "", "nan", "inf"])
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        "soon", "-3", "\xb2", "Thu, 99 Jan 2026 99:00:00 GMT", "", "nan", "inf", "1e9", "0x10", "-9" + "9" * 400,
+        "Mon, 01 Jan 99999999999999999999 00:00:00 GMT", "Mon, 99999999999999999999 Jan 2030 00:00:00 GMT",
+        "Mon, 01 Jan 2030 00:00:00 +99999999999", "Mon, 01 Jan 2030 00:00:00 -0000",
+    ],
+)  # fmt: skip
 def test_a_pause_that_cannot_be_read_is_none(
     server: DemoServer, service: Service, pauses: list[float], nonsense: str
 ) -> None:
@@ -673,6 +692,104 @@ def test_json_without_end_is_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         ask(service, tries=1)
     assert sent < 100_000_000
+
+
+def test_json_that_announces_two_gigabytes_is_not_read(server: DemoServer, service: Service) -> None:
+    huge = faults.Fault("huge", lambda answer: replace(answer, content_length=2_000_000_000))
+    server.fail("/api/*", huge)
+    with pytest.raises(TransientError, match=r"answered with more than 67,108,864 bytes"):
+        ask(service)
+    assert server.requests == 4
+
+
+def pouring(headers: str, piece: bytes, *, pause_s: float = 0.0) -> Script:
+    """Return a script that sends a piece of a body again and again, until the client hangs up."""
+
+    def pour(connection: socket.socket, request: Request) -> None:
+        connection.sendall(head(JSON_HEAD, headers))
+        while True:
+            connection.sendall(piece)
+            threading.Event().wait(pause_s)
+
+    return pour
+
+
+# A gzip stream's head, and a block of it that is empty and not the last.
+GZIP_HEAD, EMPTY_BLOCK = b"\x1f\x8b\x08\0\0\0\0\0\0\x03", b"\0\0\0\xff\xff"
+CHUNKED = "Transfer-Encoding: chunked"
+
+
+@pytest.mark.parametrize(
+    ("pour", "why"),
+    [
+        (pouring(CHUNKED, b"0"), "body of the answer only drips"),
+        (pouring(CHUNKED, b"0" * 50 + b"1;" + b"x" * 50), "."),
+        (pouring(CHUNKED, b"0\r\nX-Trailer: x\r\n"), "body of the answer only drips"),
+        (pouring(CHUNKED, b"0\r\nX: x\r\n", pause_s=0.01), "body of the answer only drips"),
+        (pouring("Connection: close", b" " * 200, pause_s=0.01), r"only [0-9,]+ bytes in 2 s"),
+        (pouring(CHUNKED, b"64\r\n" + b" " * 100 + b"\r\n", pause_s=0.01), r"only [0-9,]+ bytes in 2 s"),
+    ],
+    ids=["a length", "a long length", "trailers", "slow trailers", "slow for ever", "slow chunks for ever"],
+)
+def test_a_body_that_never_comes_to_its_end_ends_too(pour: Script, why: str) -> None:
+    with (
+        raw_server(pour) as server,
+        service_for(server.url, timeout_s=0.2) as service,
+        pytest.raises(TransientError, match=why),
+    ):
+        ask(service, tries=1)
+
+
+@pytest.mark.parametrize("status", ["200 OK", "404 Not Found", "302 Found"])
+def test_gzip_that_unpacks_to_nothing_for_ever_ends_too(monkeypatch: pytest.MonkeyPatch, status: str) -> None:
+    monkeypatch.setattr(_http, "LARGEST_JSON", 1_000_000)
+
+    def pour(connection: socket.socket, request: Request) -> None:
+        connection.sendall(head(JSON_HEAD, "Location: /", "Content-Encoding: gzip", status=status) + GZIP_HEAD)
+        while True:
+            connection.sendall(EMPTY_BLOCK * 1000)
+
+    with raw_server(pour) as server, service_for(server.url) as service, pytest.raises(ServerError):
+        ask(service, tries=1)
+
+
+@pytest.mark.parametrize("encoding", ["gzip, gzip", "deflate", "br", "zstd", "compress", "gzip;q=1"])
+def test_what_is_packed_in_a_way_that_was_not_asked_for_is_not_unpacked(encoding: str) -> None:
+    body = gzip.compress(gzip.compress(b"{}"))
+    answer = head(JSON_HEAD, f"Content-Encoding: {encoding}", f"Content-Length: {len(body)}") + body
+    with (
+        raw_server(always(answer)) as server,
+        service_for(server.url) as service,
+        pytest.raises(TransientError, match="packed in a way that was not asked for"),
+    ):
+        ask(service, tries=1)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "identity", "GZip", "x-gzip"])
+def test_djangos_slip_and_other_spellings_are_understood(encoding: str) -> None:
+    body = gzip.compress(b'{"id": 555}') if "gzip" in encoding.lower() else b'{"id": 555}'
+    answer = head(JSON_HEAD, f"Content-Encoding: {encoding}", f"Content-Length: {len(body)}") + body
+    with raw_server(always(answer)) as server, service_for(server.url) as service:
+        assert ask(service, tries=1) == {"id": 555}
+
+
+def test_gzip_that_is_cut_off_is_no_answer() -> None:
+    body = gzip.compress(b'{"id": 555}')[:-4]
+    answer = head(JSON_HEAD, "Content-Encoding: gzip", f"Content-Length: {len(body)}") + body
+    with (
+        raw_server(always(answer)) as server,
+        service_for(server.url) as service,
+        pytest.raises(TransientError, match="gzip that is cut off"),
+    ):
+        ask(service, tries=1)
+
+
+def test_cookies_are_not_kept(server: DemoServer, service: Service) -> None:
+    cookie = faults.Fault("cookie", lambda answer: replace(answer, headers=(("Set-Cookie", f"a={'x' * 4000}"),)))
+    server.fail("/api/*", cookie)
+    for _ in range(2):
+        ask(service)
+    assert "cookie" not in server.log[-1].headers
 
 
 def test_json_that_unpacks_without_end_is_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,12 +37,12 @@ CHECKOUT = Path(__file__).parent.parent
 ROWS = tuple(
     tuple(row.split())
     for row in (
-        "errors _resources _progress _parallel _gate _xml",
+        "errors _resources _progress _parallel _gate _xml _sklearn",
         "_locks ids records report proving",
         "_connections",
         "_http",
         "known client neurosynth storage migrate queries words filters labels _marks _kinds",
-        "_batch sidecars servers filter_sql resample extras _expressions parts shelf",
+        "_batch sidecars servers filter_sql resample extras _expressions parts shelf _layers",
         "_store kept layout",
         "plan landing snapshot outdated lookup where synced lockfile decoders _successor _places",
         "adopt listing moving accounts options private beside seed meant "

@@ -198,7 +198,7 @@ def test_a_range_of_which_no_row_is_left_is_an_empty_file(store: Store) -> None:
 
 def test_words_that_somebody_brings_along_are_written_and_nothing_else(store: Store, former: Path) -> None:
     table = pa.table({"image_id": [21], "term": ["pain"], "weight": [0.5]})
-    add_words(store, table, reference="terms_20k")
+    add_words(store, table, reference="terms_20k", replace=True)
 
     later = snapshot.take(store)
 
@@ -246,6 +246,36 @@ def test_rows_that_are_public_again_are_back(store: Store) -> None:
 
     assert 7 in pa.dataset.dataset(place / "images").to_table()["image_id"].to_pylist()
     assert_is_as_if_written_whole(store, place)
+
+
+def test_what_only_private_images_have_of_a_decoder_is_left_out_until_they_are_public(store: Store) -> None:
+    def words(image_id: int, *terms: str) -> pa.Table:
+        return pa.table({"image_id": [image_id] * len(terms), "term": terms, "weight": [1.0] * len(terms)})
+
+    def published() -> tuple[list[str], str]:
+        place = snapshot.take(store)
+        assert_is_as_if_written_whole(store, place)
+        info = pa.dataset.dataset(place / "catalog_info").to_table().to_pylist()
+        terms = pa.dataset.dataset(place / "terms").to_table()["term"].to_pylist()
+        return sorted(terms), next(row["value"] for row in info if row["key"] == "own_references")
+
+    batch = Batch()
+    batch.add_refusal(Refusal("image", 7, "private", "403", NOW, NOW))
+    batch.add_refusal(Refusal("image", 13, "private", "403", NOW, NOW))
+    store.land(batch)
+    add_words(store, words(7, "pain", "secret", "shared"), reference="ours", replace=True)
+    assert published() == (["motor", "pain"], "[]")
+
+    add_words(store, words(8, "shared"), reference="mine", replace=True)
+    assert published() == (["motor", "pain", "shared"], '["mine"]')
+
+    add_words(store, words(7, "other"), reference="ours")
+    assert published()[0] == ["motor", "pain", "shared"], "what no image has any more is nobody's business either"
+
+    healed = Batch()
+    healed.heal("image", 7)
+    store.land(healed)
+    assert published() == (["motor", "other", "pain", "shared"], '["ours", "mine"]')
 
 
 def test_the_manifest_does_not_tell_which_ids_are_private(store: Store) -> None:

@@ -178,6 +178,19 @@ def test_a_sync_forgets_tokens_of_what_the_list_of_collections_holds(
     assert fetch(image_ids=FOUR).report.counts == {"cached": 4}
 
 
+def test_a_token_stays_when_it_is_tried_on_an_image_of_a_public_collection(
+    fetch: Fetch, world: World, data_dir: Path
+) -> None:
+    # The server does not look at the token of a public image, nor does it open a private one of elsewhere.
+    fetch(collection_ids=[TOKEN])
+    assert ids(fetch(image_ids=[f"{TOKEN}-10426"])) == [10426]
+    world.edit_image(8719, collection_id=1058, collection="/collections/1058/")
+    with pytest.warns(IncompleteWarning, match="image 8719 kept_old"):  # its file has stayed where it was
+        fetch(image_ids=[f"{TOKEN}-8719"], mode="overwrite")
+    assert Catalog(data_dir).sql("SELECT collection_id FROM access").fetchall() == [(3,)]
+    assert ids(fetch(collection_ids=[3], mode="overwrite")) == [3, 4, 8718]
+
+
 def test_a_token_of_what_is_public_is_not_kept(fetch: Fetch, world: World, data_dir: Path) -> None:
     world.make_public(3)
     assert ids(fetch(collection_ids=[TOKEN])) == FOUR

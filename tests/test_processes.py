@@ -10,8 +10,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from fetching import traces
 
-from nvcatalog import Catalog
+from nvcatalog import Catalog, fetch_neurovault_ids
 from nvcatalog.demo import DemoServer, World
 
 # Loads what a fetch needs once, and forks: as joblib and multiprocessing do.
@@ -41,6 +42,23 @@ if __name__ == "__main__":
 """
 
 
+# Reads what is here again and again, as the jobs of an array do.
+READERS = """
+import multiprocessing, sys, warnings
+
+def read(folder):
+    warnings.simplefilter("error")
+    from nvcatalog import fetch_neurovault_ids
+    asked = {"collection_ids": [1], "mode": "offline", "data_dir": folder, "verbose": 0}
+    return sum(len(fetch_neurovault_ids(**asked).images) for _ in range(25))
+
+if __name__ == "__main__":
+    import nvcatalog.call, nvcatalog.fetch
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        print(pool.map(read, [sys.argv[1]] * 4))
+"""
+
+
 @pytest.fixture
 def world() -> World:
     return World.empty()
@@ -67,3 +85,19 @@ def test_processes_on_one_folder_share_the_work_and_the_connections(world: World
         assert server.peak_connections["media"] <= 6
         assert server.peak_connections["api"] <= 2
     assert Catalog(tmp_path).sql("SELECT count(*) FROM files").fetchall() == [(len(fetched),)]
+
+
+def test_processes_that_read_offline_all_get_all_of_it_and_write_nothing(world: World, tmp_path: Path) -> None:
+    ids = world.add_synthetic(1, 10)
+    with DemoServer(world) as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        fetch_neurovault_ids(collection_ids=[1], data_dir=tmp_path / "data", verbose=0)
+    before = traces(tmp_path / "data")
+    script = tmp_path / "readers.py"
+    script.write_text(READERS)
+    command = [sys.executable, str(script), str(tmp_path / "data")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [25 * len(ids)] * 4
+    assert traces(tmp_path / "data") == before

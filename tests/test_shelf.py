@@ -14,7 +14,7 @@ import pytest
 from nvcatalog import Catalog, shelf
 from nvcatalog._batch import Batch, Words
 from nvcatalog._store import Store
-from nvcatalog.errors import CatalogWarning, InvalidOptionError, QueryError
+from nvcatalog.errors import CatalogWarning, InvalidOptionError, QueryError, SelectionWarning
 
 LARGE_MAPS = """\
 -- The images of large files,
@@ -86,7 +86,7 @@ def test_a_query_takes_its_defaults_and_what_is_given(shared: Catalog) -> None:
         ({"term": "pain", "collection_ids": "7,8"}, 3),
         ({"term": "pain", "collection_ids": {7}}, 3),
         ({"term": "pain", "collection_ids": np.array([7])}, 3),
-        ({"term": "pain", "collection_ids": pd.Series([8])}, 0),
+        ({"term": "pain", "collection_ids": pd.Series([7, 8])}, 3),
         ({"term": "pain", "collection_ids": []}, 0),
         ({"term": "pain", "limit": np.int64(1)}, 1),
         ({"term": "pain", "limit": None}, 3),
@@ -100,6 +100,14 @@ def test_values_are_taken_as_people_have_them(shared: Catalog, given: dict[str, 
 def test_a_date_may_be_a_date_or_text(shared: Catalog) -> None:
     assert shared.query("changed_since", date=date(2020, 1, 1)).fetchall() == []
     assert shared.query("changed_since", date="2020-01-01 12:00").fetchall() == []
+
+
+def test_what_changed_on_the_day_itself_has_changed_since_that_day(data_dir: Path, catalog: Catalog) -> None:
+    with Store(data_dir / "neurovault").writing() as connection:
+        connection.execute("UPDATE images SET modify_date = '2026-01-02 00:00:00Z' WHERE image_id = 2")
+    found = catalog.query("changed_since", date=date(2026, 1, 2)).fetchall()
+    assert [row[:2] for row in found] == [("image", 2)]
+    assert catalog.query("changed_since", date=date(2026, 1, 3)).fetchall() == []
 
 
 @pytest.mark.parametrize(
@@ -144,7 +152,11 @@ def test_a_date_may_be_a_date_or_text(shared: Catalog) -> None:
             {"date": "some day"},
             "date of changed_since is 'some day'; give a date, such as 2025-09-01",
         ),
-        ("terms_of_selection", {"image_ids": [1, "x"]}, "give a list of ids of images, such as 10426"),
+        (
+            "terms_of_selection",
+            {"image_ids": [*range(1, 1000), "x"]},
+            "image_ids of terms_of_selection has 'x'; give a list of ids of images, such as 10426",
+        ),
         (
             "collections_overview",
             {"has_doi": "perhaps"},
@@ -157,6 +169,33 @@ def test_what_cannot_be_asked_is_told_with_what_can(
 ) -> None:
     with pytest.raises(QueryError, match=told):
         shared.query(name, given)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "told"),
+    [
+        ("images_by_term", {"term": "PAIN"}, "for term='PAIN'. terms.term has no such term, but '001', 'pain'"),
+        ("image_search", {"text": "map", "collection_ids": [8]}, "collection_id has no such collection_ids: 8"),
+        ("terms_of_selection", {"image_ids": range(10, 30)}, "image_ids: 10, 11, 12, 13, 14, …$"),
+        ("paired_maps", {"stat_b": "beta"}, "stat_a and stat_b are both 'beta'; give two statistics"),
+        (
+            "terms_between",
+            {"a": [1, 2], "b": [3]},
+            r"the terms of a are of another reference set \('mine'\) than those of b \(one without a name\)",
+        ),
+    ],
+)
+def test_where_a_query_finds_nothing_and_it_is_known_why_a_warning_says_so(
+    catalog: Catalog, name: str, given: dict[str, Any], told: str
+) -> None:
+    if name == "terms_between":
+        mine = pd.DataFrame({"image_id": [1, 2], "term": "pain", "weight": 1.0})
+        catalog.add_words(mine, reference="mine", replace=True)
+
+    with pytest.warns(SelectionWarning, match=told) as caught:
+        assert catalog.query(name, given).fetchall() == []
+
+    assert caught[0].filename == __file__
 
 
 def test_positional_parameters_have_no_place_in_a_query_by_name(shared: Catalog) -> None:

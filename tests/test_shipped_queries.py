@@ -817,6 +817,7 @@ def test_every_query_is_checked() -> None:
 
 
 @pytest.mark.parametrize(("name", "params"), [(name, params) for name, cases in CASES.items() for params in cases])
+@pytest.mark.filterwarnings("ignore::nvcatalog.errors.SelectionWarning")  # some find nothing, and it is known why
 def test_a_query_gives_what_pandas_makes_of_the_same_records(
     catalog: Catalog, frames: Callable[[Record], Frames], name: str, params: Record
 ) -> None:

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from raw_server import always, raw_server
 from waiting import PATIENCE_S, then_patient
 
-from nvcatalog import proving, storage
+from nvcatalog import proving, records, storage
 from nvcatalog._http import Service
 from nvcatalog.demo import DemoServer, World, faults
 from nvcatalog.demo.maps import small_map
@@ -246,6 +246,55 @@ def test_a_bomb_is_not_unpacked() -> None:
     assert fed * 10_000 < len(bomb) / 2
     with pytest.raises(NotAMapError, match="far more than the 448 bytes"):
         prover.finish()
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [gzip.compress(b"", mtime=0), bytes(20), b"\0\0\0\xff\xff"],
+    ids=["empty members", "padding", "empty blocks"],
+)
+@pytest.mark.parametrize("behind", [b"", REAL], ids=["alone", "behind a map"])
+def test_what_unpacks_to_nothing_for_ever_is_no_map(
+    monkeypatch: pytest.MonkeyPatch, piece: bytes, behind: bytes
+) -> None:
+    monkeypatch.setattr(proving, "_MOST_BEHIND_VOXELS", 100_000)
+    prover = Prover()
+    prover.feed(behind or gzip.compress(b"", mtime=0)[:10])
+    while prover.trouble is None and prover.size < 10_000_000:
+        prover.feed(piece * 1000)
+    assert prover.size < 3_000_000
+    with pytest.raises(NotAMapError):
+        prover.finish()
+
+
+def test_a_header_that_declares_more_than_anyone_has_is_refused_before_its_voxels_come() -> None:
+    prover = Prover()
+    prover.feed(tampered(dim=[3, 32767, 32767, 32767, 1, 1, 1, 1]) + gzip.compress(bytes(1000)))
+    assert "17,179,869,184 are the most that is taken" in str(prover.trouble)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"dim": [3, 2**40, 2**40, 2**40, 1, 1, 1, 1]},
+        {"dim": [3, -(2**40), 1, 1, 1, 1, 1, 1]},
+        {"dim": [-3, 4, 3, 2, 1, 1, 1, 1]},
+        {"dim": [200, 4, 3, 2, 1, 1, 1, 1]},
+        {"dim": [7, 2**62, 2**62, 2**62, 2**62, 2**62, 2**62, 2**62]},
+        {"vox_offset": 2**62},
+        {"vox_offset": -(2**62)},
+        {"datatype": 2048, "dim": [3, 4, 3, 2, 1, 1, 1, 1]},
+        {"bitpix": 0, "datatype": 0},
+    ],
+    ids=repr,
+)
+def test_a_second_nifti_header_is_believed_no_more_than_a_first(fields: dict[str, Any]) -> None:
+    def tamper(header: Any) -> None:
+        for name, value in fields.items():
+            header[name] = value
+
+    with pytest.raises(NotAMapError):
+        prove(gzip.compress(unpacked(header=tamper, kind=nib.Nifti2Image)))
 
 
 def test_proving_a_large_map_takes_little_memory() -> None:
@@ -476,6 +525,27 @@ def test_a_part_of_another_file_is_not_put_behind_this_one(
     assert target.read_bytes() == world.image_bytes(IMAGE_ID)
 
 
+def test_parts_of_different_files_under_one_etag_make_neither_a_file_nor_a_refusal(
+    server: DemoServer, world: World, service: Service, target: Path
+) -> None:
+    half = size_of(world) // 2
+    etag = world.file_at(world.file_path(IMAGE_ID)).etag  # type: ignore[union-attr]  # it is there
+    range_ = {"Content-Range": f"bytes {half}-{size_of(world) - 1}/{size_of(world)}"}
+    other = other_file(b"x" * (size_of(world) - half), etag, code=206, **range_)
+    for announced in (size_of(world), None):
+        server.fail("/media/*", faults.cut(0.5), times=1)
+        server.fail("/media/*", other, times=1)
+        download(service, world, target, announced=announced)
+        assert target.read_bytes() == world.image_bytes(IMAGE_ID)
+        target.unlink()
+        for _ in range(2):
+            server.fail("/media/*", faults.cut(0.5), times=1)
+            server.fail("/media/*", other, times=1)
+        with pytest.raises(TransientError, match="make no file"):
+            download(service, world, target, announced=announced)
+        assert names(target.parent) == []
+
+
 @pytest.mark.parametrize("content_range", ["bytes 0-10/100", "bytes 5-", "", "nonsense"])
 def test_a_part_that_was_not_asked_for_is_not_used(
     server: DemoServer, world: World, service: Service, target: Path, content_range: str
@@ -589,6 +659,36 @@ def test_a_file_that_never_ends_is_left_when_it_is_too_long(tmp_path: Path) -> N
         ):
             storage.download(service, "x", tmp_path / "image_1.nii.gz", announced_size=announced)
     assert names(tmp_path) == []
+
+
+def test_what_is_no_map_takes_no_room_on_the_disk(tmp_path: Path) -> None:
+    garbage = b"no map" * 1_000_000
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(garbage) + garbage
+    with (
+        raw_server(always(answer)) as server,
+        closing(Service("NeuroVault", server.url, connections=1, timeout_s=PATIENCE_S)) as service,
+        (tmp_path / "x").open("w+b") as file,
+    ):
+        transfer = storage._Transfer(service, "x", file, len(garbage), Prover)
+        with pytest.raises(RefusedError, match="served as announced and unreadable"):
+            transfer.run()
+        file.flush()
+        assert (tmp_path / "x").stat().st_size < 600_000
+
+
+def test_no_size_is_believed_that_no_file_may_have() -> None:
+    assert records.LARGEST_FILE == proving.LARGEST
+
+
+@pytest.mark.parametrize("announced", [10**12, None])
+def test_a_file_larger_than_any_map_is_left_before_it_is_read(
+    server: DemoServer, world: World, service: Service, target: Path, announced: int | None
+) -> None:
+    server.fail("/media/*", faults.Fault("vast", lambda answer: replace(answer, content_length=10**12)))
+    with pytest.raises(RefusedError, match="more than the 17,179,869,184 bytes that are taken"):
+        download(service, world, target, announced=announced)
+    assert server.requests == 1
+    assert names(target.parent) == []
 
 
 def test_a_file_without_any_length_that_ends_early_is_not_refused_for_good(tmp_path: Path) -> None:

@@ -40,9 +40,9 @@ from nvcatalog.cli.arguments import (
     split,
 )
 from nvcatalog.cli.demonstration import demonstrate, earlier_demo, serve_until_stopped
-from nvcatalog.cli.named import as_pairs, list_queries, show_help, why_nothing
-from nvcatalog.cli.output import Format, err, out, outcome_rows, show, show_warning
-from nvcatalog.errors import DataDirError, NVCatalogError, NVCatalogWarning
+from nvcatalog.cli.named import as_pairs, list_queries, show_help
+from nvcatalog.cli.output import Format, err, out, outcome_rows, show, show_warning, with_flags
+from nvcatalog.errors import DataDirError, NVCatalogError, NVCatalogWarning, SelectionWarning
 
 if TYPE_CHECKING:
     from nvcatalog.catalog import Catalog
@@ -252,10 +252,15 @@ def query(
     texts = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
     params = {key: texts[key] if kinds.get(key.lower()) else value for key, value in parse_params(pairs).items()}
     with _asking(catalog):
-        rows = catalog.query(name, params).arrow()
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", NVCatalogWarning)
+            rows = catalog.query(name, params).arrow()
         show(rows, output)
-        if not rows.num_rows and _exists(catalog):
-            err.print(escape(why_nothing(catalog, found, shelf.arguments(found, params))), soft_wrap=True)
+        for each in told:
+            show_warning(each.message, each.category)
+        is_explained = any(issubclass(each.category, SelectionWarning) for each in told)
+        if not rows.num_rows and not is_explained and _exists(catalog):
+            err.print(escape(shelf.found_nothing(found, shelf.arguments(found, params))), soft_wrap=True)
 
 
 @app.command()
@@ -532,7 +537,7 @@ def main() -> None:
         try:
             app()
         except (NVCatalogError, OSError) as error:
-            err.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
+            err.print(f"[bold red]Error:[/] {escape(with_flags(str(error)))}", soft_wrap=True)
             misused = isinstance(error, ValueError | TypeError | DataDirError)
             raise SystemExit(WRONG_USE if misused else SOMETHING_MISSING) from None
 

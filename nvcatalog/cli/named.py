@@ -1,22 +1,18 @@
-"""The queries with names: which there are, what each takes, and why one may have found nothing."""
+"""The queries with names: which there are, what each takes, and how that is given here."""
 
 from __future__ import annotations
 
-import difflib
 import sys
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import typer
 
 from nvcatalog.cli.output import Format, err, out, show
-from nvcatalog.errors import shown
 
 if TYPE_CHECKING:
     from nvcatalog.catalog import Catalog
-    from nvcatalog.shelf import NamedQuery, Parameter
-
-_NAMED = 5
+    from nvcatalog.shelf import NamedQuery
 
 
 def list_queries(catalog: Catalog, output: Format | None) -> None:
@@ -54,38 +50,3 @@ def as_pairs(words: list[str], kinds: dict[str, str]) -> Iterator[str]:
         elif not equals:
             raise typer.BadParameter(f"--{name} has no value; write --{name} VALUE")
         yield f"{name}={value}"
-
-
-def why_nothing(catalog: Catalog, query: NamedQuery, values: Mapping[str, Any]) -> str:
-    """Return what was asked in vain, and what there is that is like it."""
-    given = [each for each in query.parameters if each.required or values[each.name] != each.default]
-    asked = ", ".join(f"{each.name}={shown(values[each.name])}" for each in given)
-    found = f"{query.name} found nothing" + (f" for {asked}" if asked else "")
-    return ". ".join([found, *(told for each in given for told in _not_there(catalog, each, values[each.name]))])
-
-
-def _not_there(catalog: Catalog, parameter: Parameter, value: Any) -> Iterator[str]:
-    """Say whether none of what was given is among the values of the column that it is looked for in."""
-    if not parameter.source:
-        return
-    table, column = parameter.source.split(".")
-    query = f'SELECT DISTINCT "{column}"::VARCHAR FROM "{table}" WHERE "{column}" IS NOT NULL ORDER BY ALL'  # noqa: S608
-    values = [each for (each,) in catalog.sql(query).fetchall()]
-    wanted = [str(each) for each in (value if isinstance(value, list) else [value])]
-    if not values:
-        yield f"{parameter.source} has no values yet"
-    elif not set(wanted).intersection(values):
-        near = _near(wanted, values) if parameter.kind == "text" else []
-        yield f"{parameter.source} has no such {parameter.name}" + (
-            f", but {', '.join(map(repr, near))}" if near else ""
-        )
-
-
-def _near(wanted: list[str], values: list[str]) -> list[str]:
-    """Return the values that hold a text, in any case, else those most like it; all where there are few."""
-    if len(values) <= _NAMED:
-        return values
-    lower = {each.lower(): each for each in values}
-    holding = sorted((each for each in lower if wanted[0].lower() in each), key=len)
-    close = holding or difflib.get_close_matches(wanted[0].lower(), lower, n=_NAMED)
-    return [lower[each] for each in close[:_NAMED]]

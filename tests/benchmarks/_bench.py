@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import multiprocessing
 import resource
@@ -22,7 +21,7 @@ from typing import Any
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 #: What a first call would import on its way; a benchmark that times calls imports it before the clock starts.
-CALL_MODULES = ("nvcatalog.fetch", "nvcatalog.catalog", "pyarrow.parquet", "sklearn.utils", "scipy.sparse")
+CALL_MODULES = ("nvcatalog.fetch", "nvcatalog.catalog", "pyarrow.parquet", "pandas", "scipy.sparse")
 
 
 @dataclass(frozen=True)
@@ -46,18 +45,9 @@ class Measurement:
 
 
 class Stopwatch:
-    """Times the block it is entered for.
-
-    Python puts off the clearing up of what imports left to whatever call comes next: that is done before, as the
-    imports are, unless ``after_imports`` wants it in the block.
-    """
-
-    def __init__(self, *, after_imports: bool = False) -> None:
-        self._after_imports = after_imports
+    """Times the block it is entered for."""
 
     def __enter__(self) -> Stopwatch:
-        if not self._after_imports:
-            gc.collect()
         self._started = time.perf_counter(), _cpu_s()
         return self
 

@@ -2,8 +2,7 @@
 
 The folder is filled once by nvcatalog from a local server; nilearn reads the same files and the metadata
 beside them. Each run is a fresh process that has imported all it needs before its clock starts, and counts
-the connections that were tried meanwhile: there must be none. The very first call after the imports has to wait
-for Python to clear up what these left, which is shown apart, for both sides.
+the connections that were tried meanwhile: there must be none.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import random
 import sys
 import tempfile
 from contextlib import redirect_stdout
-from functools import partial
 
 import _bench as bench
 from _bench import Measurement
@@ -22,23 +20,23 @@ from _bench import Measurement
 FIRST_IMAGE = 1
 
 
-def nvcatalog_side(image_ids: list[int], root: str, folder: str, *, after_imports: bool) -> Measurement:
+def nvcatalog_side(image_ids: list[int], root: str, folder: str) -> Measurement:
     """Ask nvcatalog."""
     os.environ["NVCATALOG_NEUROVAULT_URL"] = root
-    bench.import_all(bench.CALL_MODULES)
+    bench.import_all(["nvcatalog.fetch"])  # all that such a call needs
     from nvcatalog import fetch_neurovault_ids
 
     connections = count_connections()
-    with bench.Stopwatch(after_imports=after_imports) as watch:
+    with bench.Stopwatch() as watch:
         maps = fetch_neurovault_ids(image_ids=image_ids, data_dir=folder, verbose=0)
     return watch.measurement(images=len(maps.images), connections=len(connections))
 
 
-def nilearn_side(image_ids: list[int], root: str, folder: str, *, after_imports: bool) -> Measurement:
+def nilearn_side(image_ids: list[int], root: str, folder: str) -> Measurement:
     """Ask nilearn."""
     neurovault = bench.nilearn_at(root)
     connections = count_connections()
-    with bench.Stopwatch(after_imports=after_imports) as watch, redirect_stdout(io.StringIO()):
+    with bench.Stopwatch() as watch, redirect_stdout(io.StringIO()):
         maps = neurovault.fetch_neurovault_ids(image_ids=image_ids, data_dir=folder, verbose=0)
     return watch.measurement(images=len(maps.images), connections=len(connections))
 
@@ -71,8 +69,7 @@ def main() -> None:
     world = [f"--synthetic={number}:{options.images}" for number in range(1, options.collections + 1)]
     wanted = random.Random(0).sample(range(FIRST_IMAGE, FIRST_IMAGE + total), options.wanted)
     runs_of = {"nvcatalog": nvcatalog_side, "nilearn": nilearn_side}
-    first = {f"{name}, right after imports": name for name in runs_of}
-    sides: dict[str, list[Measurement]] = {name: [] for name in (*runs_of, *first)}
+    sides: dict[str, list[Measurement]] = {name: [] for name in runs_of}
     with (
         tempfile.TemporaryDirectory(prefix="nvcatalog-bench-") as folder,
         bench.serving("--empty", "--file-bytes", "2000", *world) as addresses,
@@ -81,8 +78,7 @@ def main() -> None:
         filled = bench.in_fresh_process(fill, options.collections, root, folder)
         print(f"filled with {filled.facts['images']} images in {filled.wall_s:.1f} s")
         for _ in range(options.repeat):
-            for name in sides:
-                side = partial(runs_of[first.get(name, name)], after_imports=name in first)
+            for name, side in runs_of.items():
                 sides[name].append(bench.in_fresh_process(side, wanted, root, folder))
     for name, runs in sides.items():
         images, connections = ({run.facts[what] for run in runs} for what in ("images", "connections"))
@@ -90,8 +86,6 @@ def main() -> None:
     bench.table(sides, base="nvcatalog")
     ratio = bench.median_s(sides["nilearn"]) / bench.median_s(sides["nvcatalog"])
     bench.verdict("times faster than nilearn", ratio, at_least=10)
-    ours, theirs = (bench.median_s(sides[name]) for name in first)
-    print(f"        {theirs / ours:.1f} times where both have to clear up after their imports")
 
 
 if __name__ == "__main__":
