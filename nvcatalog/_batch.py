@@ -206,6 +206,13 @@ class Batch:
         return rows + sum(map(len, rest))
 
 
+def get_ready() -> None:
+    """Import what landing needs: that takes longer than to land, and nobody should wait for it."""
+    import pyarrow as pa
+
+    pa.array([None])  # with pandas, which it looks for now
+
+
 def land(connection: duckdb.DuckDBPyConnection, batch: Batch) -> list[str]:
     """Land a batch in one transaction; where a row does not fit its table, land all others.
 

@@ -6,6 +6,7 @@ transactions, so where a folder cannot be locked, or whoever holds a lock has be
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import threading
@@ -20,6 +21,13 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from nvcatalog._progress import logger
 from nvcatalog.errors import InvalidOptionError
 
+try:
+    import fcntl
+except ImportError:  # on Windows
+    _CAN_LOOK = False
+else:
+    _CAN_LOOK = True
+
 #: Where a data folder has its lock files, and moments beside them; never deleted: others may have them open.
 FOLDER = ".locks"
 #: How long who only asks waits for the catalog before a snapshot answers.
@@ -28,6 +36,8 @@ _TURNS = 64
 _SOFT = ".soft"
 # Hundreds of processes may wait, on a folder that is on a network: the longer one does, the less often it looks.
 _FIRST_POLL_S, _LONGEST_POLL_S = 0.02, 0.25
+# A lock that is held for moments is looked at this often, at first and after long.
+_FIRST_LOOK_S, _LEAST_LOOK_S = 0.05, 0.01
 # A place that others wait for is handed on after so long; a connection made anew for each request would cost more.
 _HELD_S = 0.5
 # Who handed a place on lets others look for it first.
@@ -68,6 +78,58 @@ def lock_of(file: Path) -> BaseFileLock:
     """Return the lock that a file is, which another process may have made by other settings than this one's."""
     kind = SoftFileLock if file.name.endswith(_SOFT) else FileLock
     return kind(file, mode=0o666, thread_local=False)
+
+
+def take(path: Path, timeout_s: float) -> BaseFileLock:
+    """Take a lock that many wait for: who has waited longer looks more often, so that nobody waits for ever.
+
+    Raises
+    ------
+    Timeout
+        When somebody else has it all the time.
+    OSError
+        When the file cannot be locked at all.
+    """
+    since = time.monotonic()
+    while True:
+        try:
+            return _take_now(path)
+        except Timeout:
+            waited_s = time.monotonic() - since
+            if waited_s >= timeout_s:
+                raise
+        pause_s = max(_LEAST_LOOK_S, _FIRST_LOOK_S / (1 + waited_s)) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter, no secret
+        time.sleep(min(pause_s, timeout_s - waited_s))
+
+
+def wait_while_taken(path: Path, at_most_s: float) -> None:
+    """Wait while somebody holds a lock, without taking it: even who may write nothing can be polite."""
+    deadline, pauses_s = time.monotonic() + at_most_s, _pauses_s()
+    while (left_s := deadline - time.monotonic()) > 0 and _is_taken(path):
+        time.sleep(min(next(pauses_s), left_s))
+
+
+def _take_now(path: Path) -> BaseFileLock:
+    """Take a lock, or raise Timeout: to look first takes a fraction of the time, and hundreds may be looking."""
+    if _is_taken(path):
+        raise Timeout(str(path))
+    return file_lock(path).acquire(blocking=False).lock
+
+
+def _is_taken(path: Path) -> bool:
+    if not _CAN_LOOK:
+        return False
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except OSError:  # nobody has ever locked it, or this user may not look
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EAGAIN, errno.EACCES)
+    finally:
+        os.close(file)
+    return False
 
 
 def _signal(path: Path) -> None:
@@ -184,9 +246,8 @@ class Slots:
     def _free(self) -> BaseFileLock | None:
         self._wanted.parent.mkdir(exist_ok=True)
         for path in random.sample(self._places, len(self._places)):
-            lock = file_lock(path)
             with suppress(Timeout):
-                return lock.acquire(blocking=False).lock
+                return _take_now(path)
         return None
 
     def _any_life(self, within_s: float) -> bool:
@@ -281,7 +342,7 @@ class Turns:
         while True:
             try:
                 path.parent.mkdir(exist_ok=True)
-                return file_lock(path).acquire(blocking=False).lock
+                return _take_now(path)
             except Timeout:
                 if time.monotonic() >= deadline:
                     return None

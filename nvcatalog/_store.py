@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import random
-import re
 import stat
 import tempfile
 import time
@@ -22,21 +20,23 @@ from filelock import Timeout
 from nvcatalog import _batch, _marks, records
 from nvcatalog._batch import Batch
 from nvcatalog._gate import ForkedOpenError, gate_of
-from nvcatalog._locks import file_lock, lock_timeout_s
+from nvcatalog._locks import lock_timeout_s, take, wait_while_taken
+from nvcatalog._troubles import (
+    NO_LOCKS,
+    REFUSALS,
+    corrupt,
+    folder_error,
+    holder_in,
+    locked_message,
+    troubles_told,
+    unreadable,
+)
 from nvcatalog.errors import (
-    CatalogCorruptError,
     CatalogLockedError,
-    CatalogTooNewError,
-    DataDirError,
-    MigrationError,
-    NoSpaceError,
-    NVCatalogError,
-    QueryError,
 )
 from nvcatalog.known import Known, KnownCollection, KnownImage, LocalFile, Refusal
 from nvcatalog.migrate import migrate, pending
 from nvcatalog.queries import quoted
-from nvcatalog.storage import TOO_MANY
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,20 +46,8 @@ Opened = TypeVar("Opened")
 FILE_NAME = "catalog.duckdb"
 LOCK_NAME = "catalog.lock"
 
-_OPEN_HERE = "different configuration"
-# What DuckDB says when a file is open elsewhere: in another process, or in this one with other settings.
-_REFUSALS = ("Could not set lock on file", _OPEN_HERE, "Conflicting lock is held")
-_HOLDER = re.compile(r"lock is held in (?P<program>.+?) \(PID (?P<pid>\d+)\)")
-
-#: What it passes on of the system where a file system has no locks, and nobody could be waited for.
-NO_LOCKS = "No locks available"
-# What it says of a file that somebody or something has damaged.
-_DAMAGES = ("Corrupt database file", "Could not read enough bytes")
-# What it says when a disk is full or a quota used up; the whole database is given up then, until reopened.
-_DISK_TROUBLES = ("No space left", "File too large", "quota exceeded", "Could not write", "has been invalidated")
-
-_NO_FILE_LEFT = "Too many open files"
-
+# So long a reader lets writers go first, and no longer than half its patience: somebody may keep them waiting.
+_POLITE_S = 5.0
 # Each opening reads the log whole: beyond this it takes longer than what it saves.
 _LARGEST_LOG = 64 * 1024 * 1024
 
@@ -91,9 +79,9 @@ class Store:
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
-            raise _unreadable(self.path, error) from error
+            raise unreadable(self.path, error) from error
         if not stat.S_ISREG(mode):
-            raise _corrupt(self.path, "it is no file")
+            raise corrupt(self.path, "it is no file")
         return True
 
     @property
@@ -123,7 +111,7 @@ class Store:
             return
         patience_s = lock_timeout_s() if timeout_s is None else timeout_s
         with ExitStack() as stack:
-            stack.enter_context(_troubles_told(self.path))
+            stack.enter_context(troubles_told(self.path))
             try:
                 shared = stack.enter_context(self._gate.reading(self._open_to_read, timeout_s=patience_s))
             except (TimeoutError, ForkedOpenError) as error:
@@ -146,7 +134,7 @@ class Store:
         patience_s = lock_timeout_s() if timeout_s is None else timeout_s
         deadline = time.monotonic() + patience_s
         with ExitStack() as stack:
-            stack.enter_context(_troubles_told(self.path))
+            stack.enter_context(troubles_told(self.path))
             try:
                 stack.enter_context(self._gate.writing(timeout_s=patience_s))
                 stack.enter_context(self._file_lock(deadline))
@@ -180,6 +168,7 @@ class Store:
 
     def attach(self, connection: duckdb.DuckDBPyConnection, name: str, *, timeout_s: float) -> None:
         """Attach the catalog, read-only, to a database of ours that reads several."""
+        self._let_writers_go_first(timeout_s)
         statement = f"ATTACH {quoted(self.path)} AS {name} (READ_ONLY)"
         self._patiently(time.monotonic() + timeout_s, lambda: connection.execute(statement))
 
@@ -201,6 +190,10 @@ class Store:
         with self._file_lock(time.monotonic() + lock_timeout_s()):
             pass
 
+    def _let_writers_go_first(self, timeout_s: float) -> None:
+        # Who holds the lock waits until nobody reads, which many readers would see to that it never is.
+        wait_while_taken(self.folder / LOCK_NAME, min(_POLITE_S, timeout_s / 2))
+
     def _log_size(self) -> int:
         try:
             return _log_of(self.path).stat().st_size
@@ -210,13 +203,12 @@ class Store:
     @contextmanager
     def _file_lock(self, deadline: float) -> Iterator[None]:
         """Keep every other nvcatalog from writing, whatever DuckDB's own lock is worth on this file system."""
-        lock = file_lock(self.folder / LOCK_NAME)
         try:
-            lock.acquire(timeout=_left_s(deadline), poll_interval=0.01)
+            lock = take(self.folder / LOCK_NAME, _left_s(deadline))
         except Timeout as error:
-            raise CatalogLockedError(_locked_message(self.path, self._holder())) from error
+            raise CatalogLockedError(locked_message(self.path, self._holder())) from error
         except OSError as error:
-            raise _folder_error(self.folder, error) from error
+            raise folder_error(self.folder, error) from error
         try:
             yield
         finally:
@@ -228,11 +220,12 @@ class Store:
             if self.exists:
                 duckdb.connect(str(self.path), read_only=True, config=_CONFIG).close()
         except duckdb.Error as error:
-            return _holder_in(error)
+            return holder_in(error)
         return "another call of nvcatalog that waits itself"
 
     def _open_to_read(self, timeout_s: float) -> duckdb.DuckDBPyConnection:
         deadline = time.monotonic() + timeout_s
+        self._let_writers_go_first(timeout_s)
         connection = self._connect(deadline, read_only=True, config=_FENCED)
         try:
             if pending(connection):
@@ -257,26 +250,30 @@ class Store:
                 connection.execute("COPY FROM DATABASE older TO catalog")
                 connection.execute("DETACH older")
                 migrate(connection)
-            return duckdb.connect(str(copy), read_only=True, config=_FENCED)  # an open file outlives its folder
+            return _quiet(duckdb.connect(str(copy), read_only=True, config=_FENCED))  # an open file outlives its folder
 
     def _connect(self, deadline: float, *, read_only: bool = False, config: _Config) -> duckdb.DuckDBPyConnection:
         return self._patiently(
-            deadline, lambda: duckdb.connect(str(self.path), read_only=read_only, config=config)
+            deadline,
+            lambda: _quiet(duckdb.connect(str(self.path), read_only=read_only, config=config)),
+            0.25 if read_only else 0.1,  # of writers there is one at a time, for whom all the others wait
         )
 
-    def _patiently(self, deadline: float, open_file: Callable[[], Opened]) -> Opened:
+    def _patiently(
+        self, deadline: float, open_file: Callable[[], Opened], longest_pause_s: float = 0.25
+    ) -> Opened:
         """Open the file, trying again while somebody else has it: DuckDB itself refuses at once."""
         pause_s = 0.005
         while True:
             try:
                 return open_file()
             except duckdb.Error as error:
-                if not any(refusal in str(error) for refusal in _REFUSALS):
-                    raise _unreadable(self.path, error) from error
+                if not any(refusal in str(error) for refusal in REFUSALS):
+                    raise unreadable(self.path, error) from error
                 if time.monotonic() >= deadline or NO_LOCKS in str(error):
-                    raise CatalogLockedError(_locked_message(self.path, _holder_in(error))) from error
+                    raise CatalogLockedError(locked_message(self.path, holder_in(error))) from error
             time.sleep(min(pause_s * random.uniform(0.5, 1.5), _left_s(deadline)))  # noqa: S311 - jitter, no secret
-            pause_s = min(pause_s * 1.5, 0.25)
+            pause_s = min(pause_s * 1.5, longest_pause_s)
 
     def _create(self) -> None:
         """Make a new catalog beside its place and move it there whole."""
@@ -332,11 +329,11 @@ class Store:
         """Make sure that what stands for a record is one: an object, or the text of one."""
         for image in known.images.values():
             if not str(image.source).lstrip().startswith("{"):
-                raise _corrupt(self.path, f"the record of image {image.image_id} is {image.source!r:.40}")
+                raise corrupt(self.path, f"the record of image {image.image_id} is {image.source!r:.40}")
         for id_, collection in known.collections.items():
             record: object = collection.record
             if not isinstance(record, dict | None):
-                raise _corrupt(self.path, f"the record of collection {id_} is {record!r:.40}")
+                raise corrupt(self.path, f"the record of collection {id_} is {record!r:.40}")
 
     def long_words(self, image_ids: Iterable[int]) -> pa.Table:
         """Return ``image_id``, ``term``, ``weight`` of these images, zeros included."""
@@ -353,11 +350,13 @@ class Store:
         """Land a batch in one transaction; where a row does not fit, land all others and return a line for it."""
         if not batch:
             return []
+        _batch.get_ready()
         with self.writing(timeout_s=timeout_s, marked=True) as connection:
             return _batch.land(connection, batch)
 
     def land_one_of_many(self, batch: Batch, *, timeout_s: float | None = None) -> list[str]:
         """Land a batch that others follow soon, the last of them by :meth:`land`."""
+        _batch.get_ready()
         with self.writing(timeout_s=timeout_s, one_of_many=True, marked=True) as connection:
             return _batch.land(connection, batch)
 
@@ -402,9 +401,15 @@ def empty_catalog() -> Iterator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
-def in_memory() -> duckdb.DuckDBPyConnection:
+def in_memory(*, for_user: bool = False) -> duckdb.DuckDBPyConnection:
     """Open a database that is no catalog's and has no fence: its owner may do with it as they like."""
-    return duckdb.connect()
+    connection = duckdb.connect()
+    return connection if for_user else _quiet(connection)
+
+
+def _quiet(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    """Keep DuckDB from printing how far a statement is, as it does in notebooks and terminals after 2 s."""
+    return connection.execute("SET enable_progress_bar = false")
 
 
 def fence(connection: duckdb.DuckDBPyConnection) -> None:
@@ -425,88 +430,6 @@ def _log_of(path: Path) -> Path:
 
 def _left_s(deadline: float) -> float:
     return max(0.0, deadline - time.monotonic())
-
-
-def _locked_message(path: Path, holder: str) -> str:
-    if NO_LOCKS in holder:
-        return f"{path} is on a file system where files cannot be locked ({NO_LOCKS})"
-    return f"{path} is kept open by {holder}. Close it there and call again: no file is lost"
-
-
-def _holder_in(error: duckdb.Error) -> str:
-    """Say who holds a file, from DuckDB's refusal to open it."""
-    if _OPEN_HERE in str(error):
-        return "this Python process itself, through a connection of its own"
-    found = _HOLDER.search(str(error))
-    return f"process {found['pid']} ({found['program']})" if found else f"someone ({str(error).splitlines()[0]})"
-
-
-def _unreadable(path: Path, error: Exception) -> NVCatalogError:
-    text = str(error).splitlines()[0]
-    if _NO_FILE_LEFT in text:
-        return _no_file_left(path)
-    if _is_disk_trouble(error) and not _is_damage(error):
-        return _no_space(path, error)
-    if "ermission denied" in text or "Read-only file system" in text:
-        return DataDirError(f"{path} cannot be opened: {text}")
-    if "version number" in text:
-        return CatalogTooNewError(f"{path} was written by a newer DuckDB ({text}): pip install --upgrade duckdb")
-    return _corrupt(path, text)
-
-
-def _corrupt(path: Path, found: str) -> CatalogCorruptError:
-    return CatalogCorruptError(
-        f"{path} cannot be read as a catalog ({found}). The maps beside it are fine. Rebuild it from the newest "
-        f"snapshot and what is in the folder: nvcatalog rebuild --data-dir '{path.parent.parent}', or "
-        "Catalog.rebuild() in Python. It is kept under another name"
-    )
-
-
-def _folder_error(folder: Path, error: OSError) -> NVCatalogError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return _no_space(folder, error)
-    if error.errno in TOO_MANY:
-        return _no_file_left(folder)
-    if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP):
-        return DataDirError(f"{folder} cannot be locked ({error.strerror}). Set NVCATALOG_LOCK=soft")
-    return DataDirError(f"{folder} cannot be written: {error.strerror}. Give another data_dir")
-
-
-def _no_file_left(path: Path) -> CatalogLockedError:
-    # Passing, as when somebody else holds the catalog: once some downloads are done it can be opened.
-    return CatalogLockedError(f"{path} cannot be opened now: this process has too many files open (ulimit -n)")
-
-
-@contextmanager
-def _troubles_told(path: Path) -> Iterator[None]:
-    """Turn whatever a damaged file or a full disk makes of a statement into an error that says what to do."""
-    try:
-        yield
-    except (duckdb.Error, MigrationError, QueryError) as error:
-        full = not isinstance(error, QueryError) and (_is_disk_trouble(error) or _NO_FILE_LEFT in str(error))
-        # Our own statements know their tables, unless somebody has dropped one; a user's would be a QueryError.
-        if full or _is_damage(error) or isinstance(error, duckdb.CatalogException):
-            raise _unreadable(path, error) from error
-        raise
-    except OSError as error:
-        if error.errno in TOO_MANY:
-            raise _no_file_left(path) from error
-        raise
-
-
-def _is_damage(error: Exception) -> bool:
-    return any(damage in str(error) for damage in _DAMAGES)
-
-
-def _is_disk_trouble(error: Exception) -> bool:
-    return any(trouble in str(error) for trouble in _DISK_TROUBLES)
-
-
-def _no_space(path: Path, error: Exception) -> NoSpaceError:
-    return NoSpaceError(
-        f"{path} could not be written ({str(error).splitlines()[0]}). Free some space and call again: "
-        "what had landed is there, and files already here are taken over"
-    )
 
 
 # Reading, in detail

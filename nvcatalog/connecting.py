@@ -255,7 +255,7 @@ class Relation(NamedTuple):
 def _open(place: Path | None, *, commented: bool, fenced: bool = False) -> duckdb.DuckDBPyConnection:
     """Return a database whose tables are a snapshot's files, below the views of the catalog."""
     files = {} if place is None else files_by_table(place)
-    connection = in_memory()
+    connection = in_memory(for_user=commented)
     try:
         _set_up(connection, files, commented=commented)
         if fenced:

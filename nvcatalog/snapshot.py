@@ -7,7 +7,8 @@ import os
 import shutil
 import time
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,9 @@ def catch_up(store: Store) -> str | None:
 
 def _trouble_with(store: Store) -> str | None:
     try:
-        take(store)
+        with _alone(store.folder / kept.FOLDER):
+            if is_behind(store):  # else another process has published all of it while this one waited
+                _take(store, None, whole=False)
     except NVCatalogError as error:
         return _told(error)
     return None
@@ -147,22 +150,33 @@ def take(store: Store, name: str | None = None, *, whole: bool = False) -> Path:
         kept.check_is_free(store.folder / kept.FOLDER, name)
     if not store.exists:
         raise SnapshotError(f"{store.folder} has no catalog yet: fetch something, or adopt() what is there")
-    _waiting.pop(store.path, None)
-    home = store.folder / kept.FOLDER
+    with _alone(store.folder / kept.FOLDER):
+        return _take(store, name, whole=whole)
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """Keep all others from writing snapshots."""
     try:
         home.mkdir(parents=True, exist_ok=True)
         with file_lock(home / ".lock").acquire(timeout=lock_timeout_s()):
-            _sweep(home)
-            passed_over = kept.why_passed_over(home)
-            snapshot = _write(store, home, kept.newest(home), whole=whole, for_good=name is not None)
-            _make_current(home, snapshot)
-            kept.prune(home, keep=snapshot)
-            if name is not None:
-                snapshot = _name_it(home, snapshot, name)
+            yield
     except (OSError, duckdb.Error) as error:
         raise SnapshotError(f"{home}: {str(error).splitlines()[0]}") from error
+
+
+def _take(store: Store, name: str | None, *, whole: bool) -> Path:
+    home = store.folder / kept.FOLDER
+    _waiting.pop(store.path, None)
+    _sweep(home)
+    passed_over = kept.why_passed_over(home)
+    snapshot = _write(store, home, kept.newest(home), whole=whole, for_good=name is not None)
+    _make_current(home, snapshot)
+    kept.prune(home, keep=snapshot)
+    if name is not None:
+        snapshot = _name_it(home, snapshot, name)
     if passed_over is not None:
-        warnings.warn(f"{passed_over}. A new snapshot, {snapshot.name}, is there", SnapshotWarning, stacklevel=3)
+        warnings.warn(f"{passed_over}. A new snapshot, {snapshot.name}, is there", SnapshotWarning, stacklevel=4)
     return snapshot
 
 

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import Timeout
+from waiting import PATIENCE_S
 
 from nvcatalog import _locks
-from nvcatalog._locks import FOLDER, Pause, Slots, Turns, file_lock
+from nvcatalog._locks import FOLDER, Pause, Slots, Turns, file_lock, take, wait_while_taken
 from nvcatalog.errors import InvalidOptionError
 
 # Holds a lock from a process of its own until its input ends.
@@ -179,6 +181,28 @@ def test_a_turn_that_never_ends_is_passed_by(
     elsewhere(tmp_path / FOLDER / "07")
     with Turns(tmp_path).of(7, time.sleep):
         pass
+
+
+def test_a_lock_can_be_waited_for_without_taking_it(tmp_path: Path, elsewhere: Hold) -> None:
+    lock = tmp_path / "catalog.lock"
+    wait_while_taken(lock, 60)  # there is none, and none is made
+    assert list(tmp_path.iterdir()) == []
+
+    holder = elsewhere(lock)
+    wait_while_taken(lock, 0.05)
+    waiter = threading.Thread(target=wait_while_taken, args=(lock, PATIENCE_S))
+    waiter.start()
+    waiter.join(0.1)
+    assert waiter.is_alive()
+    holder.kill()
+    waiter.join(PATIENCE_S / 2)
+    assert not waiter.is_alive()
+
+
+def test_a_lock_that_is_held_too_long_is_given_up(tmp_path: Path, elsewhere: Hold) -> None:
+    elsewhere(tmp_path / "catalog.lock")
+    with pytest.raises(Timeout):
+        take(tmp_path / "catalog.lock", 0.1)
 
 
 def test_a_soft_lock_is_a_file_that_goes_with_its_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ ROWS = tuple(
         "_connections",
         "_http",
         "known client neurosynth storage migrate queries words filters labels _marks _kinds",
-        "_batch sidecars servers filter_sql resample extras _expressions parts shelf _layers",
+        "_batch sidecars servers filter_sql resample extras _expressions parts shelf _layers _troubles",
         "_store kept layout",
         "plan landing snapshot outdated lookup where synced lockfile decoders _successor _places",
         "adopt listing moving accounts options private beside seed meant "

@@ -22,11 +22,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 from sklearn.utils import Bunch
-from stopping import stopped
+from stopping import Stopped, hits_of, stopped
 
 from nvcatalog import Catalog, fetch_neurovault_ids, parts, storage
 from nvcatalog._store import Store
-from nvcatalog.demo import DemoServer, World
+from nvcatalog.demo import DemoServer, Hit, World
 from nvcatalog.demo.maps import synthetic_map
 from nvcatalog.errors import IncompleteWarning
 from nvcatalog.layout import place_of
@@ -199,7 +199,6 @@ class Promises(RuleBasedStateMachine):
         self._check_requests(before, good, mode)
         here = set(_ids(maps))
         if mode == "offline":
-            assert not self.server.requests
             assert good & set(asked) <= here
         else:
             assert set(asked) & set(self.world.image_ids()) <= here
@@ -225,8 +224,8 @@ class Promises(RuleBasedStateMachine):
         ids = {"collection_ids": sorted(collection_ids), "image_ids": self._asked(image_ids, nowhere=False)}
         before, good = self.facts, self._good()
         with self._step(stopped=True):
-            stopped(at, "fetch", self.data_dir, full=full, **ids, **options)
-        self._check_requests(before, good, mode)
+            end = stopped(at, "fetch", self.data_dir, full=full, **ids, **options)
+        self._check_requests(before, good, mode, end)
 
     @rule()
     def sync(self) -> None:
@@ -234,7 +233,7 @@ class Promises(RuleBasedStateMachine):
         with self._step():
             report = Catalog(self.data_dir).sync(verbose=0)
         assert report.complete
-        assert not (was_synced and self.server.hits("/api/collections/*/images/"))
+        assert not (was_synced and hits_of(self.server, "/api/collections/*/images/"))
         there = {id_: (c, False) for c in (7, 8) for id_ in self.world.image_ids(c)}
         assert {id_: row for id_, row in self.facts.images.items() if not row[1]} == there
         assert self.facts.collections == {7: True, 8: True}
@@ -425,18 +424,22 @@ class Promises(RuleBasedStateMachine):
             if status[id_] == "downloaded":
                 assert data == self.world.image_bytes(id_)
 
-    def _check_requests(self, before: Facts, good: set[int], mode: str) -> None:
+    def _check_requests(self, before: Facts, good: set[int], mode: str, end: Stopped | None = None) -> None:
         """Nothing that is known, and as it was, is asked for again."""
-        files = Counter(hit.path for hit in self.server.hits("/media/*"))
+
+        def hits(pattern: str) -> list[Hit]:
+            return hits_of(self.server, pattern, end)
+
+        files = Counter(hit.path for hit in hits("/media/*"))
         assert set(files.values()) <= {1}
         if mode == "offline":
-            assert not self.server.requests
+            assert not hits("*")
         if mode != "download_new":
             return
         assert not good & {self.links[path] for path in files}
-        assert not before.words & {int(hit.query["neurovault"]) for hit in self.server.hits("/api/decode*")}
+        assert not before.words & {int(hit.query["neurovault"]) for hit in hits("/api/decode*")}
         for id_, complete in before.collections.items():
-            assert not (complete and self.server.hits(f"/api/collections/{id_}/images/"))
+            assert not (complete and hits(f"/api/collections/{id_}/images/"))
 
     def _check_snapshot(self, place: Path) -> None:
         with duckdb.connect(str(self._catalog), read_only=True) as connection:

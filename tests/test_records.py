@@ -474,7 +474,7 @@ def test_any_collection_record_lands_and_is_kept_whole(con: duckdb.DuckDBPyConne
     check_lands(con, "collections", "collection_id", collection_row(record), record)
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(images=st.lists(mutated(IMAGES), max_size=6), collections=st.lists(mutated(COLLECTIONS), max_size=3))
 def test_any_records_that_come_together_are_kept_whole(
     new_catalog: Path, images: list[Record], collections: list[Record]

@@ -488,6 +488,7 @@ def test_soon_after_the_last_one_it_waits_until_somebody_asks(store: Store) -> N
     first = publish(store)
     assert first is not None
 
+    store.land(Batch(words={71: Words({"pain": 1.0}, None)}))
     assert publish(store) == first
     assert store.path in snapshot._waiting
     snapshot.publish_waiting()
@@ -500,9 +501,23 @@ def test_later_it_does_not_wait(store: Store) -> None:
     first = publish(store)
     past = datetime.now().timestamp() - snapshot.EVERY_S - 1
     os.utime(home(store) / "CURRENT", (past, past))
+    store.land(Batch(words={71: Words({"pain": 1.0}, None)}))
 
     assert publish(store) != first
     assert not snapshot._waiting
+
+
+def test_what_another_process_has_published_meanwhile_is_not_published_again(store: Store) -> None:
+    publish(store)
+    store.land(Batch(words={71: Words({"pain": 1.0}, None)}))
+    publish(store)
+    assert store.path in snapshot._waiting
+    theirs = snapshot.take(store)
+    snapshot._waiting[store.path] = store  # as in a process of its own
+
+    snapshot.publish_waiting()
+
+    assert current(store.folder) == theirs
 
 
 def test_one_that_is_asked_for_publishes_what_waits_too(store: Store) -> None:

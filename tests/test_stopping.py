@@ -16,7 +16,7 @@ import pytest
 from fetching import no_waiting as no_waiting
 from killing import kill_often
 from older import LEVELS, make_catalog, opened, rows_about
-from stopping import NEVER, Stopped, stopped
+from stopping import NEVER, Stopped, hits_of, stopped
 from test_records import COLLECTIONS, IMAGES
 
 from nvcatalog import Catalog, fetch_neurovault_ids, storage
@@ -146,7 +146,7 @@ def assert_goes_on(bench: Bench, data_dir: Path, work: str, here: set[int], **op
         names = Catalog(data_dir).sql("SELECT name FROM images ORDER BY image_id").fetchall()
         assert names == [((bench.world.image(id_) or {})["name"],) for id_ in bench.world.image_ids()]
     maps = fetch(data_dir, fetch_neurosynth_words=True)
-    asked = {bench.links[hit.path] for hit in bench.server.hits("/media/*")}
+    asked = {bench.links[hit.path] for hit in hits_of(bench.server, "/media/*")}
     assert not asked & here, "what was here was asked for again"
     if options.get("mode") == "overwrite":
         maps = fetch(data_dir, mode="overwrite")

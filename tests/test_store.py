@@ -1003,6 +1003,36 @@ def test_a_query_cannot_pretend_that_the_disk_is_full(filled: Store) -> None:
         Catalog(filled.folder.parent).sql("SELECT error('No space left on device')")
 
 
+def test_duckdb_prints_nothing_however_long_a_statement_takes(filled: Store) -> None:
+    setting = "SELECT value FROM duckdb_settings() WHERE name = 'enable_progress_bar'"
+    with filled.writing() as connection:
+        assert connection.execute(setting).fetchall() == [("false",)]
+    assert ask(filled, setting) == [("false",)]
+
+
+def test_what_landing_needs_is_imported_before_others_have_to_wait_for_it(filled: Store) -> None:
+    script = """
+import sys
+from pathlib import Path
+from nvcatalog import _store
+from nvcatalog._batch import Batch
+take, before = _store.take, []
+
+def told(*arguments):
+    before.extend(sys.modules)
+    return take(*arguments)
+
+_store.take = told
+batch = Batch()
+batch.add_record("image", {"id": 5, "collection_id": 7})
+_store.Store(Path(sys.argv[1])).land(batch)
+print(sorted({name.split(".")[0] for name in {*sys.modules} - {*before}} & {"pandas", "pyarrow", "numpy"}))
+"""
+    done = python(script, filled.folder)
+
+    assert done.stdout.strip() == "[]", done.stderr
+
+
 def test_a_full_disk_is_said_to_be_full_and_what_had_landed_stays(filled: Store) -> None:
     script = """
 import resource, sys
