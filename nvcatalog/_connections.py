@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import requests
@@ -20,6 +21,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from nvcatalog import __version__
 from nvcatalog._locks import Slot, Slots, Wait
+from nvcatalog.errors import InvalidOptionError
 
 # How soon an idle connection learns that others wait for its place.
 _LOOK_ROUND_S = 0.25
@@ -159,6 +161,11 @@ def _environment_settings(session: requests.Session, root: str) -> dict[str, Any
     """Read proxies, certificates and netrc once: all requests go to one host, and requests reads them for each."""
     settings = session.merge_environment_settings(root, {}, None, None, None)
     auth = requests.utils.get_netrc_auth(root)
+    bundle = settings["verify"]
+    if root.startswith("https") and isinstance(bundle, str) and not Path(bundle).exists():
+        raise InvalidOptionError(
+            f"REQUESTS_CA_BUNDLE, or CURL_CA_BUNDLE, names certificates that are not there: {bundle}"
+        )
     return {
         "proxies": settings["proxies"],
         "verify": settings["verify"],

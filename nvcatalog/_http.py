@@ -37,8 +37,11 @@ BACKOFF_S = 0.5
 _LONGEST_BACKOFF_S = 30.0
 #: A server that asks for a longer pause than this is left alone for the rest of the call.
 LONGEST_RETRY_AFTER_S = 120.0
-#: A page of 1,000 records is some 3 MB; an answer in JSON that never ends must not fill the memory.
-LARGEST_JSON = 64 * 1024 * 1024
+# Nor is one waited for that asks for pause after pause, and gives nothing in between.
+_LONGEST_PAUSES_S = 600.0
+#: A page of 1,000 records is some 3 MB. An answer in JSON must not fill the memory, where it may take 25 times as
+#: much as it is long.
+LARGEST_JSON = 32 * 1024 * 1024
 #: What stands in records and messages where a private collection's token does in links.
 TOKEN = "{token}"  # noqa: S105 - the very thing that is no token
 _CHUNK = 1 << 18
@@ -403,7 +406,7 @@ class Health:
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._transient = self._connects = self._not_the_api = 0
-        self._resume_at = 0.0
+        self._resume_at = self._paused_s = 0.0  # when a pause is over; how long all were since the last success
 
     def check(self) -> None:
         """Wait out a pause the server asked for; raise when it has been given up."""
@@ -437,6 +440,7 @@ class Health:
         with self._lock:
             self.any_success = True
             self._transient = 0
+            self._paused_s = 0.0
 
     def heard_the_api(self) -> None:
         """Note an answer that only the API itself can have given, and no firewall in its place."""
@@ -461,7 +465,10 @@ class Health:
             self._not_the_api += isinstance(error, NotTheAPIError)
             transient, not_the_api = self._transient, self._not_the_api
             if error.retry_after_s:
-                self._resume_at = max(self._resume_at, time.monotonic() + error.retry_after_s)
+                now = time.monotonic()
+                former, self._resume_at = self._resume_at, max(self._resume_at, now + error.retry_after_s)
+                self._paused_s += self._resume_at - max(former, now)
+            paused_s = self._paused_s
         asked_s = error.retry_after_s or 0.0
         if (
             self._pause and 0 < asked_s <= LONGEST_RETRY_AFTER_S
@@ -469,6 +476,8 @@ class Health:
             self._pause.ask(asked_s)
         if asked_s > LONGEST_RETRY_AFTER_S:
             self._stop(f"it asked for a pause of {asked_s:.0f} s ({error})")
+        elif paused_s > _LONGEST_PAUSES_S:
+            self._stop(f"it asked for pauses of {paused_s:.0f} s and gave nothing ({error})")
         elif isinstance(error, _ChallengeError) or not_the_api >= self._limits.not_the_api_in_a_row:
             self._stop(f"something else answers in its place ({error})", blocked=True)
         elif transient >= self._limits.transient_in_a_row:

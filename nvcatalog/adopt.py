@@ -290,11 +290,11 @@ def _prove(folder: Path, image: KnownImage, kind: MapKind) -> tuple[proving.Proo
         proof = proving.prove(path)
     except (proving.NotAMapError, OSError) as error:
         return None, f"{path} is no whole map: {error}"
-    trouble = _why_not_the_servers(image, proof) if kind == "original" else None
+    trouble = _why_not_the_servers(folder, image, proof) if kind == "original" else None
     return (None, f"{path} {trouble}") if trouble else (proof, "")
 
 
-def _why_not_the_servers(image: KnownImage, proof: proving.Proof) -> str | None:
+def _why_not_the_servers(folder: Path, image: KnownImage, proof: proving.Proof) -> str | None:
     """Say what tells that a whole map is not the one its record is about."""
     file = image.file
     if file is not None and file.state != "present":
@@ -306,7 +306,23 @@ def _why_not_the_servers(image: KnownImage, proof: proving.Proof) -> str | None:
         expected, whose = file.size, "it had"
     else:
         return None
-    return None if proof.size == expected else f"has {proof.size:,} bytes, {whose} {expected:,}"
+    if proof.size in (expected, _size_told_beside(folder, image)):
+        return None
+    return f"has {proof.size:,} bytes, {whose} {expected:,}"
+
+
+def _size_told_beside(folder: Path, image: KnownImage) -> int | None:
+    """Return the size that the record beside a file says, where that one is of a later day than the catalog's.
+
+    A call that was killed, or found no room for its rows, has left both.
+    """
+    path = folder / storage.sidecar_path(image.collection_id, image.image_id)
+    with suppress(OSError, ValueError):  # then nothing but the catalog tells
+        record = sidecars.read(path, image.image_id)
+        date, known_date = records.modify_date_of(record), records.modify_date_of(image.record)
+        if date is not None and (known_date is None or date > known_date):
+            return records.file_size_of(record)
+    return None
 
 
 def root_of(record: Record) -> str | None:

@@ -361,8 +361,9 @@ class Call:
         absurd = [id_ for id_ in self.plan.to_fetch if records.has_absurd_size(self.known.images[id_].record)]
         if absurd:
             named = ", ".join(map(str, absurd[:5])) + (", …" if len(absurd) > 5 else "")
+            most = f"{records.LARGEST_FILE / 1e9:.0f} GB"
             self.notes.append(
-                f"A size of more than a terabyte in a record is taken for an unknown one: images {named}"
+                f"A size of more than {most} in a record is taken for an unknown one: images {named}"
             )
 
     def _check_space(self, plan: Plan) -> None:

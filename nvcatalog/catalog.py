@@ -95,6 +95,9 @@ class Catalog(Outward, Upkeep):
     ) -> Answer:
         """Ask in DuckDB's SQL: read-only, without files, network or settings.
 
+        What columns mean, ``SELECT column_name, comment FROM duckdb_columns() WHERE table_name = 'images'`` tells;
+        DuckDB's own ``DESCRIBE images`` knows names and types only.
+
         Parameters
         ----------
         query : str

@@ -134,7 +134,8 @@ class Citations:
         """Return a ``@misc`` for each collection, those without a DOI last, and the papers of the repositories.
 
         Each has the key ``neurovault_<id>``. No year is made up: the day that a collection was made is not the
-        one it was published.
+        one it was published. Authors in the form that NeuroVault gives them, ``C. R. Fox and M. Walter``, are
+        people to BibTeX; however else they were typed, they are one group in braces, printed as typed.
         """
         parts = [_misc(each) for each in self.collections if each.best_doi is not None]
         if self.without_doi:
@@ -259,15 +260,47 @@ def _line(text: str | None) -> str:
 
 
 def _verbatim(link: str) -> str:
-    """Return a link or a DOI for a field that is not read as text: only what would end it is encoded."""
-    return re.sub(r"[{}\\%\s]", lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), link)
+    r"""Return a link or a DOI for a field that is not read as text: what would end it is encoded, but not twice.
+
+    Examples
+    --------
+    >>> print(_verbatim("10.1/50% of\\it%20"))
+    10.1/50%25%20of%5Cit%20
+    """
+    return re.sub(
+        r"[{}\\\s]|%(?![0-9A-Fa-f]{2})", lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), link
+    )
+
+
+# As NeuroVault fills it in, given a DOI: "S. M. Tom, Craig R. Fox and Martin Walter", family names last.
+_BETWEEN_NAMES = re.compile(r",? and |, ")
+
+
+def _authors(typed: str) -> str:
+    """Return authors as BibTeX takes them: one by one where it is sure who they are, else as typed, in one group.
+
+    BibTeX would make two people of "Tom SM, Fox CR and Li W", and call the first Fox CR Tom SM.
+
+    Examples
+    --------
+    >>> _authors("S. M. Tom, Craig R. Fox and Martin Walter"), _authors("Tom SM, Fox CR and Li W")
+    ('S. M. Tom and Craig R. Fox and Martin Walter', '{Tom SM, Fox CR and Li W}')
+    """
+    line = _line(typed)
+    names = _BETWEEN_NAMES.split(line)
+    is_sure = " and " in line and all(map(_is_given_name_first, names))
+    return " and ".join(map(escaped, names)) if is_sure else f"{{{escaped(line)}}}"
+
+
+def _is_given_name_first(name: str) -> bool:
+    words = name.split()
+    return len(words) > 1 and words[0][0].isupper() and len(words[-1]) > 1 and words[-1][-1].islower()
 
 
 def _misc(collection: CitedCollection) -> str:
     fields = {
-        # A second pair of braces: titles keep their capitals, and authors stay as typed, whatever their order.
-        "title": f"{{{escaped(collection.title)}}}",
-        "author": f"{{{escaped(collection.authors)}}}" if collection.authors else None,
+        "title": f"{{{escaped(collection.title)}}}",  # a second pair of braces: it keeps its capitals
+        "author": _authors(collection.authors) if collection.authors else None,
         "howpublished": f"NeuroVault collection {collection.collection_id}",
         "doi": _verbatim(collection.best_doi) if collection.best_doi else None,
         "url": collection.url,

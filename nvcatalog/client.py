@@ -258,16 +258,17 @@ class NeuroVault:
         collection_id : int or None
             The collection: a private one's link needs its token.
         """
+        token = None
         if isinstance(link, str) and _http.TOKEN in link:
             token = self._tokens.get(collection_id or 0)
             if collection_id in self.made_public:
                 token = str(collection_id)
             if token is None:
                 raise RefusedError("its collection is private, and no token of it is here", status="private")
-            link = link.replace(_http.TOKEN, token)
         if isinstance(link, str) and self._original is not None:
             link = _moved(link, self._original, self._service.root)
-        return below_root(link, self._service.root)
+        path = below_root(link, self._service.root)  # what is wrong with a link is told without the token
+        return path if token is None else path.replace(_http.TOKEN, token)
 
     # Records
 
@@ -282,7 +283,7 @@ class NeuroVault:
                 record = ask_by_id()
             except RefusedError:
                 raise error from None
-            self._forget_token(collection_id)
+            self._found_public(record, collection_id)
             return record
         return self._public_or(record, collection_id, ask_by_id)
 
@@ -294,8 +295,13 @@ class NeuroVault:
             record = ask_by_id()
         except RefusedError:
             return record
-        self._forget_token(collection_id)
+        self._found_public(record, collection_id)
         return record
+
+    def _found_public(self, record: Record, collection_id: int) -> None:
+        """Forget the token of what is public; but an image of another collection is opened by any token."""
+        if _collection_id_or_none(record) in (None, collection_id):
+            self._forget_token(collection_id)
 
     def _forget_token(self, collection_id: int) -> None:
         self._tokens.pop(collection_id, None)
@@ -509,12 +515,19 @@ def _without(token: str | None, value: Any) -> Any:
 
 def _with_texts(value: Any, change: Callable[[str], str]) -> Any:
     """Return what the server gave with every text in it changed."""
+    try:
+        return _changed(value, change)
+    except RecursionError as error:
+        raise TransientError("the server answered with JSON that is nested too deeply") from error
+
+
+def _changed(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return change(value)
     if isinstance(value, list):
-        return [_with_texts(item, change) for item in value]
+        return [_changed(item, change) for item in value]
     if isinstance(value, dict):
-        return {change(key): _with_texts(item, change) for key, item in value.items()}
+        return {change(key): _changed(item, change) for key, item in value.items()}
     return value
 
 

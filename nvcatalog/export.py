@@ -61,6 +61,11 @@ class Order:
     gone: bool = False
     one_file: bool = False
 
+    @property
+    def takes_gone(self) -> bool:
+        """Whether what the server no longer has is part of it: where asked for, and where each image is named."""
+        return self.gone or (self.chosen is not None and self.chosen.named)
+
 
 def parse_target(target: object) -> Path:
     """Return where an export is to be.
@@ -319,7 +324,7 @@ def _mark(connection: duckdb.DuckDBPyConnection, order: Order) -> Literal["IN", 
         return "NOT IN"
     ids = pa.array(order.chosen.image_ids, pa.int32())
     connection.register("chosen", pa.table({"image_id": ids}))
-    connection.execute(_KEPT, {"gone": order.gone, "private": order.private})
+    connection.execute(_KEPT, {"gone": order.takes_gone, "private": order.private})
     connection.unregister("chosen")
     return "IN"
 
@@ -355,26 +360,36 @@ def _order(relation: Relation) -> str:
 
 
 _N_KEPT = """
-    SELECT count(*) FROM images WHERE image_id IN (SELECT id FROM nvcatalog_marked WHERE kind = 'image')
+    SELECT count(*), count(gone_at)
+    FROM images
+    WHERE image_id IN (SELECT id FROM nvcatalog_marked WHERE kind = 'image')
 """
 
 
 def _left_out(connection: duckdb.DuckDBPyConnection, order: Order) -> str | None:
-    """Say how many of the images that were chosen are not part of it."""
+    """Say how many of the images that were chosen are not part of it, and what is gone."""
     if order.chosen is None:
         return None
-    [(kept,)] = connection.execute(_N_KEPT).fetchall()
+    [(kept, gone)] = connection.execute(_N_KEPT).fetchall()
     missing, total = len(order.chosen.image_ids) - kept, len(order.chosen.image_ids)
-    if not total:
-        return "No image was chosen: the tables of images have no rows"
-    if not missing:
-        return None
     reasons = [
         "unknown to this catalog",
         *([] if order.private else ["of private collections (private=True takes those too)"]),
-        *([] if order.gone else ["gone from the server (gone=True)"]),
+        *([] if order.takes_gone else ["gone from the server (gone=True)"]),
     ]
-    return f"{missing} of {total} images that were chosen are not exported: {', or '.join(reasons)}"
+    told = []
+    if not total:
+        told.append("No image was chosen: the tables of images have no rows")
+    if missing:
+        told.append(f"{missing} of {total} images that were chosen are not exported: {', or '.join(reasons)}")
+    if gone and not order.gone:
+        told.append(f"{gone:,} images are gone from the server, and exported as they are here")
+    if n := order.chosen.n_gone:
+        told.append(
+            f"{n:,} images that match are gone from the server without a file here, and not exported; "
+            "image_ids (--images) takes those that it names"
+        )
+    return ". ".join(told) or None
 
 
 _LICENCES = {"records": "CC0-1.0, NeuroVault (https://neurovault.org)"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
@@ -72,8 +73,13 @@ def find(home: Path, name: str | os.PathLike[str]) -> Path:
     place = Path(path) if isinstance(path, str) else home / name if _is_name(name) else None
     if place is not None and is_file(place / MANIFEST):
         return place.resolve()  # "latest" is another one tomorrow
-    there = ", ".join(place.name for place in _complete(home)) or "none"
-    raise InvalidOptionError(f"snapshot is {shown(name)}, and {home} has none of that name; there are: {there}")
+    there = [place.name for place in _complete(home)]
+    close = difflib.get_close_matches(str(name), there, n=3)
+    near = f"; did you mean {' or '.join(close)}?" if close else ""
+    listed = ", ".join(there) or "none"
+    raise InvalidOptionError(
+        f"snapshot is {shown(name)}, and {home} has none of that name; there are: {listed}{near}"
+    )
 
 
 def check_is_free(home: Path, name: str) -> None:

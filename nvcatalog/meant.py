@@ -35,6 +35,8 @@ class Meant:
         Whether an answer was asked for with terms; None where nobody can tell.
     named : bool
         Whether each was named, by its id or in an answer, and not found by what is true for it.
+    n_gone : int
+        How many more a condition about ids is true for: gone from the server, and without a file here.
     """
 
     image_ids: tuple[int, ...]
@@ -43,6 +45,7 @@ class Meant:
     paths: Mapping[int, str] = field(default_factory=dict)
     terms: bool | None = None
     named: bool = False
+    n_gone: int = 0
 
 
 def images_meant(
@@ -79,12 +82,18 @@ def images_meant(
     named = {"where": where, "bunch": bunch, "image_ids": image_ids}
     given = [name for name, value in named.items() if value is not None]
     if len(given) > 1:
-        raise InvalidOptionError(f"give one of where, bunch and image_ids; got {' and '.join(given)}")
+        raise InvalidOptionError(
+            f"give one of where, bunch and image_ids (--where or --images); got {' and '.join(given)}"
+        )
     if params and where is None:
-        raise InvalidOptionError("params are values for the $names of a condition; give where")
+        raise InvalidOptionError("params are values for the $names of a condition; give where (--where)")
     if where is not None:
-        selection = conditions.select(store, Condition(where, params=params or {}))
-        return Meant(selection.image_ids, {"where": where} | ({"params": as_json(params)} if params else {}))
+        condition = Condition(where, params=params or {})
+        about = {"where": where} | ({"params": as_json(params)} if params else {})
+        ids = conditions.select(store, condition).image_ids
+        # Who writes out ids misses each; of what is merely alike, nobody expects what the server has no more.
+        n_gone = conditions.count_gone(store, condition) if "image_id" in where.lower() else 0
+        return Meant(ids, about, n_gone=n_gone)
     if bunch is not None:
         return _of_answer(bunch)
     if image_ids is not None:

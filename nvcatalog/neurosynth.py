@@ -22,7 +22,7 @@ SHORTEST_TIMEOUT_S = 60.0
 #: Neurosynth refuses maps above this, after having fetched them.
 LARGEST_FILE = 4_000_000
 # Twenty thousand terms are less than a megabyte.
-_LARGEST_ANSWER = 8 * 1024 * 1024
+_LARGEST_ANSWER = 2 * 1024 * 1024
 
 _LICENCE = f"ODbL-1.0, Neurosynth ({DEFAULT_ROOT})"
 _LICENCE_OF_OTHERS = "its decoder's, which this catalog was not told"

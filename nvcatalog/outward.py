@@ -58,7 +58,8 @@ class Outward:
 
         The newest snapshot is read, so that nobody is held up. JSON comes as text, in every format. In CSV and
         JSON lines, times are text in ISO 8601, in UTC. In CSV, lists are JSON, an empty text is ``""`` and NULL is
-        nothing at all. JSON has no NaN and no infinity: in JSON lines they are null.
+        nothing at all. JSON has no NaN and no infinity: in JSON lines they are null. JSON lines of no rows are an
+        empty file, which pandas and DuckDB read as such, polars given a schema, and pyarrow not at all.
 
         Parameters
         ----------
@@ -86,7 +87,8 @@ class Outward:
             Whether rows of private collections are part of it; tokens never are. The catalog itself is read then,
             and whoever writes to it waits; so it is with a base.
         gone : bool
-            Whether what the server no longer has is part of it; of a condition, where its file is here.
+            Whether what the server no longer has is part of it, where no id and no answer names it; named ones
+            are taken with a warning. Of a condition, where its file is here.
         verbose : int
             0 says nothing, 1 gives a summary, 2 shows a progress bar too.
         **kwargs

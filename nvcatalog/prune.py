@@ -179,7 +179,7 @@ class _Selection:
                 "or older_than"
             )
         if params and where is None:
-            raise InvalidOptionError("params are values for the $names of a condition; give where")
+            raise InvalidOptionError("params are values for the $names of a condition; give where (--where)")
         self._condition = None if where is None else Condition(where, params=params or {})
         self._images = None if image_ids is None else list(parse_ids(image_ids, kind="image"))
         self._collections = None if collection_ids is None else list(parse_ids(collection_ids, kind="collection"))

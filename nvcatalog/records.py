@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-#: A terabyte, in bytes: larger than any image's file, whatever its record says.
-LARGEST_FILE = 10**12
+#: In bytes: larger than any image's file, whatever its record says, and none beyond it is taken for one.
+LARGEST_FILE = 1 << 34
 
 Record = dict[str, Any]
 Row = dict[str, Any]

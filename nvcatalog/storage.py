@@ -124,6 +124,8 @@ def make_folder(folder: Path) -> None:
     ------
     DataDirError
         When it cannot be made.
+    NoSpaceError
+        When the disk is full.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -131,6 +133,8 @@ def make_folder(folder: Path) -> None:
         if not tag.exists():
             write_whole(tag, _CACHEDIR_TAG.encode())
             write_whole(folder / "README.md", _README.encode())
+    except NoSpaceError:
+        raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _no_space(folder, error) from error
@@ -509,7 +513,7 @@ class _Transfer:
     def _unreadable(self, error: NotWholeError) -> RefusedError | TransientError:
         if self._in_parts:  # which may be parts of different files, whatever their ETags say: begin anew
             self._etag = None
-            return _http.UnfitAnswerError(f"{self._service.name}: the parts of {self._path} make no file: {error}")
+            return _http.UnfitAnswerError(f"{self._service.name}: its parts make no file: {error}")
         # Without any length, a file that the server has and one that was cut off on its way look the same.
         lasting = self._announced is not None or self._has_length
         return RefusedError(

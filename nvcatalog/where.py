@@ -134,6 +134,18 @@ def select(store: Store, condition: Condition) -> Selection:
     return replace(found, image_ids=found.image_ids[:limit])
 
 
+def count_gone(store: Store, condition: Condition) -> int:
+    """Return for how many images a condition is true that it does not select: gone, and without a file here."""
+    with store.reading() as connection:
+        asked = _read(connection, condition)
+        if asked.where is None:
+            return 0
+        source = _source(connection, asked.where, None, rows=f"NOT {_can_be_had('s')}")
+        query = f"SELECT count(*) FROM {source} WHERE (\n{asked.where.text}\n)"  # noqa: S608 - read before
+        [(count,)] = _ask(connection, query, _of(asked.where, condition.params))
+        return int(count)
+
+
 def parameter_names(store: Store, condition: Condition) -> frozenset[str]:
     """Return the names of all ``$name`` in a condition, in lower case: SQL does not tell case apart.
 
@@ -318,7 +330,9 @@ def _of(expressions: Expressions, params: Mapping[str, Any]) -> dict[str, Any]:
 _FEW_PARTS = 8
 
 
-def _source(connection: duckdb.DuckDBPyConnection, where: Expressions, order: Expressions | None) -> str:
+def _source(
+    connection: duckdb.DuckDBPyConnection, where: Expressions, order: Expressions | None, rows: str | None = None
+) -> str:
     """Return the view to ask, where names are the image's first and ``collections.`` reaches its collection.
 
     The collection is a value with fields beside the image's columns, so no name of it is ever in the way. Only
@@ -331,7 +345,7 @@ def _source(connection: duckdb.DuckDBPyConnection, where: Expressions, order: Ex
     both = ", ".join(f'"{name}"' for name in theirs if name.lower() in {each.lower() for each in mine})
     columns = f"s.*, {{{struct}}} AS collections, c.* EXCLUDE ({both})"
     joined = "stat_maps AS s LEFT JOIN collections AS c ON c.collection_id = s.collection_id"
-    rows = f"SELECT {columns} FROM {joined} WHERE {_can_be_had('s')}"  # noqa: S608 - names of columns
+    rows = f"SELECT {columns} FROM {joined} WHERE {rows or _can_be_had('s')}"  # noqa: S608 - names of columns
     if len(where.trees) > _FEW_PARTS:
         rows = f"WITH made AS MATERIALIZED ({rows}) FROM made"
     return f"({rows}) AS stat_maps"

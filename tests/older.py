@@ -27,7 +27,10 @@ _MOMENT = datetime(2024, 2, 29, 12, 0, 0, 123456, UTC)
 def rows_about(images: Iterable[Record], collections: Iterable[Record]) -> dict[str, list[Row]]:
     """Return rows for every table: of these records, and of what a fetch leaves beside them."""
     tables: dict[str, list[Row]] = {"images": [], "collections": [], "raw_records": [], "record_history": []}
-    known = [("image", {each["id"]: each for each in images}), ("collection", {each["id"]: each for each in collections})]
+    known = [
+        ("image", {each["id"]: each for each in images}),
+        ("collection", {each["id"]: each for each in collections}),
+    ]
     for kind, by_id in known:
         for id_, record in by_id.items():
             shape = records.image_row if kind == "image" else records.collection_row
@@ -38,7 +41,13 @@ def rows_about(images: Iterable[Record], collections: Iterable[Record]) -> dict[
     ids = list(known[0][1])
     tables["collections"] = [row | {"complete": True, "listed_count": 3} for row in tables["collections"]]
     tables["files"] = [
-        {"image_id": id_, "kind": "original", "path": f"collection_1/image_{id_}.nii.gz", "size": id_, "sha256": "ab"}
+        {
+            "image_id": id_,
+            "kind": "original",
+            "path": f"collection_1/image_{id_}.nii.gz",
+            "size": id_,
+            "sha256": "ab",
+        }
         | {"state": "present", "shape": [2, 2, 2], "voxel_size_mm": [1.5, 2.0, 2.5], "downloaded_at": _MOMENT}
         for id_ in ids
     ]
@@ -46,7 +55,14 @@ def rows_about(images: Iterable[Record], collections: Iterable[Record]) -> dict[
     tables["words"] = [{"image_id": id_, "term_id": n, "weight": id_ / -7} for id_ in ids for n in (1, 2)]
     tables["words_status"] = [{"image_id": id_, "status": "present", "fetched_at": _MOMENT} for id_ in ids]
     tables["refusals"] = [
-        {"kind": "position", "id": 7, "position": 38, "status": "broken_on_server", "reason": "’", "seen_at": _MOMENT}
+        {
+            "kind": "position",
+            "id": 7,
+            "position": 38,
+            "status": "broken_on_server",
+            "reason": "é",
+            "seen_at": _MOMENT,
+        }
     ]
     tables["access"] = [{"collection_id": 7, "token": "ABCDEFGH"}]
     tables["nidm_packs"] = [{"pack_id": 9, "collection_id": 7, "image_id": id_} for id_ in ids]
@@ -81,7 +97,9 @@ def opened(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 def columns_of(connection: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:
     """Return the columns of all tables but the ledger and the marks, which are not about what was fetched."""
     tables = connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()
-    return {table: _columns(connection, table) for (table,) in tables if table not in ("schema_migrations", "marks")}
+    return {
+        table: _columns(connection, table) for (table,) in tables if table not in ("schema_migrations", "marks")
+    }
 
 
 def all_rows(connection: duckdb.DuckDBPyConnection, columns: dict[str, list[str]]) -> Tables:

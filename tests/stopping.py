@@ -22,35 +22,52 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from types import FrameType
 
-# What asks servers, changes a folder or a catalog. The process stops right before such a step: after it is before the
-# next one.
-_STEPS = frozenset(
-    ("sendall", "connect", "execute", "begin", "commit", "close", "open", "write", "fsync")
-    + ("mkdir", "replace", "rename", "link", "symlink", "unlink", "rmdir")
-)
+    from nvcatalog.demo import DemoServer, Hit
+
+# What asks servers, and changes a folder or a catalog. The process stops right before such a step: right after it
+# is before the next one.
+_ASKS = ("connect", "sendall")
+_LANDS = ("begin", "execute", "commit")
+_CHANGES = ("open", "write", "fsync", "close", "mkdir", "replace", "rename", "link", "symlink", "unlink", "rmdir")
+_STEPS = frozenset((*_ASKS, *_LANDS, *_CHANGES))
+# How processes that are stopped sign their requests: the last of them may be answered when they are gone.
+_SIGNATURES = (f"stopped-{number}-" for number in itertools.count())
 #: No process has so many steps.
 NEVER = 1 << 30
 
 # As in the tests of kills: a server that has imported everything forks each process within milliseconds.
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(
-    ["stopping", "nvcatalog.call", "nvcatalog.sync", "nvcatalog.repair", "nvcatalog.prune"]
-    + ["pyarrow.parquet", "pyarrow.dataset", "sklearn.utils", "tqdm.auto"]
+    [
+        "stopping",
+        "nvcatalog.call",
+        "nvcatalog.sync",
+        "nvcatalog.repair",
+        "nvcatalog.rebuild",
+        "nvcatalog.prune",
+        "pyarrow.parquet",
+        "pyarrow.dataset",
+        "pandas",
+        "sklearn.utils",
+        "tqdm.auto",
+    ]
 )
 
 
 class Stopped(NamedTuple):
-    """How a process ended (``killed``, ``full`` or ``done``), and before which of its steps; what it said last."""
+    """How a process ended (``killed``, ``full`` or ``done``), before which step, what it said, how it signed."""
 
     how: str
     steps: int
     said: str = ""
+    signature: str = ""
 
 
 def stopped(at: int, work: str, data_dir: Path, *, full: bool = False, **options: Any) -> Stopped:
     """Work in a process that is killed before that step, or that has no room on its disk from there on."""
     from_child, to_parent = _processes.Pipe(duplex=False)
-    arguments = (at, full, dict(os.environ), work, data_dir, options, to_parent)
+    environment = os.environ | {"NVCATALOG_CONTACT": next(_SIGNATURES)}
+    arguments = (at, full, environment, work, data_dir, options, to_parent)
     process = _processes.Process(target=_work, args=arguments)
     process.start()
     to_parent.close()
@@ -61,7 +78,13 @@ def stopped(at: int, work: str, data_dir: Path, *, full: bool = False, **options
     process.join()
     assert process.exitcode == (-signal.SIGKILL if found.how == "killed" else 0), process.exitcode
     assert found.how != "failed", found.said
-    return found
+    return found._replace(signature=environment["NVCATALOG_CONTACT"])
+
+
+def hits_of(server: DemoServer, pattern: str, end: Stopped | None = None) -> list[Hit]:
+    """Return the requests of a process that was stopped, or of those that nobody stops."""
+    signed = [(hit, hit.headers.get("user-agent", "")) for hit in server.hits(pattern)]
+    return [hit for hit, by in signed if (end.signature in by if end else "stopped-" not in by)]
 
 
 def _work(

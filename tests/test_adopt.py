@@ -14,6 +14,7 @@ from fetching import world as world
 
 from nvcatalog import Catalog, adopt
 from nvcatalog.adopt import root_of
+from nvcatalog.demo.maps import synthetic_map
 from nvcatalog.errors import DataDirError, IncompleteWarning
 
 if TYPE_CHECKING:
@@ -246,3 +247,28 @@ def test_a_stale_copy_in_another_collections_folder_changes_nothing(
     maps = fetch(collection_ids=[3], mode="offline")
     assert ids(maps) == FOUR
     assert maps.images[1] == str(home / "collection_3" / "image_4.nii.gz")
+
+
+@pytest.mark.parametrize("is_newer", [True, False])
+def test_a_new_version_that_a_killed_call_left_with_its_record_is_taken_over(
+    fetch: Fetch, server: DemoServer, world: World, data_dir: Path, is_newer: bool
+) -> None:
+    fetch(collection_ids=[3])
+    here = file_of(data_dir, 3, 4)
+    sidecar = here.with_name("image_4_metadata.json")
+    former = sidecar.read_bytes()
+    world.replace_file(4, synthetic_map(4, 3000))
+    shutil.copytree(data_dir, data_dir / "again")
+    fetch(image_ids=[4], mode="overwrite", data_dir=data_dir / "again")
+    # It was killed after its file had come, and before anything of it had landed.
+    for path in (here, sidecar) if is_newer else (here,):
+        shutil.copy(data_dir / "again" / path.relative_to(data_dir), path)
+    assert is_newer == (sidecar.read_bytes() != former)
+    server.reset_log()
+
+    maps = fetch(image_ids=[4])
+
+    assert outcomes_of(maps) == {4: "adopted" if is_newer else "downloaded"}
+    assert here.read_bytes() == world.image_bytes(4)
+    assert bool(server.requests) != is_newer
+    assert Catalog(data_dir).verify(deep=True, verbose=0)

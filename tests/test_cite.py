@@ -188,6 +188,26 @@ def test_what_cannot_be_cited_is_said(catalog: Catalog, tmp_path: Path) -> None:
         assert Catalog(tmp_path / "empty").cite().collections == ()
 
 
+def test_a_doi_that_is_encoded_already_is_not_encoded_again() -> None:
+    (entry,) = parse(Citations([CitedCollection(1, doi="10.1/a%20b c%")]).bibtex().split("\n@article")[0]).values()
+    assert entry["doi"] == "10.1/a%20b%20c%25"
+
+
+@pytest.mark.parametrize(
+    "authors",
+    [
+        "Tom SM, Fox CR and Li W",
+        "Smith, John and Doe, Jane",
+        "Russell Poldrack",
+        "NeuroVault",
+        "Martin Luther King, Jr. and Craig Fox",
+        "the team of Craig Fox and Martin Walter",
+    ],
+)
+def test_authors_of_whom_bibtex_would_make_others_stay_one_group(authors: str) -> None:
+    assert f"  author = {{{{{authors}}}}},\n" in Citations([CitedCollection(1, authors=authors)]).bibtex()
+
+
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40) | st.text(
     st.sampled_from("\\{}~^<>|&%$#_@\"',= \n\tä\x00\u2028%"), max_size=20
 )

@@ -19,10 +19,12 @@ import pytest
 from pyarrow import parquet
 from waiting import PATIENCE_S, started
 
-from nvcatalog.cli import main
+from nvcatalog import Catalog
+from nvcatalog._store import Store
+from nvcatalog.cli import main, output
 
 if TYPE_CHECKING:
-    from nvcatalog.demo import DemoServer
+    from nvcatalog.demo import DemoServer, World
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,20 @@ def test_wrong_use_ends_with_status_2_and_says_what_is_wrong(
     assert done.returncode == 2, done.stderr
     assert told in " ".join(done.stderr.decode().split())
     assert b"Traceback" not in done.stderr
+
+
+def test_what_uploaders_typed_steers_no_terminal(
+    nvcatalog: Run, server: DemoServer, world: World, data_dir: Path
+) -> None:
+    world.edit_image(
+        10426, {"name": "\x1b[2J\x1b]0;owned\x07 \x9b31m", "\x1b[1m": "\x1b[0m", "note": "two\nlines"}
+    )
+    assert nvcatalog("fetch", "--images", "10426", "--quiet", "--data-dir", data_dir).returncode == 0
+    for query in ("SELECT image_id, name FROM images", 'SELECT *, 1 AS "\x1b[1m" FROM images'):
+        done = nvcatalog("sql", query, "--format", "table", "--data-dir", data_dir)
+        assert done.returncode == 0
+        assert not {"\x1b", "\x07", "\x9b"} & set(done.stdout.decode())
+        assert b"\\x1b[2J" in b"".join(done.stdout.split())
 
 
 def test_where_fetches_what_a_condition_selects(nvcatalog: Run, server: DemoServer, data_dir: Path) -> None:
@@ -309,13 +325,33 @@ def test_a_duration_is_text_that_duckdb_reads(nvcatalog: Run, data_dir: Path, va
     assert duckdb.execute(f"SELECT '{text}'::INTERVAL = {value}").fetchall() == [(True,)]
 
 
-def test_a_table_too_wide_for_the_terminal_is_shown_a_line_a_column(nvcatalog: Run, filled: Path) -> None:
-    ask = ("--format", "table", "--data-dir", filled)
-    wide = nvcatalog("sql", "SELECT * FROM images ORDER BY image_id", *ask).stdout.decode()
+def test_a_table_too_wide_for_the_terminal_is_shown_a_line_a_column_unless_it_is_asked_for(
+    nvcatalog: Run, filled: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    asked_for = nvcatalog("query", "fetch_history", "--format", "table", "--data-dir", filled).stdout.decode()
+    assert asked_for.splitlines()[0].split()[:3] == ["started_at", "seconds", "function"]
+    assert "parameters" in asked_for.splitlines()[0], "no column is cut"
+
+    everything = Catalog(filled).sql("SELECT * FROM images ORDER BY image_id").arrow()
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    output.show(everything, None)
+    wide = capfdbinary.readouterr().out.decode()
     assert any(line.split() == ["image_id:", "10426"] for line in wide.splitlines())
-    assert len(wide.split("\n\n")) == 4
-    narrow = nvcatalog("sql", "SELECT image_id, name FROM images", *ask).stdout.decode()
-    assert narrow.splitlines()[0].split() == ["image_id", "name"]
+    assert len(wide.split("\n\n")) == everything.num_rows
+    output.show(everything.select(["image_id", "name"]), None)
+    assert capfdbinary.readouterr().out.decode().splitlines()[0].split() == ["image_id", "name"]
+
+
+def test_messages_name_the_flags_of_the_command_line(nvcatalog: Run, filled: Path, tmp_path: Path) -> None:
+    with Store(filled / "neurovault").writing() as connection:
+        connection.execute("UPDATE collections SET private = true WHERE collection_id = 658")
+
+    said = nvcatalog("cite", "--where", "image_id = 10426", "-d", filled).stderr
+    assert b"--private cites them too" in said
+    said = nvcatalog("export", tmp_path / "out", "-w", "images", "-i", "10426", "-d", filled).stderr
+    assert b"--private takes those too" in said
+    said = nvcatalog("freeze", tmp_path / "a.json", "--where", "true", "-i", "10426", "-d", filled).stderr
+    assert b"--where or --images" in said
 
 
 def test_a_query_comes_from_stdin_too(nvcatalog: Run, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

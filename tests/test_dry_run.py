@@ -112,7 +112,7 @@ def test_the_costs_tell_unknown_sizes_and_the_time_once_there_was_a_fetch(
     assert cost.expected_s == pytest.approx(size_of(world, 3, 4) / 500)
 
 
-@pytest.mark.parametrize("size", [10**15, 10**12 + 1, 10**30, 1e300])
+@pytest.mark.parametrize("size", [10**15, 2**34 + 1, 10**30, 1e300])
 def test_a_size_that_no_file_has_is_an_unknown_one(
     fetch: Fetch, world: World, free: Callable[[int], None], size: float
 ) -> None:
@@ -120,7 +120,7 @@ def test_a_size_that_no_file_has_is_an_unknown_one(
     world.edit_image(3, file_size=size)
     plan: Any = fetch(image_ids=[3, 4], dry_run=True)
     assert (plan.cost.bytes, plan.cost.unknown_sizes, plan.cost.fits) == (size_of(world, 4), 1, True)
-    note = "A size of more than a terabyte in a record is taken for an unknown one: images 3"
+    note = "A size of more than 17 GB in a record is taken for an unknown one: images 3"
     assert plan.report.notes == (note,)
     maps = fetch(image_ids=[3, 4])
     assert maps.report.counts == {"downloaded": 2}

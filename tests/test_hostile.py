@@ -350,6 +350,22 @@ def test_odd_links_cost_their_images_only(server: DemoServer, world: World, data
         ("file:///etc/passwd", "failed"),
         ("http://[", "failed"),
         ("http://169.254.169.254/", "failed"),
+        ("//elsewhere.example/x.nii.gz", "failed"),
+        ("http://neurovault.org@elsewhere.example/x", "failed"),
+        ("http://neurovault.org:secret@elsewhere.example/x", "failed"),
+        ("http://me@neurovault.org/media/images/900/map_{id}.nii.gz", "failed"),
+        ("http://neurovault.org:8080/x", "failed"),
+        ("http://[::ffff:169.254.169.254]/x", "failed"),
+        ("http://2852039166/latest/meta-data/", "failed"),
+        ("http://neurovault.org.elsewhere.example/x", "failed"),
+        ("gopher://neurovault.org/x", "failed"),
+        ("data:application/gzip;base64,H4sI", "failed"),
+        ("../../../etc/passwd", "failed"),
+        ("\x1b[2J\x1b]0;owned\x07http://elsewhere.example/", "failed"),
+        ("http://elsewhere.example/" + "x" * 100_000, "failed"),
+        ("https://neurovault.org/%2e%2e/%2e%2e/etc/passwd", "not_found"),
+        ("https://neurovault.org/..%2f..%2fetc%2fpasswd", "not_found"),
+        ("https://neurovault.org/media/\x1b[2J\x00\x07", "not_found"),
         ("", "broken_on_server"),
         (None, "broken_on_server"),
         (["x"], "broken_on_server"),
@@ -359,6 +375,7 @@ def test_odd_links_cost_their_images_only(server: DemoServer, world: World, data
         ("https://neurovault.org/media/\r\nX-Injected: yes", "not_found"),
         ("http://neurovault.org/media/images/900/map_{id}.nii.gz", "downloaded"),
         ("{root}/media/images/900/map_{id}.nii.gz", "downloaded"),
+        ("HTTPS://NEUROVAULT.ORG:443/media/images/900/map_{id}.nii.gz?a=/../../x&b=%0d%0a#/etc", "downloaded"),
     ]
     world.add_collection(id=OURS, images=len(links))
     ids = world.image_ids(OURS)
@@ -372,6 +389,10 @@ def test_odd_links_cost_their_images_only(server: DemoServer, world: World, data
         maps = fetch(data_dir, collection_ids=[OURS])
     assert statuses(maps) == {id_: status for id_, (_, status) in zip(ids, links, strict=True)}
     assert not any("x-injected" in hit.headers for hit in server.log)
+    # What a link says is told, but steers no terminal and fills no screen.
+    told = [str(outcome.reason) for outcome in maps.report]
+    assert all(text.isprintable() and len(text) < 1100 for text in told)
+    assert {path.name for path in data_dir.parent.iterdir()} == {data_dir.name}
 
 
 def test_duplicate_keys_in_json_are_no_trouble(server: DemoServer, ours: list[int], data_dir: Path) -> None:

@@ -6,6 +6,7 @@ import gc
 import gzip
 import json
 import logging
+import random
 import socket
 import socketserver
 import threading
@@ -438,6 +439,19 @@ def test_a_server_that_asks_for_more_than_two_minutes_is_given_up(
     assert not service.health.blocked
 
 
+def test_a_server_that_asks_for_one_pause_after_the_other_is_given_up(
+    server: DemoServer, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_http, "_LONGEST_PAUSES_S", 1.5)
+    for _ in range(2):  # an answer in between is all that it takes
+        server.fail("/api/*", faults.retry_after(1), times=1)
+        ask(service)
+    server.fail("/api/*", faults.retry_after(1))
+    with pytest.raises(HostGivenUpError, match="it asked for pauses of 2 s and gave nothing"):
+        ask(service)
+    assert not service.health.blocked
+
+
 def test_two_minutes_are_waited_for(server: DemoServer, service: Service, pauses: list[float]) -> None:
     server.fail("/api/*", faults.retry_after(120), times=1)
     assert ask(service)["id"] == 555
@@ -697,7 +711,7 @@ def test_json_without_end_is_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_json_that_announces_two_gigabytes_is_not_read(server: DemoServer, service: Service) -> None:
     huge = faults.Fault("huge", lambda answer: replace(answer, content_length=2_000_000_000))
     server.fail("/api/*", huge)
-    with pytest.raises(TransientError, match=r"answered with more than 67,108,864 bytes"):
+    with pytest.raises(TransientError, match=r"answered with more than 33,554,432 bytes"):
         ask(service)
     assert server.requests == 4
 
@@ -823,6 +837,45 @@ def test_an_interrupted_call_ends_the_body_under_way() -> None:
 
 
 # Answers that are no HTTP, or only nearly
+
+HEALTHY = [
+    head(JSON_HEAD, "Content-Length: 11") + b'{"id": 555}',
+    head(JSON_HEAD, "Content-Encoding: gzip", CHUNKED)
+    + b"%x\r\n%b\r\n0\r\n\r\n" % (len(packed := gzip.compress(b'{"id": 555}', mtime=0)), packed),
+    head("Location: http://127.0.0.1/x/", "Content-Length: 0", status="302 Found"),
+    head("Retry-After: 1", "Content-Type: text/html", "Content-Length: 4", status="503 Busy") + b"busy",
+]
+PIECES = [
+    b"\r\n", b"\n", b"\0", b"\xff", b"-", b"9" * 40, b";", b" ", b"\x1b[2J", b"chunked", b"gzip", b": ",
+    b"Transfer-Encoding: chunked\r\n", b"Content-Length: 3\r\n", b"Location: //x\r\n", b"Connection: close\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\n", b"Set-Cookie: a=b; Domain=\xff; expires=\0\r\n", b"Retry-After: 0\r\n",
+]  # fmt: skip
+
+
+def damaged(answer: bytes, chance: random.Random) -> bytes:
+    """Return an answer with some bytes changed, left out, repeated or put in, most of them in its head."""
+    for _ in range(chance.randint(1, 4)):
+        place = chance.randrange(len(answer) if chance.random() < 0.3 else answer.find(b"\r\n\r\n") + 8)
+        new = chance.choice([b"", bytes([chance.randrange(256)]), chance.choice(PIECES), answer[place:][:60]])
+        answer = answer[:place] + new + answer[place + chance.choice([0, 1, 20]) :] or b"x"
+    return answer
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_damaged_answer_is_an_answer_or_a_failure_like_any_other(pauses: list[float]) -> None:
+    answers, ended = [b""], 0
+
+    def script(connection: socket.socket, request: Request) -> None:
+        always(answers[-1])(connection, request)
+
+    with raw_server(script) as server:
+        for number in range(150):
+            answers.append(damaged(HEALTHY[number % len(HEALTHY)], random.Random(number)))
+            with service_for(server.url, timeout_s=1) as service, suppress(ServerError):
+                ask(service, tries=2)
+            ended += 1
+    assert ended == 150
+    gc.collect()  # as below
 
 
 @pytest.mark.parametrize(

@@ -46,10 +46,12 @@ def test_a_catalog_of_each_level_opens_with_all_its_rows(
             assert all_rows(connection, columns) == before
         assert (folder / "catalog.duckdb").read_bytes() == content
 
-        for store, opening in ((store, store.writing), (reader := Store(Path(home) / "read/neurovault"), reader.reading)):
+        reader = Store(Path(home) / "read/neurovault")
+        for opening, path in ((store.writing, store.path), (reader.reading, reader.path)):
             with opening() as connection:
                 assert all_rows(connection, columns) == before
-            with opened(store.path) as connection:
+            with opened(path) as connection:
                 assert all_rows(connection, columns) == before
-                assert connection.execute("SELECT max(version) FROM schema_migrations").fetchall() == [(max(LEVELS),)]
+                newest = connection.execute("SELECT max(version) FROM schema_migrations").fetchall()
+                assert newest == [(max(LEVELS),)]
         assert Catalog(home).sql("SELECT count(*) FROM stat_maps").fetchall()[0][0] <= len(before["images"])

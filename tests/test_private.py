@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,6 +116,22 @@ def test_the_token_is_in_one_table_and_in_no_file_log_or_message(
     assert len(parameters) == 2
 
 
+def test_a_link_that_leads_elsewhere_does_not_tell_the_token(
+    fetch: Fetch, world: World, server: DemoServer, data_dir: Path
+) -> None:
+    world.edit_image(3, file=f"http://elsewhere.example/{TOKEN}/x.nii.gz")
+    spoilt = faults.Fault("other parts", lambda answer: replace(answer, body=bytes(len(answer.body))))
+    server.fail(world.file_path(4).replace("/3/", f"/{TOKEN}/"), spoilt)
+    with pytest.warns(IncompleteWarning, match=r"elsewhere\.example/\{token\}/x") as warned:
+        maps = fetch(collection_ids=[TOKEN])
+    assert all(TOKEN not in text for text in (str(list(maps.report)), *(str(each.message) for each in warned)))
+    assert files_with_the_token(data_dir) == ["catalog.duckdb"]
+    outcomes = (
+        Catalog(data_dir).sql("SELECT reason FROM outcomes UNION ALL SELECT reason FROM refusals").fetchall()
+    )
+    assert TOKEN not in str(outcomes)
+
+
 def test_its_rows_are_in_no_snapshot(fetch: Fetch, data_dir: Path) -> None:
     import pandas as pd
 
@@ -176,6 +193,19 @@ def test_a_sync_forgets_tokens_of_what_the_list_of_collections_holds(
     assert asked_by_token(server) == []
     assert Catalog(data_dir).sql("FROM access").fetchall() == []
     assert fetch(image_ids=FOUR).report.counts == {"cached": 4}
+
+
+def test_a_token_stays_when_it_is_tried_on_an_image_of_a_public_collection(
+    fetch: Fetch, world: World, data_dir: Path
+) -> None:
+    # The server does not look at the token of a public image, nor does it open a private one of elsewhere.
+    fetch(collection_ids=[TOKEN])
+    assert ids(fetch(image_ids=[f"{TOKEN}-10426"])) == [10426]
+    world.edit_image(8719, collection_id=1058, collection="/collections/1058/")
+    with pytest.warns(IncompleteWarning, match="image 8719 kept_old"):  # its file has stayed where it was
+        fetch(image_ids=[f"{TOKEN}-8719"], mode="overwrite")
+    assert Catalog(data_dir).sql("SELECT collection_id FROM access").fetchall() == [(3,)]
+    assert ids(fetch(collection_ids=[3], mode="overwrite")) == [3, 4, 8718]
 
 
 def test_a_token_of_what_is_public_is_not_kept(fetch: Fetch, world: World, data_dir: Path) -> None:

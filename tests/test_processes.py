@@ -10,8 +10,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from fetching import traces
 
-from nvcatalog import Catalog
+from nvcatalog import Catalog, fetch_neurovault_ids
 from nvcatalog.demo import DemoServer, World
 
 # Loads what a fetch needs once, and forks: as joblib and multiprocessing do.
@@ -38,6 +39,23 @@ if __name__ == "__main__":
         done = [pool.apply_async(fetch, (seed,)) for seed in range(fetchers)]
         done += [pool.apply_async(ask, (seed,)) for seed in range(askers)]
         print(json.dumps([each.get() for each in done]))
+"""
+
+
+# Reads what is here again and again, as the jobs of an array do.
+READERS = """
+import multiprocessing, sys, warnings
+
+def read(folder):
+    warnings.simplefilter("error")
+    from nvcatalog import fetch_neurovault_ids
+    asked = {"collection_ids": [1], "mode": "offline", "data_dir": folder, "verbose": 0}
+    return sum(len(fetch_neurovault_ids(**asked).images) for _ in range(25))
+
+if __name__ == "__main__":
+    import nvcatalog.call, nvcatalog.fetch
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        print(pool.map(read, [sys.argv[1]] * 4))
 """
 
 
@@ -82,3 +100,19 @@ def test_what_a_person_can_try_with_many_more_works_with_few(script: str, option
     done = subprocess.run(command, capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_processes_that_read_offline_all_get_all_of_it_and_write_nothing(world: World, tmp_path: Path) -> None:
+    ids = world.add_synthetic(1, 10)
+    with DemoServer(world) as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        fetch_neurovault_ids(collection_ids=[1], data_dir=tmp_path / "data", verbose=0)
+    before = traces(tmp_path / "data")
+    script = tmp_path / "readers.py"
+    script.write_text(READERS)
+    command = [sys.executable, str(script), str(tmp_path / "data")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [25 * len(ids)] * 4
+    assert traces(tmp_path / "data") == before

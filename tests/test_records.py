@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nvcatalog import records
+from nvcatalog._batch import Batch
+from nvcatalog._store import Store
 from nvcatalog.migrate import migrate
 from nvcatalog.records import Record, Row, collection_row, image_row, parse_json, raw_text
 
@@ -384,6 +388,7 @@ def test_the_kinds_of_fields_are_the_types_of_the_schema(con: duckdb.DuckDBPyCon
 @pytest.mark.parametrize("table", records.TABLES)
 def test_an_empty_batch_of_any_table_lands(con: duckdb.DuckDBPyConnection, table: str) -> None:
     land(con, table, [], next(iter(records.TABLES[table])))
+    assert con.execute(f"SELECT count(*) FROM {table}").fetchall() == [(0,)]
 
 
 def test_rows_with_lists_and_missing_keys_land(con: duckdb.DuckDBPyConnection) -> None:
@@ -468,6 +473,29 @@ def test_any_image_record_lands_and_is_kept_whole(con: duckdb.DuckDBPyConnection
 @given(record=mutated(COLLECTIONS + RECORDED_COLLECTIONS))
 def test_any_collection_record_lands_and_is_kept_whole(con: duckdb.DuckDBPyConnection, record: Record) -> None:
     check_lands(con, "collections", "collection_id", collection_row(record), record)
+
+
+@settings(max_examples=10)
+@given(images=st.lists(mutated(IMAGES), max_size=6), collections=st.lists(mutated(COLLECTIONS), max_size=3))
+def test_any_records_that_come_together_are_kept_whole(
+    new_catalog: Path, images: list[Record], collections: list[Record]
+) -> None:
+    batch = Batch()
+    with tempfile.TemporaryDirectory() as home:
+        store = Store(Path(shutil.copy(new_catalog, Path(home) / "catalog.duckdb")).parent)
+        for kind, records_of_kind in (("image", images), ("collection", collections)):
+            for record in records_of_kind:
+                batch.add_record(kind, record)
+        assert store.land(batch) == []
+        with store.reading() as connection:
+            raw = connection.execute("SELECT kind, id, raw::VARCHAR FROM raw_records").fetchall()
+            rows = [("image", id_) for (id_,) in connection.execute("SELECT image_id FROM images").fetchall()]
+            ids = connection.execute("SELECT collection_id FROM collections").fetchall()
+    rows += [("collection", id_) for (id_,) in ids]
+    last = {("image", each["id"]): each for each in images}
+    last |= {("collection", each["id"]): each for each in collections}
+    assert {(kind, id_): parse_json(text) for kind, id_, text in raw} == last
+    assert sorted(rows) == sorted(last)
 
 
 @pytest.mark.parametrize(

@@ -281,6 +281,17 @@ def test_an_affine_that_leads_nowhere_is_an_error_that_names_the_new_file(
     assert list(tmp_path.iterdir()) == [source]
 
 
+def test_a_map_of_more_voxels_than_fit_into_memory_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The grid is small here: a few bytes can declare gigabytes of zeros.
+    monkeypatch.setattr(resample, "_MOST_VOXELS", 40_000)
+    source = saved(tmp_path / "image_7.nii.gz", np.zeros((40, 40, 40), dtype=np.uint8))
+
+    with pytest.raises(ResampleError, match="has 64,000 voxels, too many to work on"):
+        resample_map(source, tmp_path / "target.nii.gz", interpolation="linear")
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"<html>", small_map(10426)[:1000], gzip.compress(b"no map" * 100)],

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from raw_server import always, raw_server
 from waiting import PATIENCE_S, then_patient
 
-from nvcatalog import proving, storage
+from nvcatalog import proving, records, storage
 from nvcatalog._http import Service
 from nvcatalog.demo import DemoServer, World, faults
 from nvcatalog.demo.maps import small_map
@@ -676,6 +676,10 @@ def test_what_is_no_map_takes_no_room_on_the_disk(tmp_path: Path) -> None:
         assert (tmp_path / "x").stat().st_size < 600_000
 
 
+def test_no_size_is_believed_that_no_file_may_have() -> None:
+    assert records.LARGEST_FILE == proving.LARGEST
+
+
 @pytest.mark.parametrize("announced", [10**12, None])
 def test_a_file_larger_than_any_map_is_left_before_it_is_read(
     server: DemoServer, world: World, service: Service, target: Path, announced: int | None
@@ -847,6 +851,8 @@ def test_a_disk_that_is_full_only_at_the_end_is_said_too(
     with pytest.raises(NoSpaceError, match="Free some space"):
         storage.write_whole(tmp_path / "record.json", b"{}")
     assert names(tmp_path) == []
+    with pytest.raises(NoSpaceError, match="Free some space"):
+        storage.make_folder(tmp_path / "neurovault")
 
 
 # Sidecars
@@ -894,6 +900,7 @@ def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) ->
 
 def test_folders_that_are_gone_need_no_sync(tmp_path: Path) -> None:
     storage.sync_folders({tmp_path, tmp_path / "gone"})
+    assert list(tmp_path.iterdir()) == []
 
 
 # Places

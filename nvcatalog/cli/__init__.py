@@ -41,7 +41,7 @@ from nvcatalog.cli.arguments import (
 )
 from nvcatalog.cli.demonstration import demonstrate, earlier_demo, serve_until_stopped
 from nvcatalog.cli.named import as_pairs, list_queries, show_help
-from nvcatalog.cli.output import Format, err, out, outcome_rows, show, show_warning
+from nvcatalog.cli.output import Format, err, out, outcome_rows, show, show_warning, with_flags
 from nvcatalog.errors import DataDirError, NVCatalogError, NVCatalogWarning, SelectionWarning
 
 if TYPE_CHECKING:
@@ -537,7 +537,7 @@ def main() -> None:
         try:
             app()
         except (NVCatalogError, OSError) as error:
-            err.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
+            err.print(f"[bold red]Error:[/] {escape(with_flags(str(error)))}", soft_wrap=True)
             misused = isinstance(error, ValueError | TypeError | DataDirError)
             raise SystemExit(WRONG_USE if misused else SOMETHING_MISSING) from None
 

@@ -26,6 +26,7 @@ err = Console(stderr=True, highlight=False)
 out = Console(highlight=False)
 
 NARROWEST_COLUMN = 8
+WIDEST_COLUMN = 60  # where a table may be wider than the terminal
 # What uploaders typed may hold what a terminal obeys: it could clear the screen, or hide a line.
 _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -56,14 +57,15 @@ def outcome_rows(maps: Any) -> pa.Table:
 
 def show(table: pa.Table, output: Format | None) -> None:
     """Write rows to stdout."""
-    output = output or (Format.table if sys.stdout.isatty() else Format.csv)
-    if output is Format.table:
+    if output is None and sys.stdout.isatty():
+        _show_to_people(table)
+    elif output is Format.table:
         _show_as_table(table)
     elif output is Format.parquet:
         from pyarrow import parquet
 
         parquet.write_table(table, sys.stdout.buffer)
-    elif output is Format.csv:
+    elif output in (None, Format.csv):
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(table.column_names)
         writer.writerows([_csv_cell(value) for value in row] for row in _rows(table))
@@ -105,12 +107,10 @@ def _json_value(value: Any) -> Any:
     return value if value is None or isinstance(value, int | str) else str(value)
 
 
-def _show_as_table(table: pa.Table) -> None:
-    """Show rows side by side, or as blocks of ``column: value`` where the columns would be too narrow."""
-    names = [_harmless(name) for name in table.column_names]
-    rows = [["" if value is None else _harmless(str(value)) for value in row] for row in _rows(table)]
-    widest = [max(map(len, cells)) for cells in zip(names, *rows, strict=True)]
-    if sum(min(width, NARROWEST_COLUMN) + 1 for width in widest) <= out.width:
+def _show_to_people(table: pa.Table) -> None:
+    """Show a table or, where its columns would be too narrow, blocks of ``column: value``."""
+    names, rows = _as_texts(table)
+    if _width(names, rows, NARROWEST_COLUMN) <= out.width:
         out.print(_rich_table(names, rows))
         return
     if not rows:
@@ -127,10 +127,32 @@ def _harmless(text: str) -> str:
     return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def _rich_table(names: list[str], rows: list[list[str]]) -> Table:
+def _show_as_table(table: pa.Table) -> None:
+    """Show a table as was asked for, wider than the terminal where it must be."""
+    names, rows = _as_texts(table)
+    if _width(names, rows, NARROWEST_COLUMN) <= out.width:
+        out.print(_rich_table(names, rows))
+        return
+    wide = Console(highlight=False, width=_width(names, rows, WIDEST_COLUMN))
+    wide.print(_rich_table(names, rows, WIDEST_COLUMN))
+
+
+def _as_texts(table: pa.Table) -> tuple[list[str], list[list[str]]]:
+    """Return the names of the columns, and the rows."""
+    rows = [["" if value is None else _harmless(str(value)) for value in row] for row in _rows(table)]
+    return [_harmless(name) for name in table.column_names], rows
+
+
+def _width(names: list[str], rows: list[list[str]], widest: int) -> int:
+    """Return how wide a table is whose columns are no wider than that."""
+    widths = [max(map(len, cells)) for cells in zip(names, *rows, strict=True)]
+    return sum(min(width, widest) + 1 for width in widths)
+
+
+def _rich_table(names: list[str], rows: list[list[str]], widest: int | None = None) -> Table:
     shown = Table(box=None, header_style="bold", pad_edge=False)
     for name in names:
-        shown.add_column(escape(name), overflow="fold")
+        shown.add_column(escape(name), overflow="fold", max_width=widest)
     for row in rows:
         shown.add_row(*map(escape, row))
     return shown
@@ -139,4 +161,24 @@ def _rich_table(names: list[str], rows: list[list[str]]) -> Table:
 def show_warning(message: Warning | str, category: type[Warning], *_place: object, **_more: object) -> None:
     """Write a warning as one line."""
     name = "Warning" if issubclass(category, NVCatalogWarning) else category.__name__
-    err.print(f"[yellow]{name}:[/] {escape(_harmless(str(message)))}", soft_wrap=True)
+    err.print(f"[yellow]{name}:[/] {escape(_harmless(with_flags(str(message))))}", soft_wrap=True)
+
+
+# What is said in Python, in the words of the command line.
+_FLAGS = {"fetch_neurosynth_words": "--words"} | {
+    name: f"--{name.replace('_', '-')}"
+    for name in ("private", "gone", "overwrite", "resample", "dry_run", "force", "extras")
+}
+
+
+def with_flags(text: str) -> str:
+    """Return a message of the library with the command line's flags in place of keywords.
+
+    Examples
+    --------
+    >>> with_flags("give another path, or overwrite=True (--overwrite); gone=True takes those too")
+    'give another path, or --overwrite; --gone takes those too'
+    """
+    text = re.sub(r"\b\w+=\S+ \((--[^)]+)\)", r"\1", text)
+    text = re.sub(r"\bmode='(\w+)'", r"--mode \1", text)
+    return re.sub(r"\b(\w+)=True\b", lambda found: _FLAGS.get(found[1], found[0]), text)

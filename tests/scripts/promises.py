@@ -28,7 +28,13 @@ def main() -> None:
     rounds, until = 0, time.monotonic() + 60 * minutes
     while time.monotonic() < until:
         with tempfile.TemporaryDirectory() as home:
-            keep_promises(Path(home), max_examples=EXAMPLES, stateful_step_count=STEPS, phases=QUICK, report_multiple_bugs=False)
+            keep_promises(
+                Path(home),
+                max_examples=EXAMPLES,
+                stateful_step_count=STEPS,
+                phases=QUICK,
+                report_multiple_bugs=False,
+            )
         rounds += 1
         print(f"{rounds * EXAMPLES} histories of up to {STEPS} steps, and every promise was kept", flush=True)
 
