@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import threading
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -89,3 +91,14 @@ def _write(text: str) -> None:
 def _can_draw() -> bool:
     """Whether stderr is shown where a line can be written over: on a terminal, or in a notebook."""
     return any(name in sys.modules for name in _NOTEBOOKS) or (sys.stderr is not None and sys.stderr.isatty())
+
+
+def _forget_who_was_writing() -> None:
+    """Let a forked child write: a thread of its parent's that drew a bar just then is not there to finish."""
+    tqdm = sys.modules.get("tqdm.auto")
+    if tqdm is not None:
+        tqdm.tqdm.set_lock(threading.RLock())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_who_was_writing)

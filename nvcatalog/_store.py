@@ -250,7 +250,8 @@ class Store:
                 connection.execute("COPY FROM DATABASE older TO catalog")
                 connection.execute("DETACH older")
                 migrate(connection)
-            return _quiet(duckdb.connect(str(copy), read_only=True, config=_FENCED))  # an open file outlives its folder
+            # An open file outlives its folder.
+            return _quiet(duckdb.connect(str(copy), read_only=True, config=_FENCED))
 
     def _connect(self, deadline: float, *, read_only: bool = False, config: _Config) -> duckdb.DuckDBPyConnection:
         return self._patiently(

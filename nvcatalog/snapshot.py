@@ -16,7 +16,8 @@ from typing import Any
 import duckdb
 
 from nvcatalog import __version__, kept, neurosynth, parts
-from nvcatalog._locks import QUESTION_PATIENCE_S, file_lock, lock_timeout_s
+from nvcatalog._locks import QUESTION_PATIENCE_S, lock_timeout_s
+from nvcatalog._locks import take as take_lock
 from nvcatalog._progress import logger
 from nvcatalog._store import Store
 from nvcatalog.errors import NVCatalogError, SnapshotError, SnapshotWarning
@@ -159,8 +160,11 @@ def _alone(home: Path) -> Iterator[None]:
     """Keep all others from writing snapshots."""
     try:
         home.mkdir(parents=True, exist_ok=True)
-        with file_lock(home / ".lock").acquire(timeout=lock_timeout_s()):
+        lock = take_lock(home / ".lock", lock_timeout_s())
+        try:
             yield
+        finally:
+            lock.release()
     except (OSError, duckdb.Error) as error:
         raise SnapshotError(f"{home}: {str(error).splitlines()[0]}") from error
 

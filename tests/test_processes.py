@@ -87,6 +87,21 @@ def test_processes_on_one_folder_share_the_work_and_the_connections(world: World
     assert Catalog(tmp_path).sql("SELECT count(*) FROM files").fetchall() == [(len(fetched),)]
 
 
+@pytest.mark.parametrize(
+    ("script", "options"),
+    [
+        ("six_processes.py", ["--rounds", "1", "--processes", "2", "--images", "6", "--readers", "1"]),
+        ("offline_readers.py", ["--processes", "2", "--calls", "0", "--writer-calls", "3"]),
+    ],
+)
+def test_what_a_person_can_try_with_many_more_works_with_few(script: str, options: list[str]) -> None:
+    command = [sys.executable, str(Path(__file__).parent / "scripts" / script), *options]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_processes_that_read_offline_all_get_all_of_it_and_write_nothing(world: World, tmp_path: Path) -> None:
     ids = world.add_synthetic(1, 10)
     with DemoServer(world) as server, pytest.MonkeyPatch.context() as patch:

@@ -7,9 +7,12 @@ import pty
 import subprocess
 import sys
 import termios
+import threading
 from types import ModuleType
 
 import pytest
+from test_store import in_forked_child
+from tqdm.auto import tqdm
 
 from nvcatalog import _progress
 from nvcatalog._progress import Progress, summarise
@@ -80,3 +83,23 @@ def test_whoever_asks_for_no_bar_gets_no_line_either(
         progress.step()
 
     assert capsys.readouterr().err == ""
+
+
+def test_a_process_forked_while_a_bar_is_drawn_can_write_too() -> None:
+    summarise("the lock is made with the first line", verbose=1)
+    of_threads = tqdm.get_lock().locks[-1]  # type: ignore[no-untyped-call]  # the other one is shared by processes, and so is its end
+    drawing, forked = threading.Event(), threading.Event()
+
+    def draw() -> None:
+        with of_threads:
+            drawing.set()
+            forked.wait()
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    drawing.wait()
+    try:
+        assert in_forked_child(lambda: summarise("from the child", verbose=1)) == "fine"
+    finally:
+        forked.set()
+        thread.join()

@@ -900,6 +900,7 @@ def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) ->
 
 def test_folders_that_are_gone_need_no_sync(tmp_path: Path) -> None:
     storage.sync_folders({tmp_path, tmp_path / "gone"})
+    assert list(tmp_path.iterdir()) == []
 
 
 # Places
