@@ -60,6 +60,10 @@ class UnfitAnswerError(TransientError):
     """Raised when a whole answer is not what was asked for: worth another try, but no sign of a sick server."""
 
 
+class UnreadableError(TransientError):
+    """Raised when what came is no JSON, or too much of it: for one record perhaps, while others can be read."""
+
+
 class _ChallengeError(NotTheAPIError):
     """Raised for a page that asks whether one is human: no further request will be answered otherwise."""
 
@@ -248,7 +252,8 @@ class Service:
         try:
             return self._whole_body(response, _Body(response, LARGEST_JSON if largest is None else largest))
         except _NoBodyError as error:
-            raise TransientError(f"{self.name}: {where} answered with {error}") from error
+            wrong = UnreadableError if isinstance(error, _TooLargeError) else TransientError
+            raise wrong(f"{self.name}: {where} answered with {error}") from error
 
     def _whole_body(self, response: requests.Response, body: _Body) -> bytes:
         started, patience_s = time.monotonic(), _JSON_TIMEOUTS * self._timeout_s
@@ -306,6 +311,10 @@ class _NoBodyError(Exception):
     """Says what came instead of a body."""
 
 
+class _TooLargeError(_NoBodyError):
+    """Says that it is too large."""
+
+
 class _Body:
     """The body of an answer as it arrives, unpacked; neither as it comes nor unpacked may it be too large."""
 
@@ -332,7 +341,7 @@ class _Body:
 
     def _check(self, size: int) -> None:
         if size > self._largest:
-            raise _NoBodyError(f"more than {self._largest:,} bytes")
+            raise _TooLargeError(f"more than {self._largest:,} bytes")
 
     def whole(self) -> bytes:
         """Return the content, once all has arrived."""

@@ -332,7 +332,7 @@ class NeuroVault:
             try:
                 self._page(f"api/{kind}/", offset, 1)
             except TransientError as error:
-                if error.status != 500:
+                if not _is_about_a_record(error):
                     return False
             else:
                 self._well_at[kind] = time.monotonic()
@@ -390,7 +390,8 @@ class NeuroVault:
                     continue
                 if error.status == 500 and place.is_behind(listing):
                     return
-                if error.status != 500 or not place.is_suspect or not self._renders_others_of(kind, path, listing):
+                is_broken = _is_about_a_record(error) and place.is_suspect
+                if not is_broken or not self._renders_others_of(kind, path, listing):
                     raise
                 new = []
                 listing.broken.append(place.offset + 1)
@@ -468,7 +469,7 @@ class _Place:
         self._alone += self.limit == 1
         if self._alone == 2:
             return False
-        if error.status == 500:
+        if _is_about_a_record(error):
             self._suspect_until = self.offset + self.limit
         self.limit = max(1, self.limit // 2)
         return True
@@ -573,4 +574,10 @@ def _believable_json(service: _http.Service, response: requests.Response) -> Any
     try:
         return records.parse_json(body)
     except ValueError as error:
-        raise TransientError(f"{service.name}: {where} answered with JSON that cannot be read: {error}") from error
+        message = f"{service.name}: {where} answered with JSON that cannot be read: {error}"
+        raise _http.UnreadableError(message) from error
+
+
+def _is_about_a_record(error: TransientError) -> bool:
+    """Whether a failure may be that of one record, which the server cannot render, or renders as no JSON."""
+    return error.status == 500 or isinstance(error, _http.UnreadableError)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from waiting import PATIENCE_S, then_patient
 
+from nvcatalog import _http
 from nvcatalog._http import Service
 from nvcatalog.client import LARGEST_PAGE, ImageList, NeuroVault, root
 from nvcatalog.demo import DemoServer, World, faults
@@ -286,7 +287,6 @@ def test_next_is_not_followed(server: DemoServer, world: World, vault: NeuroVaul
         faults.status(503),
         faults.status(504),
         faults.cut(),
-        faults.cut_json(),
     ],
     ids=lambda fault: fault.name,
 )
@@ -562,6 +562,37 @@ def test_a_500_that_passes_breaks_no_record(server: DemoServer, world: World, va
     server.fail(f"/api/collections/{BIG}/images/", faults.status(500), times=7)  # down to one record, once
     listing = read_list(vault)
     assert (listing.broken, sorted(listing.ids), listing.complete) == ([], ids, True)
+
+
+@pytest.mark.parametrize(
+    "value", ["NaN", "-Infinity", "1e999", "9" * 5000, "[" * 5000 + "]" * 5000, "'", "x" * 9000]
+)
+def test_a_record_that_is_no_json_is_left_out_and_the_others_arrive(
+    server: DemoServer, world: World, vault: NeuroVault, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setattr(_http, "LARGEST_JSON", 10_000 if "x" in value else _http.LARGEST_JSON)
+    ids = add_images(world, 5 if "x" in value else 130)
+    bad = ids[3]
+    mark, written = b'"name":"broken"', value if "x" not in value else f'"{value}"'
+    world.edit_image(bad, name="broken")
+    server.fail("/api/*", faults.rewrite(lambda body: body.replace(mark, b'"name":' + written.encode())))
+    listing = read_list(vault)
+    assert listing.broken == [4]
+    assert sorted(listing.ids) == [id_ for id_ in ids if id_ != bad]
+    assert listing.complete
+
+
+def test_lists_of_nothing_but_bad_json_break_no_record(
+    server: DemoServer, world: World, vault: NeuroVault
+) -> None:
+    add_images(world, 10)
+    server.fail("/api/*", faults.cut_json())
+    with pytest.raises(TransientError, match="cannot be read"):
+        read_list(vault)
+    server.heal()
+    server.fail(f"/api/collections/{BIG}/images/", faults.cut_json(), times=5)  # down to one record, once
+    listing = read_list(vault)
+    assert (listing.broken, len(listing.ids), listing.complete) == ([], 10, True)
 
 
 @pytest.mark.parametrize("pattern", ["/*", f"/api/collections/{BIG}/images/"])

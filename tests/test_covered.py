@@ -230,7 +230,7 @@ MAP = """
     hostile_answers: what_odd_records_leave
     cli: what_uploaders_typed
 - NaN and Infinity
-    client: a_record_that_cannot_be_read
+    client: a_record_that_is_no_json, lists_of_nothing_but_bad, a_record_that_cannot_be_read
     records: what_is_not_strict_json
     neurosynth: trouble_is
 - duplicate keys

@@ -264,7 +264,11 @@ def test_deep_json_behind_a_token_or_a_mirror_is_kept_or_reported(
     deep = b'"deep":' + b'{"a":[' * depth + b"1" + b"]}" * depth + b',"name":'
     server.fail("/api/collections/*", faults.rewrite(lambda body: body.replace(b'"name":', deep)))
     maps = fetch(data_dir, collection_ids=[ours])
-    assert {outcome.status for outcome in maps.report} in ({"downloaded"}, {"failed"})
+    assert {outcome.status for outcome in maps.report} in (
+        {"downloaded"},
+        {"failed"},
+        {"failed", "broken_on_server"},
+    )
     server.heal()
     maps = fetch(data_dir, collection_ids=[ours], mode="overwrite")
     assert {outcome.status for outcome in maps.report} == {"downloaded"}
