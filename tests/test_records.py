@@ -387,8 +387,9 @@ def test_the_kinds_of_fields_are_the_types_of_the_schema(con: duckdb.DuckDBPyCon
 
 @pytest.mark.parametrize("table", records.TABLES)
 def test_an_empty_batch_of_any_table_lands(con: duckdb.DuckDBPyConnection, table: str) -> None:
+    before = con.execute(f"SELECT count(*) FROM {table}").fetchall()
     land(con, table, [], next(iter(records.TABLES[table])))
-    assert con.execute(f"SELECT count(*) FROM {table}").fetchall() == [(0,)]
+    assert con.execute(f"SELECT count(*) FROM {table}").fetchall() == before
 
 
 def test_rows_with_lists_and_missing_keys_land(con: duckdb.DuckDBPyConnection) -> None:
