@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from nvcatalog import storage
+from nvcatalog import _batch, storage
 from nvcatalog._batch import Batch
 from nvcatalog._progress import logger
 from nvcatalog._store import Store
@@ -21,6 +22,8 @@ _EVERY_ROWS = 2000
 # Where hundreds of thousands of rows come, and how many may come together while a landing is under way.
 _EVERY_ROWS_OF_MANY, _MOST_ROWS_OF_MANY = 10_000, 20_000
 _SHORT_PATIENCE_S = 0.2
+# With fewer than that transfers may leave none to import modules with.
+_FEW_FILES = 128
 
 
 class Lander:
@@ -67,6 +70,12 @@ class Lander:
         self._landing: Future[list[str]] | None = None
         self._taken: tuple[Batch, set[Path]] = (Batch(), set())  # what is being landed
         self.locked: CatalogLockedError | None = None
+
+    @staticmethod
+    def get_ready() -> None:
+        """Import what landing needs where transfers could use up all files that this process may open."""
+        if 0 <= resource.getrlimit(resource.RLIMIT_NOFILE)[0] < _FEW_FILES:
+            _batch.get_ready()  # with many it is done beside the first transfers
 
     def land_if_due(self) -> None:
         """Begin to land when enough has come together, or waited long enough."""
