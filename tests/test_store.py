@@ -987,7 +987,10 @@ if len(sys.argv) > 2:
 assert len(Store(Path(sys.argv[1])).land(batch)) == 1
 """
     state = """
-        SELECT (SELECT list(image_id) FROM nidm_packs), (SELECT count(*) FROM refusals), (SELECT count(*) FROM files)
+        SELECT
+            (SELECT list(image_id) FROM nidm_packs),
+            (SELECT count(*) FROM refusals),
+            (SELECT count(*) FROM files)
     """
 
     assert python(script, store.folder, "dies").returncode == -signal.SIGKILL
