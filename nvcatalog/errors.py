@@ -254,4 +254,4 @@ class FrozenWarning(NVCatalogWarning):
 
 
 class FolderWarning(NVCatalogWarning):
-    """Warns that the data folder cannot be written, so that the call works offline."""
+    """Warns that the data folder cannot be written, so that the call works offline; or is not the one named."""
