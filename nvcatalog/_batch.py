@@ -245,7 +245,7 @@ def long_table(words: dict[int, Words]) -> pa.Table:
     )
 
 
-def _land_whole(connection: duckdb.DuckDBPyConnection, batch: Batch) -> None:
+def _land_whole(connection: duckdb.DuckDBPyConnection, batch: Batch, *, end: str = "COMMIT") -> None:
     connection.execute("BEGIN")
     try:
         marks = Marks(connection)
@@ -261,7 +261,7 @@ def _land_whole(connection: duckdb.DuckDBPyConnection, batch: Batch) -> None:
         _land_listings(marks, listings)
         _bury(marks, batch.gone)
         marks.leave()
-        connection.execute("COMMIT")
+        connection.execute(end)
     except BaseException:
         with suppress(duckdb.Error):  # a failed COMMIT has rolled back already
             connection.execute("ROLLBACK")
@@ -269,42 +269,41 @@ def _land_whole(connection: duckdb.DuckDBPyConnection, batch: Batch) -> None:
 
 
 def _land_what_fits(connection: duckdb.DuckDBPyConnection, batch: Batch) -> list[str]:
-    """Land table by table, and return a line for each row that does not fit."""
-    # Refusals are healed first, as in a whole batch: the same batch may hold the ones that follow them.
-    forgotten = Batch(healed=batch.healed, dropped=batch.dropped)
-    forgotten.packless, forgotten.made_public = batch.packless, batch.made_public
-    _land_whole(connection, forgotten)
+    """Try table by table which rows fit, land those in one transaction, and return a line for each other one."""
     culprits: list[str] = []
+    fitting = replace(batch, tables={}, found={}, words={})
     for table, rows in batch.found.items():
-        culprits += _land_rows(connection, table, rows, found=True)
+        fitting.found[table] = _fitting_rows(connection, table, rows, culprits, found=True)
     for table, rows in batch.tables.items():
-        culprits += _land_rows(connection, table, rows)
+        fitting.tables[table] = _fitting_rows(connection, table, rows, culprits)
     for image_id, words in batch.words.items():
         try:
-            _land_whole(connection, Batch(words={image_id: words}))
+            _land_whole(connection, Batch(words={image_id: words}), end="ROLLBACK")
+            fitting.words[image_id] = words
         except _MISFITS as error:
             culprits.append(_culprit("words", {"image_id": image_id}, error))
     # A list that is missing a record must be read again: only then may it count as complete.
-    listings = [replace(listing, complete=listing.complete and not culprits) for listing in batch.listings]
-    rest = Batch(listings=listings, gone=batch.gone, follows_misfits=batch.follows_misfits)
-    _land_whole(connection, rest)
+    fitting.listings = [replace(each, complete=each.complete and not culprits) for each in batch.listings]
+    _land_whole(connection, fitting)
     return culprits
 
 
-def _land_rows(
-    connection: duckdb.DuckDBPyConnection, table: str, rows: list[Row], *, found: bool = False
-) -> list[str]:
-    """Land the rows of a table, halved again and again until those that do not fit stand alone."""
+def _fitting_rows(
+    connection: duckdb.DuckDBPyConnection, table: str, rows: list[Row], culprits: list[str], *, found: bool = False
+) -> list[Row]:
+    """Return the rows that fit a table, halved again and again until those that do not stand alone."""
     try:
-        _land_whole(connection, Batch(found={table: rows}) if found else Batch({table: rows}))
+        tried = Batch(found={table: rows}) if found else Batch({table: rows})
+        _land_whole(connection, tried, end="ROLLBACK")
     except _MISFITS as error:
         if len(rows) == 1:
             key = {name: rows[0].get(name) for name in _KEYS[table]}
-            return [_culprit(table, key or rows[0], error)]
+            culprits.append(_culprit(table, key or rows[0], error))
+            return []
         half = len(rows) // 2
         halves = (rows[:half], rows[half:])
-        return [line for each in halves for line in _land_rows(connection, table, each, found=found)]
-    return []
+        return [row for each in halves for row in _fitting_rows(connection, table, each, culprits, found=found)]
+    return rows
 
 
 def _culprit(table: str, key: Row, error: Exception) -> str:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from types import TracebackType
 from urllib.parse import urljoin, urlsplit
 
@@ -174,7 +175,7 @@ class Service:
             with self._answer(url, params, headers) as response:
                 yield response
         except ServerError as error:
-            error.args = (hide(str(error), self._secrets), *error.args[1:])
+            error.reword(partial(hide, secrets=self._secrets))
             raise
 
     @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 #: How a server can refuse an id; the outcomes of a report have the same names.
@@ -177,6 +177,12 @@ class ServerError(NVCatalogError):
 
     def __init__(self, message: str) -> None:
         super().__init__(said(message))
+        self._message = message
+
+    def reword(self, change: Callable[[str], str]) -> None:
+        """Change what it says, as it was before it was cut: what is cut in half is no longer found."""
+        self._message = change(self._message)
+        self.args = (said(self._message),)
 
 
 class TransientError(ServerError):
@@ -248,4 +254,4 @@ class FrozenWarning(NVCatalogWarning):
 
 
 class FolderWarning(NVCatalogWarning):
-    """Warns that the data folder cannot be written, so that the call works offline."""
+    """Warns that the data folder cannot be written, so that the call works offline; or is not the one named."""

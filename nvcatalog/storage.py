@@ -10,6 +10,7 @@ import secrets
 import shutil
 import stat
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,7 @@ import requests
 from nvcatalog import _http
 from nvcatalog.errors import (
     DataDirError,
+    FolderWarning,
     InvalidOptionError,
     InvalidOptionTypeError,
     NoSpaceError,
@@ -72,8 +74,11 @@ def data_folder(data_dir: str | os.PathLike[str] | None = None) -> Path:
             places.append(_folder_in(place))
         except DataDirError as error:
             trouble = trouble or error
-    for folder in places:
+    for number, folder in enumerate(places):
         if folder.is_dir():
+            passed_over = next(filter(_could_be_made, places[:number]), None)
+            if passed_over and data_dir is None and trouble is None and number == len(places) - 1:
+                _tell_of_default(folder, passed_over)
             return folder.resolve()
     for folder in places:
         if _could_be_made(folder):
@@ -110,6 +115,15 @@ def _places(data_dir: str | os.PathLike[str] | None) -> list[str]:
     variables = (os.environ.get(name) for name in ("NILEARN_SHARED_DATA", "NILEARN_DATA"))
     listed = [place for value in variables if value is not None for place in value.split(os.pathsep)]
     return [*listed, "~/nilearn_data"]
+
+
+@cache  # said once, however many calls follow
+def _tell_of_default(default: Path, named: Path) -> None:
+    text = (
+        f"{default} is used, as nilearn uses it: it is there, and {named}, which NILEARN_SHARED_DATA or NILEARN_DATA "
+        f"names, is not there yet. To use that one, make it, or give data_dir={str(named.parent)!r}"
+    )
+    warnings.warn(text, FolderWarning, stacklevel=4)
 
 
 def _could_be_made(folder: Path) -> bool:

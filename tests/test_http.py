@@ -170,6 +170,16 @@ def test_requests_are_logged_when_asked_for(
 # Who asks
 
 
+def test_a_token_at_the_end_of_what_is_shown_of_a_long_message_is_hidden_too(service: Service) -> None:
+    service.keep_secret("QWERTYUI")
+
+    with pytest.raises(TransientError, match=r"^x+\{tok.*\.\.\.$") as caught, service.get("/api/"):
+        raise TransientError(996 * "x" + "QWERTYUI, and so on", status=500)
+
+    assert len(str(caught.value)) == 1003
+    assert caught.value.status == 500
+
+
 def test_the_user_agent_names_project_and_version(server: DemoServer, service: Service) -> None:
     ask(service)
     assert server.log[-1].headers["user-agent"] == f"nvcatalog/{__version__} (NeuroVault client; no contact given)"

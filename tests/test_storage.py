@@ -27,12 +27,13 @@ from hypothesis import strategies as st
 from raw_server import always, raw_server
 from waiting import PATIENCE_S, then_patient
 
-from nvcatalog import proving, records, storage
+from nvcatalog import Catalog, proving, records, storage
 from nvcatalog._http import Service
 from nvcatalog.demo import DemoServer, World, faults
 from nvcatalog.demo.maps import small_map
 from nvcatalog.errors import (
     DataDirError,
+    FolderWarning,
     HostGivenUpError,
     InvalidOptionError,
     NoSpaceError,
@@ -957,3 +958,22 @@ def test_the_first_folder_that_is_there_is_taken(tmp_path: Path, monkeypatch: py
     assert storage.data_folder() == tmp_path / "second" / "neurovault"
     assert storage.data_folder(tmp_path / "third") == tmp_path / "third" / "neurovault"
     assert not (tmp_path / "third").exists()
+
+
+def test_that_the_default_is_there_and_what_a_variable_names_is_not_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    default = Path(os.environ["HOME"], "nilearn_data", "neurovault")
+    default.mkdir(parents=True)
+    monkeypatch.setenv("NILEARN_DATA", str(tmp_path / "fresh"))
+
+    text = f"{default} is used.* {tmp_path}/fresh/neurovault, which .* is not there yet.* data_dir='{tmp_path}/fresh'"
+    with pytest.warns(FolderWarning, match=text) as warned:
+        Catalog()
+    assert warned[0].filename == __file__
+    assert storage.data_folder() == default  # and nothing is said: warnings are errors here
+
+    (tmp_path / "fresh" / "neurovault").mkdir(parents=True)
+    assert storage.data_folder() == tmp_path / "fresh" / "neurovault"
+    monkeypatch.setenv("NILEARN_DATA", f"/proc/cannot be made{os.pathsep}{default.parent}")
+    assert storage.data_folder() == default

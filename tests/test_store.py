@@ -959,6 +959,46 @@ Store(Path(sys.argv[1])).land(batch)
     filled.land(batch_of(records=[image(3)]))
 
 
+def test_a_writer_killed_beside_a_bad_row_has_forgotten_nothing_before_what_takes_its_place_is_there(
+    store: Store,
+) -> None:
+    batch = batch_with_refusals(refusal("image", 3))
+    batch.add("nidm_packs", {"pack_id": 5, "collection_id": 7, "image_id": 1})
+    batch.add("files", {"image_id": 1, "kind": "resampled"})
+    store.land(batch)
+    script = """
+import os, signal, sys
+from pathlib import Path
+from nvcatalog import _batch
+from nvcatalog._batch import Batch
+from nvcatalog._store import Store
+batch = Batch()
+batch.forget_packs(7)
+batch.heal("image", 3)
+batch.drop_file(1, "resampled")
+batch.add("nidm_packs", {"pack_id": 5, "collection_id": 7, "image_id": 2})
+batch.add("images", {"image_id": 1, "name": 5})
+if len(sys.argv) > 2:
+    land_listings, calls = _batch._land_listings, []
+    def die_the_second_time(*args):
+        calls.append(args)
+        os.kill(os.getpid(), signal.SIGKILL) if len(calls) == 2 else land_listings(*args)
+    _batch._land_listings = die_the_second_time
+assert len(Store(Path(sys.argv[1])).land(batch)) == 1
+"""
+    state = """
+        SELECT
+            (SELECT list(image_id) FROM nidm_packs),
+            (SELECT count(*) FROM refusals),
+            (SELECT count(*) FROM files)
+    """
+
+    assert python(script, store.folder, "dies").returncode == -signal.SIGKILL
+    assert ask(store, state) == [([1], 1, 1)]
+    assert python(script, store.folder).returncode == 0
+    assert ask(store, state) == [([2], 0, 0)]
+
+
 def test_a_file_that_is_no_catalog_is_said_to_be_broken_and_how_to_go_on(filled: Store) -> None:
     filled.path.write_bytes(b"not a database at all" * 1000)
     advice = rf"{filled.path} cannot be read .*nvcatalog rebuild --data-dir '{filled.folder.parent}'"
