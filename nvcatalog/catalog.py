@@ -251,7 +251,7 @@ class Catalog(Outward, Upkeep):
             Whether those are that the server no longer has, where no id and no answer names them; named ones are
             taken with a warning. Of a condition, where their files are here.
         **kwargs
-            Values for each ``$name``, by keyword.
+            Values for each ``$name``, by keyword; one that is an option's name too goes into `params`.
 
         Returns
         -------

@@ -92,7 +92,7 @@ class Outward:
         verbose : int
             0 says nothing, 1 gives a summary, 2 shows a progress bar too.
         **kwargs
-            Values for each ``$name``, by keyword.
+            Values for each ``$name``, by keyword; one that is an option's name too goes into `params`.
 
         Returns
         -------
@@ -190,7 +190,7 @@ class Outward:
             Whether those are that the server no longer has, where no id and no answer names them; named ones are
             taken with a warning. Of a condition, where their files are here.
         **kwargs
-            Values for each ``$name``, by keyword.
+            Values for each ``$name``, by keyword; one that is an option's name too goes into `params`.
 
         Returns
         -------
@@ -282,7 +282,7 @@ class Outward:
         gone : bool
             Whether those are that the server no longer has.
         **kwargs
-            Values for each ``$name``, by keyword.
+            Values for each ``$name``, by keyword; one that is an option's name too goes into `params`.
 
         Returns
         -------
@@ -366,7 +366,7 @@ class Outward:
         verbose : int
             0 says nothing, 1 gives a summary, 2 shows a progress bar too.
         **kwargs
-            Values for each ``$name``, by keyword.
+            Values for each ``$name``, by keyword; one that is an option's name too goes into `params`.
 
         Returns
         -------
@@ -445,7 +445,7 @@ class Outward:
             Whether images count that the server no longer has, where no id and no answer names them; named ones
             are taken with a warning. Of a condition, where their files are here.
         **kwargs
-            Values for each ``$name``, by keyword.
+            Values for each ``$name``, by keyword; one that is an option's name too goes into `params`.
 
         Returns
         -------

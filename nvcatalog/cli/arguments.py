@@ -83,9 +83,12 @@ def named_as_here() -> Iterator[None]:
     try:
         yield
     except QueryError as error:
-        found = re.search(r"Values were not provided[^:]*: (.*)|no value for (.*?); give", str(error))
+        found = re.search(
+            r"Values were not provided[^:]*: (.*)|no value for (.*?); give|^(\$\w+) is a parameter of the",
+            str(error),
+        )
         if found is None:
             raise
-        asked = (found[1] or found[2]).replace("$", "").split(", ")
+        asked = (found[1] or found[2] or found[3]).replace("$", "").split(", ")
         options = " ".join(f"--param {name}=…" for name in asked)
         raise QueryError(f"the query has parameters without a value: give {options}") from error
