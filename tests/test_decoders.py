@@ -165,6 +165,8 @@ def test_what_was_added_is_forgotten_and_neurosynth_asked_again(catalog: Catalog
         catalog.forget_words("mine")
     assert catalog.forget_words(4, reference="mine") == 0
     assert catalog.forget_words(["8718"], reference="mine") == 1
+    tickle = "SELECT count(*) FROM terms WHERE term = 'tickle'"
+    assert catalog.sql(tickle).fetchall() == [(1,)], "another image has it"
 
     assert [id_ for id_, *_ in landed(catalog)] == [3, 3]
     maps = fetch(image_ids=[8718], fetch_neurosynth_words=True)
@@ -172,6 +174,7 @@ def test_what_was_added_is_forgotten_and_neurosynth_asked_again(catalog: Catalog
     pd.testing.assert_frame_equal(catalog.words([8718]).df(), theirs)
     assert catalog.forget_words(reference="mine") == 1
     assert landed(catalog) == []
+    assert catalog.sql(tickle).fetchall() == [(0,)]
 
 
 def test_what_was_added_as_neurosynths_is_forgotten_of_the_images_that_are_named(
