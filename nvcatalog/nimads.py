@@ -514,9 +514,9 @@ def _tell(report: Remarks, *, n_maps: int) -> None:
             f"{len(no_file)} maps are not here; fetch them first ({_named(each.image_id for each in no_file)})"
         )
     if several := report.of("several_analyses"):
+        who = "1 study contributes" if len(several) == 1 else f"{len(several)} studies contribute"
         lines.append(
-            f"{len(several)} studies contribute several analyses, which are not independent "
-            f"({_named(each.study for each in several)})"
+            f"{who} several analyses, which are not independent ({_named(each.study for each in several)})"
         )
     if unused := report.of("unused_size"):
         lines.append(f"{len(unused)} of sample_sizes are of no use ({_named(each.text for each in unused)})")

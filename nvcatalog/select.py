@@ -16,7 +16,7 @@ from nvcatalog.call import Call
 from nvcatalog.client import NeuroVault, root
 from nvcatalog.errors import InvalidOptionError, QueryError, SelectionWarning, ServerError
 from nvcatalog.fetch import DEFAULT_MAX_IMAGES
-from nvcatalog.options import Options, check_flags, option_meant, parse_max_age, parse_options
+from nvcatalog.options import Options, as_option_too, check_flags, option_meant, parse_max_age, parse_options
 from nvcatalog.queries import all_params
 from nvcatalog.report import Outcome
 from nvcatalog.servers import Servers
@@ -252,10 +252,7 @@ def _check_names(
             )
     both = sorted((names & _OPTIONS) - given)
     if both:
-        raise QueryError(
-            f"${both[0]} is a parameter of the condition and {both[0]} an option of fetch_where; name the "
-            f"parameter otherwise, or give it in params={{'{both[0]}': …}}"
-        )
+        raise QueryError(as_option_too(both[0], "fetch_where"))
 
 
 def _select(store: Store, condition: Condition, options: Options, max_age: timedelta | None) -> Selection:

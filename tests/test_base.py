@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 import fetching
+import numpy as np
 import pandas as pd
 import pytest
 from fetching import FOUR, file_of, ids, outcomes_of, traces, write
@@ -376,6 +377,27 @@ def test_what_only_asks_is_answered_by_the_snapshot_of_the_folder_that_is_kept(
 
     assert answer == expected
     assert [each.filename for each in warned] == [__file__] * 2, "one for each call"
+
+
+@pytest.mark.parametrize("kept", ["base", "front"])
+@pytest.mark.usefixtures("impatient")
+def test_what_is_private_is_waited_for_in_either_folder(
+    fetch: Fetch, open_dir: Path, data_dir: Path, kept: str
+) -> None:
+    fetch(data_dir=open_dir, image_ids=[3], fetch_neurosynth_words=True)
+    fetch(image_ids=[10426], fetch_neurosynth_words=True)
+    for folder in (open_dir, data_dir):
+        Catalog(folder).snapshot()
+    both = Catalog(data_dir, base=open_dir)
+
+    with held_elsewhere(Store((open_dir if kept == "base" else data_dir) / "neurovault")):
+        for ask in (
+            lambda: both.cite(private=True),
+            lambda: both.words(private=np.True_),  # type: ignore[arg-type]  # a flag that numpy makes
+            lambda: both.query("collections_overview", private=True),
+        ):
+            with pytest.raises(CatalogLockedError, match="is kept open by process"):
+                ask()
 
 
 def test_a_private_collection_of_the_base_stays_private(

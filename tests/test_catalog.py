@@ -217,6 +217,31 @@ def test_whatever_takes_a_condition_takes_its_values_by_keyword(catalog: Catalog
 
 
 @pytest.mark.parametrize(
+    ("method", "option", "value"),
+    [
+        ("words", "terms", "%t%"),
+        ("words", "min_abs_weight", 0.5),
+        ("words", "gone", True),
+        ("export", "format", "csv"),
+        ("to_nimads", "study", "doi"),
+        ("freeze", "Verbose", 0),
+        ("cite", "private", False),
+        ("prune", "older_than", 3),
+    ],
+)
+def test_a_value_whose_name_is_an_option_goes_into_params(
+    catalog: Catalog, tmp_path: Path, method: str, option: str, value: Any
+) -> None:
+    place = [tmp_path / "out"] if method in ("export", "freeze") else []
+    condition = f"image_id = 41 AND name <> '$name' AND ${option}::VARCHAR IS NOT NULL"
+
+    with pytest.raises(QueryError, match=rf"option of {method}; .* give it in params=\{{'{option.lower()}': …}}"):
+        getattr(catalog, method)(*place, where=condition, **{option.lower(): value})
+
+    assert catalog.cite(where=condition, params={option: value}).collections[0].collection_id == 4
+
+
+@pytest.mark.parametrize(
     ("keywords", "told"),
     [
         ({"dryrun": True}, "prune has no option dryrun; did you mean dry_run"),

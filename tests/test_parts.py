@@ -233,6 +233,23 @@ def test_rows_that_have_become_private_are_in_no_file_of_the_next_one(
     assert_is_as_if_written_whole(store, later)
 
 
+def test_packs_without_a_number_are_hidden_with_their_collection(store: Store) -> None:
+    with store.writing() as connection:
+        connection.execute("INSERT INTO nidm_packs SELECT NULL, 7 + i % 2, 200 + i FROM range(1, 31) AS r(i)")
+        connection.execute("INSERT INTO nidm_packs SELECT 100 + i, 1, 100 + i FROM range(1, 31) AS r(i)")
+    place = snapshot.take(store)
+    assert len([*(place / "nidm_packs").iterdir()]) > 1
+    batch = Batch()
+    batch.add_record("collection", {"id": 8, "name": "a study", "private": True})
+    store.land(batch)
+
+    later = snapshot.take(store)
+
+    packs = pa.dataset.dataset(later / "nidm_packs").to_table()
+    assert (len(packs), 8 in packs["collection_id"].to_pylist()) == (45, False)
+    assert_is_as_if_written_whole(store, later)
+
+
 def test_rows_that_are_public_again_are_back(store: Store) -> None:
     batch = Batch()
     batch.add_refusal(Refusal("image", 7, "private", "403", NOW, NOW))
