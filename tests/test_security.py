@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fetching import no_waiting as no_waiting
 from test_package import PACKAGE, sources, tree_of
+from waiting import PATIENCE_S
 
 from nvcatalog import Catalog, fetch_neurovault_ids
 from nvcatalog._http import Service
@@ -123,7 +124,7 @@ def tls_server(certificate: Path) -> Iterator[str]:
 
 
 def ask(root: str) -> Any:
-    service = Service("NeuroVault", root, connections=1, timeout_s=60)
+    service = Service("NeuroVault", root, connections=1, timeout_s=PATIENCE_S)
     try:
         for attempt in service.attempts():
             with attempt, service.get("api/collections/555/") as response:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fetching import SEVEN_DAYS_AGO, file_of, write
 from fetching import no_waiting as no_waiting
-from waiting import PATIENCE_S, hold_until_together
+from waiting import PATIENCE_S, hold_until_together, patience
 
 from nvcatalog import Catalog, fetch_neurovault_ids, landing
 from nvcatalog._batch import Batch
@@ -675,13 +675,10 @@ def test_a_declared_mirror_gives_the_records_of_its_original(
     assert len(Catalog(data_dir).outdated()) == 0
 
 
-def test_a_catalog_that_somebody_keeps_open_ends_it(
-    server: DemoServer, sync: Sync, data_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_catalog_that_somebody_keeps_open_ends_it(server: DemoServer, sync: Sync, data_dir: Path) -> None:
     sync(collection_ids=[1])
-    monkeypatch.setenv("NVCATALOG_LOCK_TIMEOUT", "0.1")
     store = Store(data_dir / "neurovault")
-    with store._file_lock(time.monotonic() + PATIENCE_S), pytest.raises(CatalogLockedError):
+    with store._file_lock(time.monotonic() + PATIENCE_S), patience(0.1), pytest.raises(CatalogLockedError):
         sync()
     assert sync().complete
 
