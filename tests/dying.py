@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import warnings
 from typing import TYPE_CHECKING, Any
+
+from children import start
 
 from nvcatalog import Catalog, snapshot
 from nvcatalog._store import Store
@@ -17,24 +18,16 @@ if TYPE_CHECKING:
 # What changes a folder. Death comes right before the step: the one after it is the one before the next.
 _STEPS = ("unlink", "rename", "replace", "link", "rmdir")
 
-# As in the tests of kills: a server that has imported everything forks each process within milliseconds.
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(
-    ["nvcatalog.repair", "nvcatalog.rebuild", "nvcatalog.prune", "pyarrow.parquet", "pandas", "tqdm.auto"]
-)
-
 
 def dies(at: int, method: str, data_dir: Path, **options: Any) -> bool:
     """Call a method of a catalog in a process that dies before that step; return whether it came so far."""
-    process = _processes.Process(target=_work, args=(at, dict(os.environ), method, data_dir, options))
-    process.start()
+    process = start(_work, at, method, data_dir, options)
     process.join()
     assert process.exitcode in (0, 9), process.exitcode
     return process.exitcode == 9
 
 
-def _work(at: int, environment: dict[str, str], method: str, data_dir: Path, options: dict[str, Any]) -> None:
-    os.environ.update(environment)
+def _work(at: int, method: str, data_dir: Path, options: dict[str, Any]) -> None:
     warnings.simplefilter("ignore")
     left = [at]
 

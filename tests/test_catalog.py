@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from waiting import PATIENCE_S
 
-from nvcatalog import Catalog, NVCatalogError, fetch_neurovault_ids, snapshot
+from nvcatalog import Catalog, NVCatalogError, fetch_neurovault_ids
 from nvcatalog._batch import Batch, Words
 from nvcatalog._store import Store
 from nvcatalog.demo import DemoServer, World
@@ -32,15 +32,8 @@ from nvcatalog.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
-
-
-@pytest.fixture(autouse=True)
-def nothing_waits() -> Iterator[None]:
-    """Leave no snapshot for the end of the test session."""
-    yield
-    snapshot._waiting.clear()
 
 
 @pytest.fixture

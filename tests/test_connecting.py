@@ -21,6 +21,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 from test_store import as_nobody, held_elsewhere
+from waiting import PATIENCE_S
 
 from nvcatalog import Catalog, connecting, meant, outward, proving, snapshot
 from nvcatalog._batch import Batch, Words
@@ -370,7 +371,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_a_reader_that_was_killed_keeps_nothing(catalog: Catalog, store: Store, kind: str) -> None:
     command = [sys.executable, "-c", DIE_READING, str(store.folder.parent)]
     environment = os.environ | {"NVCATALOG_LOCK": kind}
-    subprocess.run(command, capture_output=True, timeout=60, check=False, env=environment)
+    subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=False, env=environment)
     (read,) = snapshots(store)
     assert len(list(store.folder.glob("snapshots/.held/*"))) == 1
 

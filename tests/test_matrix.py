@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.feature_extraction import DictVectorizer
+from waiting import PATIENCE_S
 
 from nvcatalog import matrix, snapshot
 from nvcatalog._batch import Batch, Words
@@ -368,7 +369,7 @@ def landing_meanwhile(monkeypatch: pytest.MonkeyPatch, store: Store) -> list[int
 
     def parts(source: Any) -> Iterator[Any]:
         for part in read(source):
-            store.land(words_of({22: {"pain": 0.5}}), timeout_s=5)
+            store.land(words_of({22: {"pain": 0.5}}), timeout_s=PATIENCE_S)
             done.append(len(part.rows))
             yield part
 

@@ -811,7 +811,7 @@ _FULL_DISK = """
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
     folder = Path(sys.argv[1])
-    service = Service("NeuroVault", sys.argv[2], connections=1, timeout_s=5)
+    service = Service("NeuroVault", sys.argv[2], connections=1, timeout_s=300)
     for write in (
         lambda: storage.download(service, sys.argv[3], folder / "image_1.nii.gz", announced_size=None),
         lambda: storage.write_whole(folder / "record.json", b"x" * 20_000),
