@@ -120,8 +120,8 @@ def _places(data_dir: str | os.PathLike[str] | None) -> list[str]:
 @cache  # said once, however many calls follow
 def _tell_of_default(default: Path, named: Path) -> None:
     text = (
-        f"{default} is used, as nilearn uses it: it is there, and {named}, which NILEARN_SHARED_DATA or NILEARN_DATA "
-        f"names, is not there yet. To use that one, make it, or give data_dir={str(named.parent)!r}"
+        f"{default} is used, as nilearn uses it: it is there, and {named}, which NILEARN_SHARED_DATA or "
+        f"NILEARN_DATA names, is not there yet. To use that one, make it, or give data_dir={str(named.parent)!r}"
     )
     warnings.warn(text, FolderWarning, stacklevel=4)
 
