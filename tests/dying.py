@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import random
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +14,16 @@ from nvcatalog import Catalog, snapshot
 from nvcatalog._store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 # What changes a folder. Death comes right before the step: the one after it is the one before the next.
 _STEPS = ("unlink", "rename", "replace", "link", "rmdir")
+
+
+def some_steps(every: int) -> Iterator[int]:
+    """Yield one step of so many, others in every run: neighbours mostly leave the same behind."""
+    return itertools.count(1 + random.SystemRandom().randrange(every), every)
 
 
 def dies(at: int, method: str, data_dir: Path, **options: Any) -> bool:

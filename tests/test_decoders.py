@@ -286,10 +286,11 @@ def test_an_index_of_pandas_is_no_column_unless_it_is_named_as_one(catalog: Cata
         assert decoders.as_long_table(frame.set_index(index)).column("image_id").to_pylist() == [3, 4, 3]
 
 
-@pytest.mark.parametrize("reference", ["", " ", "mine ", None, 3, "mi\0ne", "mi\nne", "\ud800", "x" * 201])
-def test_a_set_of_terms_needs_a_name(catalog: Catalog, reference: Any) -> None:
-    with pytest.raises(InvalidOptionError, match="give the set of terms a name"):
-        catalog.add_words(pd.DataFrame(MINE), reference=reference)
+def test_a_set_of_terms_needs_a_name(catalog: Catalog) -> None:
+    none: list[Any] = ["", " ", "mine ", None, 3, "mi\0ne", "mi\nne", "\ud800", "x" * 201]
+    for reference in none:
+        with pytest.raises(InvalidOptionError, match="give the set of terms a name"):
+            catalog.add_words(pd.DataFrame(MINE), reference=reference)
 
 
 def test_an_empty_table_changes_nothing(catalog: Catalog) -> None:

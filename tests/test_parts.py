@@ -649,7 +649,7 @@ STEPS = st.tuples(
 )
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=6, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.lists(STEPS, min_size=1, max_size=4))
 def test_after_any_landings_a_snapshot_is_as_if_it_were_written_whole(
     published: Path, tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[list[Any], bool]]
