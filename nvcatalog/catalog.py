@@ -15,7 +15,7 @@ from nvcatalog.errors import LabelsError, SelectionWarning, SnapshotWarning
 from nvcatalog.ids import parse_ids
 from nvcatalog.labels import read_labels
 from nvcatalog.meant import images_meant
-from nvcatalog.options import check_flags, named_values, parse_timeout
+from nvcatalog.options import check_flags, check_given, named_values, parse_timeout
 from nvcatalog.outward import Outward
 from nvcatalog.queries import Answer, Params
 from nvcatalog.upkeep import Upkeep
@@ -126,6 +126,8 @@ class Catalog(Outward, Upkeep):
         CatalogWarning
             When somebody keeps the catalog for more than 2 s and the newest snapshot answers in its place.
         """
+        if isinstance(query, str) and (both := {"params", "tables"}.intersection(queries.parameter_names(query))):
+            check_given(both, params, "sql")
         self._warn_if_absent()
         return _ask(self._asked(), query, queries.all_params(params, kwargs), tables)
 

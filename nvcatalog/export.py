@@ -92,8 +92,9 @@ def parse_order(target: Path, what: object, format: object, *, private: bool, go
     if wanted not in get_args(Format):
         raise InvalidOptionError(f"format is {shown(format)}; give one of {', '.join(get_args(Format))}")
     names = [what] if isinstance(what, str) else DEFAULT if what is None else what
-    tables = tuple(names) if isinstance(names, Iterable) else ()
-    if not tables or not all(isinstance(name, str) for name in tables):
+    listed = list(names) if isinstance(names, Iterable) else []
+    tables = tuple(name.lower() for name in listed if isinstance(name, str))  # DuckDB ignores case, too
+    if not tables or len(tables) < len(listed):
         raise InvalidOptionTypeError(f"what is {shown(what)}; give names of tables, such as {list(DEFAULT[:2])}")
     if ending in _OTHER_FILES and not target.exists():
         raise InvalidOptionError(
@@ -358,6 +359,8 @@ def _query(relation: Relation, sense: str, format_: Format) -> str:
 def _restriction(relation: Relation, sense: str) -> str:
     """Say in SQL which rows belong to what is kept, by what the columns are called."""
     marked = f"{sense} (SELECT id FROM nvcatalog_marked WHERE kind = "  # noqa: S608 - a constant
+    if relation.name == "nidm_packs" and sense == "NOT IN":  # it may name images of which there is no record
+        return f"image_id {marked}'image') AND collection_id {marked}'collection')"
     if relation.has("image_id"):
         return f"image_id {marked}'image')"
     if relation.has("collection_id"):

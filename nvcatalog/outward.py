@@ -14,7 +14,7 @@ from nvcatalog._store import Store
 from nvcatalog.connecting import one_state
 from nvcatalog.errors import CatalogWarning
 from nvcatalog.meant import images_meant
-from nvcatalog.options import check_flags, named_values
+from nvcatalog.options import check_flags, named_values, parse_verbosity
 from nvcatalog.queries import Answer
 
 if TYPE_CHECKING:
@@ -136,7 +136,9 @@ class Outward:
         chooses = any(each is not None for each in (where, bunch, image_ids, params))
         choose = partial(images_meant, where=where, bunch=bunch, image_ids=image_ids, params=params)
         reads = self._asked(private=private)
-        return export(reads, place, order, choose if chooses else None, overwrite=overwrite, verbose=verbose)
+        return export(
+            reads, place, order, choose if chooses else None, overwrite=overwrite, verbose=parse_verbosity(verbose)
+        )
 
     def to_nimads(
         self,
@@ -406,7 +408,7 @@ class Outward:
         with one_state(self._asked(private=private)) as reads:
             meant = images_meant(reads, where=where, bunch=bunch, image_ids=image_ids, params=params, kind=kind)
             found = freeze.look_up(reads, meant, resampled=resample, private=private, gone=gone)
-        return freeze.freeze(found, target, verbose=verbose)
+        return freeze.freeze(found, target, verbose=parse_verbosity(verbose))
 
     def cite(
         self,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from nvcatalog.errors import MissingExtraError, QueryError
+from nvcatalog.errors import MissingExtraError, QueryError, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,6 +87,8 @@ def run(
     QueryError
         When DuckDB refuses it, or when it is not one statement that asks for rows.
     """
+    if not isinstance(query, str):
+        raise QueryError(f"query is {shown(query)}, a {type(query).__name__}; give a SELECT as text")
     try:
         _check_is_question(connection, query)
         register(connection, tables)
