@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 import duckdb
 from filelock import Timeout
 
-from nvcatalog import _batch, _marks, records
+from nvcatalog import _batch, _marks, _replaced, records
 from nvcatalog._batch import Batch
 from nvcatalog._gate import ForkedOpenError, gate_of
 from nvcatalog._locks import lock_timeout_s, take, wait_while_taken
@@ -324,7 +324,16 @@ class Store:
             _read_refusals(connection, known)
             known.tokens = dict(connection.execute("SELECT collection_id, token FROM access").fetchall())
         self._check_records(known)
+        self._note_replaced(known)
         return known
+
+    def _note_replaced(self, known: Known) -> None:
+        """Note of which files the rows may be about others, which a call that was killed has replaced."""
+        for (image_id, kind), marks in _replaced.marks_in(self.folder).items():
+            image = known.images.get(image_id)
+            file = {"original": image.file, "resampled": image.resampled}.get(kind) if image else None
+            if file is not None and not file.is_shared:
+                file.state, file.marks = "replaced", marks
 
     def _check_records(self, known: Known) -> None:
         """Make sure that what stands for a record is one: an object, or the text of one."""

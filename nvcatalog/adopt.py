@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import get_args
 from urllib.parse import urlsplit
 
-from nvcatalog import neurosynth, proving, records, sidecars, storage
+from nvcatalog import _replaced, neurosynth, proving, records, sidecars, storage
 from nvcatalog._batch import Batch, Words
 from nvcatalog._parallel import Lane, in_parallel
 from nvcatalog._progress import Progress, logger, summarise
@@ -235,6 +235,11 @@ def prove_files(
             if file is None or file.state == "present":
                 found.add(image_id)
             origin = "found" if image_id in found else "nilearn"
+            if file is not None and file.state == "replaced":
+                origin = file.origin or origin
+                if _settle_replaced(file, proof, lander):
+                    file.state = "present"
+                    continue
             path = _path(image, kind)
             image.put_map(kind, LocalFile(path, proof.size, "present", proof.sha256, origin))
             stat = _stat(folder / path)
@@ -244,6 +249,17 @@ def prove_files(
                 batch.add_file(image_id, path, proof, origin=origin, kind=kind, came_at=came_at)
             lander.land_if_due()
     return found, bad
+
+
+def _settle_replaced(file: LocalFile, proof: proving.Proof, lander: Lander) -> bool:
+    """Whether a file that may have been replaced is its row's; its marks go, after the row that it may need."""
+    marks = _replaced.settled(file.marks)
+    is_same = (file.size, file.sha256) == (proof.size, proof.sha256)
+    if not is_same:
+        lander.marks += marks
+    elif lander.writable:
+        _replaced.clear(marks)
+    return is_same
 
 
 def mend_sidecars(folder: Path, known: Known, image_ids: Iterable[int], lander: Lander) -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from nvcatalog import extras, lookup, proving, records, sidecars, storage
+from nvcatalog import _replaced, extras, lookup, proving, records, sidecars, storage
 from nvcatalog._parallel import Lane, in_parallel
 from nvcatalog._progress import Progress
 from nvcatalog._store import Store
@@ -67,6 +67,7 @@ class Besides:
         self._packless: list[Outcome] = []
         self._asked: list[tuple[int, Extra]] = []
         self._here: dict[tuple[int, str], LocalFile] = {}
+        self._marks: dict[tuple[int, str], Path] = {}  # left on files that have replaced others
         self._modified: dict[int, datetime | None] = {}
         self._outcomes: dict[tuple[str, int], Outcome] = {}
 
@@ -192,17 +193,26 @@ class Besides:
         collection_id, extra = wanted
         try:
             place = self._servers.neurovault.place_of(extra.link, collection_id)
-            proof = extras.download(self._servers.files, extra, self._folder, place=place)
+            before = partial(self._mark_replaced, extra)
+            proof = extras.download(self._servers.files, extra, self._folder, place=place, before=before)
         except _TROUBLES as error:
             yield partial(self._put_trouble, extra, error)
         else:
             yield partial(self._put, extra, proof)
+
+    def _mark_replaced(self, extra: Extra) -> None:
+        """Leave a mark where a file is about to take the place of another, or of one that has a row."""
+        key = extra.item_id, extra.kind
+        if key in self._here or storage.is_file(self._folder / extra.path):
+            self._marks[key] = _replaced.mark(self._folder, *key)
 
     # In the main thread
 
     def _put(self, extra: Extra, proof: proving.Proof) -> None:
         self._lander.batch.add_file(extra.item_id, extra.path, proof, origin="neurovault", kind=extra.kind)
         self._lander.batch.heal(extra.kind, extra.item_id)
+        if mark := self._marks.pop((extra.item_id, extra.kind), None):
+            self._lander.marks.append(mark)
         self._lander.folders.add((self._folder / extra.path).parent)
         self.bytes += proof.size
         self._note(extra, "downloaded")

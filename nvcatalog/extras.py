@@ -7,7 +7,7 @@ import io
 import struct
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -103,7 +103,14 @@ def extra_path(kind: Kind, collection_id: int, item_id: int) -> str:
     return f"{storage.collection_folder(collection_id)}/{_NAMES[kind].format(item_id)}"
 
 
-def download(service: _http.Service, extra: Extra, folder: Path, *, place: str | None = None) -> Proof:
+def download(
+    service: _http.Service,
+    extra: Extra,
+    folder: Path,
+    *,
+    place: str | None = None,
+    before: Callable[[], None] | None = None,
+) -> Proof:
     """Download an extra file into the data folder; it appears there only when proven whole.
 
     Parameters
@@ -116,6 +123,8 @@ def download(service: _http.Service, extra: Extra, folder: Path, *, place: str |
         The data folder.
     place : str, optional
         Where it is below the service's root; by default where its link leads.
+    before : callable, optional
+        Called right before the file takes its place.
 
     Raises
     ------
@@ -129,7 +138,9 @@ def download(service: _http.Service, extra: Extra, folder: Path, *, place: str |
     """
     path = place or client.below_root(extra.link, service.root)
     new_prover = partial(_prover, extra.kind)
-    return storage.download(service, path, folder / extra.path, announced_size=None, prover=new_prover)
+    return storage.download(
+        service, path, folder / extra.path, announced_size=None, prover=new_prover, before=before
+    )
 
 
 def prove(path: Path, kind: Kind) -> Proof:

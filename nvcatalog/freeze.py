@@ -576,7 +576,7 @@ class _FrozenMover(Mover):
         chosen = resample.interpolation_of(record, self._request.interpolation)
         with storage.scratch(target) as made:
             try:
-                proof = resample.resample_map(source, made, interpolation=chosen)
+                proof = self._resampled(image, source, made, chosen)
             except ResampleError as error:
                 raise ResampleError(str(error).replace(str(made), str(target))) from error
             return self._call.admit(image, proof, made, target)

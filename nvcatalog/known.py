@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Literal
 
 from nvcatalog.records import Record
@@ -24,6 +25,7 @@ class LocalFile:
     state: str
     sha256: str | None = None
     origin: str | None = None
+    marks: list[Path] = field(default_factory=list)  # of a file that may have taken the place of the row's
 
     @property
     def is_shared(self) -> bool:

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
-from nvcatalog import _batch, storage
+from nvcatalog import _batch, _replaced, storage
 from nvcatalog._batch import Batch
 from nvcatalog._progress import logger
 from nvcatalog._store import Store
@@ -24,6 +25,14 @@ _EVERY_ROWS_OF_MANY, _MOST_ROWS_OF_MANY = 10_000, 20_000
 _SHORT_PATIENCE_S = 0.2
 # With fewer than that transfers may leave none to import modules with.
 _FEW_FILES = 128
+
+
+class _Load(NamedTuple):
+    """What is being landed, the folders that it is about, and the marks that go with it."""
+
+    batch: Batch
+    folders: set[Path]
+    marks: list[Path]
 
 
 class Lander:
@@ -45,6 +54,8 @@ class Lander:
         What comes together; another one after each landing.
     folders : set of Path
         Folders with renames that must last before the rows do.
+    marks : list of Path
+        Marks on files that these rows are about, which go when the rows have landed.
     server_root : str or None
         Noted with the first record: a server that never answered gives no catalog its name.
     writable : bool
@@ -58,6 +69,7 @@ class Lander:
     def __init__(self, store: Store, *, writable: bool, many: bool = False) -> None:
         self.batch = Batch()
         self.folders: set[Path] = set()
+        self.marks: list[Path] = []
         self.server_root: str | None = None
         self.troubles: list[str] = []
         self.landed = False
@@ -68,7 +80,7 @@ class Lander:
         self._due_at = time.monotonic() + _FIRST_AFTER_S
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="nvcatalog-lander")
         self._landing: Future[list[str]] | None = None
-        self._taken: tuple[Batch, set[Path]] = (Batch(), set())  # what is being landed
+        self._taken = _Load(Batch(), set(), [])
         self.locked: CatalogLockedError | None = None
 
     @staticmethod
@@ -108,10 +120,11 @@ class Lander:
             self.batch.add("catalog_info", {"key": "server_root", "value": self.server_root})
             self.server_root = None
         self.batch.follows_misfits |= self._misfits
-        self._taken, self.batch, self.folders = (self.batch, self.folders), Batch(), set()
+        self._taken = _Load(self.batch, self.folders, self.marks)
+        self.batch, self.folders, self.marks = Batch(), set(), []
         patience_s = _SHORT_PATIENCE_S if self.locked else None
         land = self._store.land if is_last else self._store.land_one_of_many
-        self._landing = self._thread.submit(_land, land, *self._taken, patience_s)
+        self._landing = self._thread.submit(_land, land, self._taken, patience_s)
 
     def _end(self) -> None:
         """Wait for a landing under way; what could not land, whatever the reason, goes with the next."""
@@ -122,7 +135,9 @@ class Lander:
         if error is not None:
             # What did not land goes with the next or not at all: a list that lands without an earlier page of its
             # images would pass for complete for good.
-            self.batch, self.folders = self._taken[0].followed_by(self.batch), self._taken[1] | self.folders
+            self.batch = self._taken.batch.followed_by(self.batch)
+            self.folders |= self._taken.folders
+            self.marks += self._taken.marks
             if not isinstance(error, CatalogLockedError):
                 raise error
             self.locked = error
@@ -134,7 +149,10 @@ class Lander:
             self.troubles.append(culprit)
 
 
-def _land(land: Callable[..., list[str]], batch: Batch, folders: set[Path], patience_s: float | None) -> list[str]:
+def _land(land: Callable[..., list[str]], load: _Load, patience_s: float | None) -> list[str]:
     # What a row says of a file must be on the disk before the row is.
-    storage.sync_folders(folders)
-    return land(batch, timeout_s=patience_s)
+    storage.sync_folders(load.folders)
+    culprits = land(load.batch, timeout_s=patience_s)
+    if not culprits:
+        _replaced.clear(load.marks)
+    return culprits

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple, cast, get_args
 
-from nvcatalog import extras, storage
+from nvcatalog import _replaced, extras, storage
 from nvcatalog.ids import LARGEST
 from nvcatalog.known import MapKind
 
@@ -26,7 +26,7 @@ _REPLACED = re.compile(rf"image_{_ID}(?:_resampled)?_replaced-[0-9a-f]{{12}}\.ni
 _CATALOG = re.compile(r"catalog\.duckdb(\.wal)?|catalog\.lock")
 _SET_ASIDE = re.compile(r"catalog\.duckdb\..+")
 _HOUSE = frozenset({"README.md", "CACHEDIR.TAG"})
-_HOUSE_FOLDERS = frozenset({".locks", "queries"})
+_HOUSE_FOLDERS = frozenset({".locks", _replaced.FOLDER, "queries"})
 
 
 def _names() -> dict[str, re.Pattern[str]]:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from nvcatalog import neurosynth, proving, records, resample, sidecars, storage
+from nvcatalog import _replaced, neurosynth, proving, records, resample, sidecars, storage
 from nvcatalog._batch import Words
 from nvcatalog._http import Health
 from nvcatalog._locks import Turns
@@ -76,6 +76,7 @@ class Mover:
         self._turns_of_words = Turns(folder, "words")
         self._before: dict[int, tuple[int, int, int] | None] = {}
         self._words_before: dict[int, tuple[int, int, int] | None] = {}
+        self._marks: dict[int, list[Path]] = {}  # left on files that have replaced others, by image
 
     def run(self, plan: Plan) -> dict[tuple[str, int], Outcome]:
         """Fetch the files and terms that a plan says are missing, and return an outcome for each."""
@@ -220,7 +221,18 @@ class Mover:
     def _resample(self, image: KnownImage, record: Record, source: Path) -> proving.Proof:
         target = self._folder / storage.map_path(image.collection_id, image.image_id, "resampled")
         chosen = resample.interpolation_of(record, self._request.interpolation)
-        return resample.resample_map(source, target, interpolation=chosen)
+        return self._resampled(image, source, target, chosen)
+
+    def _resampled(self, image: KnownImage, source: Path, target: Path, chosen: str) -> proving.Proof:
+        before = partial(self._mark_replaced, image, "resampled")
+        return resample.resample_map(source, target, interpolation=chosen, before=before)
+
+    def _mark_replaced(self, image: KnownImage, kind: MapKind) -> None:
+        """Leave a mark where a file is about to take the place of another, or of one that has a row."""
+        path = self._folder / storage.map_path(image.collection_id, image.image_id, kind)
+        if ((file := image.map(kind)) and not file.is_shared) or storage.is_file(path):
+            mark = _replaced.mark(self._folder, image.image_id, kind)
+            self._marks.setdefault(image.image_id, []).append(mark)
 
     def _resample_here(self, image_id: int) -> Iterator[partial[None]]:
         image = self._known.images[image_id]
@@ -240,7 +252,8 @@ class Mover:
         # The sidecar goes first: nilearn may then find a record without its file, never a file without its record.
         sidecars.write_image(self._folder, image.collection_id, image.image_id, record)
         image.written = record
-        return storage.download(self._servers.files, url, target, announced_size=records.file_size_of(record))
+        size, before = records.file_size_of(record), partial(self._mark_replaced, image, "original")
+        return storage.download(self._servers.files, url, target, announced_size=size, before=before)
 
     def _words(self, image: KnownImage) -> Iterator[partial[None]]:
         decoded = self._words_here_meanwhile(image)
@@ -337,6 +350,7 @@ class Mover:
             self._remove(former.path)  # where it was before the image moved to another collection
         image.put_map(kind, LocalFile(path, proof.size, "present", proof.sha256, origin))
         self._lander.batch.add_file(image.image_id, path, proof, origin=origin, kind=kind)
+        self._lander.marks += self._marks.pop(image.image_id, [])
         self._lander.folders.add((self._folder / path).parent)
 
     def _drop_resampled(self, image: KnownImage) -> None:
@@ -374,6 +388,8 @@ class Mover:
 
     def _put_trouble(self, kind: Kind, image: KnownImage, error: Exception) -> None:
         id_ = image.image_id
+        if kind == "image":
+            _replaced.clear(self._marks.pop(id_, []))  # what was to be replaced is not
         outcome = outcome_of(kind, id_, error)
         if isinstance(error, RefusedError) and error.lasting:
             modified = records.modify_date_of(image.record)

@@ -8,7 +8,7 @@ import itertools
 import re
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -95,7 +95,9 @@ def require() -> None:
         )
 
 
-def resample_map(source: Path, target: Path, *, interpolation: str) -> proving.Proof:
+def resample_map(
+    source: Path, target: Path, *, interpolation: str, before: Callable[[], None] | None = None
+) -> proving.Proof:
     """Resample a map to the 3 mm grid as nilearn's fetchers do; the file appears whole or not at all.
 
     Safe to call from several threads at once.
@@ -108,6 +110,8 @@ def resample_map(source: Path, target: Path, *, interpolation: str) -> proving.P
         Where the resampled map belongs.
     interpolation : {'continuous', 'linear', 'nearest'}
         How values between voxels are made: by splines of third order, linearly, or taken from the nearest.
+    before : callable, optional
+        Called right before the new file takes its place.
 
     Returns
     -------
@@ -135,7 +139,7 @@ def resample_map(source: Path, target: Path, *, interpolation: str) -> proving.P
     prover = proving.Prover()
     prover.feed(content)
     proof = prover.finish()
-    storage.write_whole(target, content, lasting=True)
+    storage.write_whole(target, content, lasting=True, before=before)
     return proof
 
 

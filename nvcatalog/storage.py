@@ -278,14 +278,21 @@ def why_not_here(path: Path | str, size: int) -> str | None:
 # Writing
 
 
-def write_whole(path: Path, content: bytes, *, lasting: bool = False) -> None:
-    """Write a file so that it appears whole or not at all; a lasting one outlives a power cut once it is there."""
+def write_whole(
+    path: Path, content: bytes, *, lasting: bool = False, before: Callable[[], None] | None = None
+) -> None:
+    """Write a file so that it appears whole or not at all; a lasting one outlives a power cut once it is there.
+
+    What is to be done right before it appears is done where it appears.
+    """
     with _beside(path) as (temporary, file):
         file.write(content)
         if lasting:
             file.flush()
             os.fsync(file.fileno())
         file.close()
+        if before is not None:
+            before()
         temporary.replace(path)
 
 
@@ -386,6 +393,7 @@ def download(
     *,
     announced_size: int | None,
     prover: Callable[[], FileProver] | None = None,
+    before: Callable[[], None] | None = None,
 ) -> Proof:
     """Download a file to ``target``; it appears there only when proven whole.
 
@@ -401,6 +409,8 @@ def download(
         The record's ``file_size`` in bytes; 0 and None say nothing.
     prover : callable, optional
         Makes what proves the file; by default what proves an image.
+    before : callable, optional
+        Called right before the file takes its place.
 
     Raises
     ------
@@ -419,6 +429,8 @@ def download(
         file.flush()
         os.fsync(file.fileno())
         file.close()
+        if before is not None:
+            before()
         temporary.replace(target)
     return proof
 

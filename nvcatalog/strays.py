@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from nvcatalog import extras, lookup, proving
+from nvcatalog import _replaced, extras, lookup, proving
 from nvcatalog._parallel import Lane, in_parallel
 from nvcatalog._progress import Progress
 from nvcatalog._store import Store
@@ -166,11 +166,13 @@ class _Adoption:
         """Give rows to files beside the maps that a record names."""
         places = {path: place for path, place in self._places.items() if place.has_row and not place.is_map}
         named = self._named_extras(places.values())
+        marks = _replaced.marks_in(self._folder)
         for path in places.keys() & named.keys():
             extra = named[path]
             with suppress(OSError):  # gone since it was read
                 proof = extras.prove(self._folder / path, extra.kind)
                 lander.batch.add_file(extra.item_id, path, proof, origin="found", kind=extra.kind)
+                lander.marks += _replaced.settled(marks.get((extra.item_id, extra.kind), ()))
 
     def _named_extras(self, places: Iterable[Place]) -> dict[str, extras.Extra]:
         """Return what the records of these images and packs name, by path."""

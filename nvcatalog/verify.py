@@ -6,12 +6,13 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from nvcatalog import extras, kept, layout, lookup, neurosynth, parts, proving, sidecars, storage
+from nvcatalog import _replaced, extras, kept, layout, lookup, neurosynth, parts, proving, sidecars, storage
 from nvcatalog._parallel import Lane, in_parallel
 from nvcatalog._progress import Progress, summarise
 from nvcatalog._store import Store
@@ -185,6 +186,7 @@ def verify(store: Store, *, deep: bool = False, verbose: int = 2) -> Verificatio
         findings += _read(store.folder, look, verbose=verbose)
         findings += _damages_of_newest(store.folder)
     findings = list(_confirmed(store, findings, {row.path: row for row in rows}, deep=deep))
+    findings = list(_with_replaced(store.folder, findings, {row.path: row for row in rows}))
     findings += _duplicates(rows, {finding.path for finding in findings})
     findings.sort(key=lambda finding: (not finding.is_problem, _order(finding.path)))
     size = sum(row.size or 0 for row in rows)
@@ -521,6 +523,20 @@ def _judged(folder: Path, row: FileRow, *, deep: bool) -> Iterator[Finding]:
         yield Finding("corrupt", row.image_id, row.path, _other_size(size, row.size))
     elif deep:
         yield from (each for each in _read_file(folder, row) if each)
+
+
+def _with_replaced(folder: Path, findings: list[Finding], rows: Mapping[str, FileRow]) -> Iterator[Finding]:
+    """Yield what was found; a whole file that took another's place, and whose row did not follow, is a stray."""
+    marks = _replaced.marks_in(folder) if any(finding.kind == "corrupt" for finding in findings) else {}
+    for finding in findings:
+        row = rows.get(finding.path) if finding.kind == "corrupt" else None
+        if row is None or (row.image_id, row.kind) not in marks:
+            yield finding
+        else:
+            with suppress(OSError):
+                if why_not_whole(folder, row._replace(size=None, sha256=None)) is None:
+                    finding = finding._replace(kind="stray", reason="its row is still about the file it replaced")
+            yield finding
 
 
 def _duplicates(rows: Iterable[FileRow], wrong: set[str]) -> Iterator[Finding]:

@@ -38,7 +38,7 @@ ROWS = tuple(
     tuple(row.split())
     for row in (
         "errors _resources _progress _parallel _gate _xml _sklearn",
-        "_locks ids records report proving",
+        "_locks ids records report proving _replaced",
         "_connections",
         "_http",
         "known client neurosynth storage migrate queries words filters labels _marks _kinds",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
 import shutil
+import signal
 import subprocess
+import sys
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +22,7 @@ from older import LEVELS, make_catalog, opened, rows_about
 from stopping import NEVER, Stopped, hits_of, stopped
 from test_records import COLLECTIONS, IMAGES
 
-from nvcatalog import Catalog, fetch_neurovault_ids, storage
+from nvcatalog import Catalog, _replaced, fetch_neurovault_ids, storage
 from nvcatalog.demo import DemoServer, World
 from nvcatalog.demo.maps import synthetic_map
 from nvcatalog.errors import NoSpaceError
@@ -149,6 +152,8 @@ def assert_goes_on(bench: Bench, data_dir: Path, work: str, here: set[int], **op
     maps = fetch(data_dir, fetch_neurosynth_words=True)
     asked = {bench.links[hit.path] for hit in hits_of(bench.server, "/media/*")}
     assert not asked & here, "what was here was asked for again"
+    problems = Catalog(data_dir).verify(deep=True, verbose=0).problems
+    assert not [each for each in problems if each.image_id in (1, 2)]
     if options.get("mode") == "overwrite":
         maps = fetch(data_dir, mode="overwrite")
         assert [Path(path).read_bytes() for path in maps.images] == [
@@ -223,6 +228,45 @@ def test_a_process_may_be_killed_or_its_disk_be_full_before_any_step_while_it(be
     ends = [check_stopped(bench, name, at, full=True) for at in some_steps(bench, name, FULL_DISKS)]
     assert {end.how for end in ends} <= {"full", "done"}
     assert all("Free some space" in end.said or "too large" in end.said for end in ends if end.how == "full")
+
+
+KILLED_BEFORE_ITS_ROW = """
+import os, signal, sys
+from nvcatalog import fetch_neurovault_ids
+from nvcatalog._store import Store
+land = Store.land
+def land_no_files(store, batch, **options):
+    if "files" in batch.tables:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return land(store, batch, **options)
+Store.land = land_no_files
+fetch_neurovault_ids(image_ids=[1], data_dir=sys.argv[1], mode="overwrite", verbose=0)
+"""
+
+
+@pytest.mark.parametrize("way", ["offline", "repair"])
+def test_what_a_killed_call_put_in_the_place_of_a_file_of_the_same_size_is_proven_anew(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    _older_files(bench, tmp_path)
+    killed = subprocess.run([sys.executable, "-c", KILLED_BEFORE_ITS_ROW, tmp_path], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    file = tmp_path / "neurovault/collection_7/image_1.nii.gz"
+    assert file.read_bytes() == bench.world.image_bytes(1)
+    [found] = Catalog(tmp_path).verify(deep=True, verbose=0).problems
+    assert (found.kind, found.image_id) == ("stray", 1)
+
+    monkeypatch.setattr(_replaced, "_MOMENTS_S", 0.0)  # they are over
+    if way == "offline":
+        maps = fetch_neurovault_ids(image_ids=[1], data_dir=tmp_path, mode="offline", verbose=0)
+        assert maps.report.counts == {"cached": 1}
+    else:
+        assert Catalog(tmp_path).repair(offline=True, verbose=0).counts == {"adopted": 1}
+
+    assert not Catalog(tmp_path).verify(deep=True, verbose=0).problems
+    proven = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert Catalog(tmp_path).sql("SELECT sha256 FROM files WHERE image_id = 1").fetchall() == [(proven,)]
+    assert not (tmp_path / "neurovault/.replaced").exists()
 
 
 def test_kills_at_random_moments_cost_no_row_and_no_second_download(tmp_path: Path) -> None:

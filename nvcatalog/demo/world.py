@@ -274,6 +274,12 @@ class World:
             self._images[image_id] = {**record, **modified, **(fields or {}), **more}
             self._touch_collection(record["collection_id"])
 
+    def move_image(self, image_id: int, collection_id: int) -> None:
+        """Move an image to another collection; all three records move, and its file stays under its link."""
+        with self.lock:
+            self.edit_image(image_id, collection_id=collection_id, collection=f"/collections/{collection_id}/")
+            self._touch_collection(collection_id)
+
     def edit_collection(self, collection_id: int, fields: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         """Change fields of a collection; its ``modify_date`` moves."""
         with self.lock:
