@@ -377,7 +377,6 @@ def test_what_only_asks_is_answered_by_the_snapshot_of_the_folder_that_is_kept(
 
 
 @pytest.mark.parametrize("kept", ["base", "front"])
-@pytest.mark.usefixtures("impatient")
 def test_what_is_private_is_waited_for_in_either_folder(
     fetch: Fetch, open_dir: Path, data_dir: Path, kept: str
 ) -> None:
@@ -387,7 +386,7 @@ def test_what_is_private_is_waited_for_in_either_folder(
         Catalog(folder).snapshot()
     both = Catalog(data_dir, base=open_dir)
 
-    with held_elsewhere(Store((open_dir if kept == "base" else data_dir) / "neurovault")):
+    with held_elsewhere(Store((open_dir if kept == "base" else data_dir) / "neurovault")), patience(0.2):
         for ask in (
             lambda: both.cite(private=True),
             lambda: both.words(private=np.True_),  # type: ignore[arg-type]  # a flag that numpy makes
