@@ -24,10 +24,12 @@ from nvcatalog._locks import lock_timeout_s, take, wait_while_taken
 from nvcatalog._troubles import (
     NO_LOCKS,
     REFUSALS,
+    absent,
     corrupt,
     folder_error,
     holder_in,
     locked_message,
+    lost,
     troubles_told,
     unreadable,
 )
@@ -37,6 +39,7 @@ from nvcatalog.errors import (
 from nvcatalog.known import Known, KnownCollection, KnownImage, LocalFile, Refusal
 from nvcatalog.migrate import migrate, pending
 from nvcatalog.queries import quoted
+from nvcatalog.storage import CURRENT_SNAPSHOT, SNAPSHOTS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -83,6 +86,21 @@ class Store:
         if not stat.S_ISREG(mode):
             raise corrupt(self.path, "it is no file")
         return True
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the catalog is gone while snapshots of it are there: a new one would take their place."""
+        return not self.exists and (self.folder / SNAPSHOTS / CURRENT_SNAPSHOT).exists()
+
+    def check_not_lost(self) -> None:
+        """Raise CatalogCorruptError where the catalog is lost."""
+        if self.is_lost:
+            raise lost(self.path, self.folder / SNAPSHOTS)
+
+    @property
+    def absence(self) -> str:
+        """What to tell who asks a catalog that is not there."""
+        return str(lost(self.path, self.folder / SNAPSHOTS)) if self.is_lost else absent(self.folder)
 
     @property
     def state(self) -> str:
@@ -278,6 +296,7 @@ class Store:
 
     def _create(self) -> None:
         """Make a new catalog beside its place and move it there whole."""
+        self.check_not_lost()
         # Always of one name: whoever creates holds the lock, so what is there was left by a call that was killed.
         new = self.path.with_name(f".{self.path.name}.new")
         for leftover in (new, _log_of(new)):
@@ -389,6 +408,11 @@ class AbsentStore(Store):
     @property
     def exists(self) -> bool:
         """Not for this call."""
+        return False
+
+    @property
+    def is_lost(self) -> bool:
+        """Not for this call: somebody holds it."""
         return False
 
     def writing(

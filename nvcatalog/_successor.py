@@ -39,6 +39,9 @@ class Successor(Store):
         """Keep nobody out: nobody else knows its name."""
         yield
 
+    def check_not_lost(self) -> None:
+        """Be made in any case: of the snapshots."""
+
     def discard(self) -> None:
         """Remove it, as far as it was made."""
         for path in (self.path, _log_of(self.path)):

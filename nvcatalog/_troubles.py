@@ -75,6 +75,20 @@ def corrupt(path: Path, found: str) -> CatalogCorruptError:
     )
 
 
+def absent(folder: Path) -> str:
+    """Say that a folder has no catalog, and what to do."""
+    return f"There is no catalog in {folder}: fetch something, or adopt() what is there"
+
+
+def lost(path: Path, snapshots: Path) -> CatalogCorruptError:
+    """Return the error that says that a catalog is gone and its snapshots are not, and how it is made again."""
+    return CatalogCorruptError(
+        f"{path} is gone, and snapshots of it are there. Make it again from the newest one and what is in the "
+        f"folder: nvcatalog rebuild --data-dir '{path.parent.parent}', or Catalog.rebuild() in Python. A new one "
+        f"would not have what they have; to begin with one all the same, move {snapshots} away"
+    )
+
+
 def folder_error(folder: Path, error: OSError) -> NVCatalogError:
     """Return the error that says why a catalog's lock cannot be taken, and what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -86,17 +86,17 @@ def store_of(folder: Path, base: str | os.PathLike[str] | None = None) -> Store:
     given = (os.environ.get(VARIABLE) or None) if base is None else base
     if given is None:
         return Store(folder)
-    below = base_folder(given)
+    named = f" ({VARIABLE})" if base is None else ""
+    below = base_folder(given, named=named)
     if below == folder.resolve():
-        named = f" ({VARIABLE})" if base is None else ""
         raise InvalidOptionError(
             f"{below} is base folder{named} and data folder: a base is never written to. Give another data_dir"
         )
     return LayeredStore(folder, below)
 
 
-def base_folder(base: str | os.PathLike[str]) -> Path:
-    """Return the ``neurovault`` folder of a base, by its real path.
+def base_folder(base: str | os.PathLike[str], *, named: str = "") -> Path:
+    """Return the ``neurovault`` folder of a base, by its real path; ``named`` says where it was named.
 
     Raises
     ------
@@ -118,7 +118,9 @@ def base_folder(base: str | os.PathLike[str]) -> Path:
     except (RuntimeError, ValueError, OSError) as error:  # "~nobody", a zero byte, a folder closed to this user
         found = f"cannot be read ({error})"
     if found is not None:
-        raise DataDirError(f"The base folder {shown(base)} {found}. Give the data_dir that was shared, or no base")
+        raise DataDirError(
+            f"The base folder {shown(base)}{named} {found}. Give the data_dir that was shared, or no base"
+        )
     return folder
 
 

@@ -161,6 +161,8 @@ class Call:
     def run(self, servers: Servers) -> None:
         """List, plan, move, land and publish; what has arrived is landed however this ends, on Ctrl-C too."""
         online = self.request.mode != "offline"
+        if self.lander.writable:
+            self.store.check_not_lost()
         try:
             self._take_over()
             if online:

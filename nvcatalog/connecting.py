@@ -287,9 +287,7 @@ def _snapshot_to_read(store: Store, name: str | os.PathLike[str] | None) -> tupl
     if newest is None:
         if trouble is not None:
             raise SnapshotError(trouble)
-        warn_user(
-            f"There is no catalog in {store.folder}: fetch something, or adopt() what is there", CatalogWarning
-        )
+        warn_user(store.absence, CatalogWarning)
         return None, _nothing_to_let_go
     if trouble is not None:
         warn_user(

@@ -54,6 +54,7 @@ def add_words(store: Store, table: Any, *, reference: str, replace: bool = False
     if not image_ids:
         return 0
     if not store.exists:
+        store.check_not_lost()
         raise WordsError(f"{store.folder} has no catalog yet, and so no images to have terms: fetch some first")
     now = datetime.now(UTC)
     status = [
@@ -97,6 +98,7 @@ def forget_words(
             f"{shown(reference)} is a set of Neurosynth's; name the images that are to lose its terms (image_ids)"
         )
     if not store.exists:
+        store.check_not_lost()
         raise WordsError(f"{store.folder} has no catalog yet, and so no terms to forget")
     with _changing(store) as connection:
         own = _own(connection)

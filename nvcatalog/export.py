@@ -155,6 +155,7 @@ def export(
         When images that were chosen are not part of it.
     """
     if not store.exists:
+        store.check_not_lost()
         raise ExportError(f"{store.folder} has no catalog yet: fetch something, or adopt() what is there")
     _check_is_not_of(store.folder, target)
     if store.base and target.is_relative_to(store.base):

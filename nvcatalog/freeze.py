@@ -286,7 +286,7 @@ def _check(folder: Path, rows: list[MapRow], meant: Meant, kind: MapKind, *, ver
         again = "with resample=True " if kind == "resampled" else ""
         raise FreezeError(
             f"{len(troubles)} of {len(rows)} images cannot be frozen ({named}). Fetch them {again}first, or "
-            "choose only what is here: in a condition by path IS NOT NULL"
+            "choose only what is here: in a condition by path IS NOT NULL. Catalog.repair() mends changed files"
         )
 
 

@@ -21,10 +21,9 @@ from filelock import BaseFileLock, Timeout
 from nvcatalog._locks import file_lock, lock_of, lock_timeout_s
 from nvcatalog.errors import InvalidOptionError, SnapshotError, shown
 from nvcatalog.parts import is_as_written
-from nvcatalog.storage import is_file, write_whole
+from nvcatalog.storage import CURRENT_SNAPSHOT, SNAPSHOTS, is_file, write_whole
 
-FOLDER = "snapshots"
-CURRENT = "CURRENT"
+FOLDER, CURRENT = SNAPSHOTS, CURRENT_SNAPSHOT
 MANIFEST = "manifest.json"
 KEPT = 3
 
@@ -69,7 +68,8 @@ def find(home: Path, name: str | os.PathLike[str]) -> Path:
     InvalidOptionError
         When there is none; the message lists those that exist.
     """
-    path = os.fspath(name) if isinstance(name, os.PathLike) else None
+    is_path = isinstance(name, os.PathLike) or (isinstance(name, str) and os.sep in name)
+    path = os.fspath(name) if is_path else None
     place = Path(path) if isinstance(path, str) else home / name if _is_name(name) else None
     if place is not None and is_file(place / MANIFEST):
         return place.resolve()  # "latest" is another one tomorrow

@@ -585,9 +585,6 @@ class Outward:
         return Answer(comparing.compare(self._store, a, b))
 
     def _warn_if_absent(self) -> None:
-        if not self._asked().exists:
-            warnings.warn(
-                f"There is no catalog in {self._folder}: fetch something, or adopt() what is there",
-                CatalogWarning,
-                stacklevel=3,
-            )
+        asked = self._asked()
+        if not asked.exists:
+            warnings.warn(asked.absence, CatalogWarning, stacklevel=3)

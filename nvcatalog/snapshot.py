@@ -150,6 +150,7 @@ def take(store: Store, name: str | None = None, *, whole: bool = False) -> Path:
     if name is not None:
         kept.check_is_free(store.folder / kept.FOLDER, name)
     if not store.exists:
+        store.check_not_lost()
         raise SnapshotError(f"{store.folder} has no catalog yet: fetch something, or adopt() what is there")
     with _alone(store.folder / kept.FOLDER):
         return _take(store, name, whole=whole)

@@ -46,6 +46,8 @@ _CACHEDIR_TAG = (
 )
 
 
+#: The snapshots in a data folder, and the file there that names the newest.
+SNAPSHOTS, CURRENT_SNAPSHOT = "snapshots", "CURRENT"
 #: What the system answers when no further file can be opened.
 TOO_MANY = (errno.EMFILE, errno.ENFILE)
 

@@ -304,8 +304,4 @@ class Upkeep:
 
     def _warn_if_absent(self) -> None:
         if not self._store.exists:
-            warnings.warn(
-                f"There is no catalog in {self._folder}: fetch something, or adopt() what is there",
-                CatalogWarning,
-                stacklevel=3,
-            )
+            warnings.warn(self._store.absence, CatalogWarning, stacklevel=3)
