@@ -160,6 +160,7 @@ class Store:
                 raise CatalogLockedError(f"{self.path}: {error}") from error
             is_as_noted = self.is_as_noted
             if not self.exists:
+                self.check_not_lost()
                 self._create()
             connection = self._connect(deadline, config=_CONFIG)
             if marked:
@@ -296,7 +297,6 @@ class Store:
 
     def _create(self) -> None:
         """Make a new catalog beside its place and move it there whole."""
-        self.check_not_lost()
         # Always of one name: whoever creates holds the lock, so what is there was left by a call that was killed.
         new = self.path.with_name(f".{self.path.name}.new")
         for leftover in (new, _log_of(new)):

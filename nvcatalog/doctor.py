@@ -234,6 +234,7 @@ def _lock_trouble(probe: Path) -> tuple[str, bool]:
 
 def _catalog(store: Store) -> Iterator[_Fact]:
     try:
+        store.check_not_lost()
         if not store.exists:
             yield "catalog", "there is none yet", False
             return

@@ -154,6 +154,7 @@ def sync_catalog(
         )
     if is_offline_here():
         raise InvalidOptionError("NVCATALOG_OFFLINE is set, and a sync has nothing to do offline: unset it")
+    store.check_not_lost()
     obstacle = store.what_cannot_be_written()
     if obstacle:
         raise DataDirError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 import numpy as np
+import pandas as pd
 import pytest
 from dying import dies, some_steps
 from fetching import FOUR, file_of, ids, traces
@@ -24,6 +25,7 @@ from nvcatalog.errors import (
     CatalogCorruptError,
     CatalogError,
     CatalogLockedError,
+    CatalogWarning,
     DataDirError,
     IncompleteWarning,
 )
@@ -107,6 +109,39 @@ def test_a_catalog_is_what_it_was_at_its_last_snapshot(
         assert done.set_aside.read_bytes() == damage
     assert server.requests == 0
     assert Catalog(filled.parent).verify(deep=True, verbose=0)
+
+
+def test_a_lost_catalog_is_made_again_and_never_made_anew(
+    fetch: Fetch, filled: Path, data_dir: Path, catalog: Path, rebuild: Callable[..., Rebuilt], server: DemoServer
+) -> None:
+    Catalog(data_dir).add_words(
+        pd.DataFrame({"image_id": [3], "term": ["mine"], "weight": [1.0]}), reference="mine", replace=True
+    )
+    Catalog(data_dir).snapshot()
+    expected = all_rows(catalog)
+    catalog.unlink()
+    before, requests = traces(data_dir), server.requests
+
+    for ask in (
+        lambda: fetch(image_ids=[3]),
+        lambda: fetch(image_ids=[3], mode="offline"),
+        lambda: Catalog(data_dir).adopt(verbose=0),
+        lambda: Catalog(data_dir).sync(verbose=0),
+        lambda: Catalog(data_dir).export(data_dir / "out"),
+        lambda: Catalog(data_dir).snapshot(),
+        lambda: Catalog(data_dir).forget_words(reference="mine"),
+    ):
+        with pytest.raises(
+            CatalogCorruptError, match=r"is gone, and snapshots of it are there.* nvcatalog rebuild"
+        ):
+            ask()
+    with pytest.warns(CatalogWarning, match="nvcatalog rebuild"):
+        assert Catalog(data_dir).sql("SELECT 1 FROM images").fetchall() == []
+    assert (traces(data_dir), server.requests) == (before, requests)
+    assert "nvcatalog rebuild" in str(Catalog(data_dir).doctor())
+
+    rebuild()
+    assert all_rows(catalog) == expected
 
 
 def test_its_words_columns_comments_and_views_are_those_of_any_catalog(

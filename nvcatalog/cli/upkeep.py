@@ -132,8 +132,8 @@ def prune(
     }
     with named_as_here():
         done = catalog.prune(**chosen, dry_run=True, verbose=int(dry_run and not quiet))
-    if done.removed and not dry_run:
-        if not yes:
+    if not dry_run:
+        if done.removed and not yes:
             typer.confirm(f"{catalog.folder}: {done.summary}. Remove them?", abort=True, err=True)
         with leaving_politely():
             done = catalog.prune(**chosen, verbose=_verbosity(quiet=quiet))
