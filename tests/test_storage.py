@@ -967,7 +967,9 @@ def test_that_the_default_is_there_and_what_a_variable_names_is_not_is_said_once
     default.mkdir(parents=True)
     monkeypatch.setenv("NILEARN_DATA", str(tmp_path / "fresh"))
 
-    text = f"{default} is used.* {tmp_path}/fresh/neurovault, which .* is not there yet.* data_dir='{tmp_path}/fresh'"
+    text = (
+        f"{default} is used.* {tmp_path}/fresh/neurovault, which .* is not there yet.* data_dir='{tmp_path}/fresh'"
+    )
     with pytest.warns(FolderWarning, match=text) as warned:
         Catalog()
     assert warned[0].filename == __file__
