@@ -622,4 +622,4 @@ def keep_promises(home: Path, **options: Any) -> None:
 
 @pytest.mark.usefixtures("no_waiting")
 def test_the_promises_hold_after_every_step_of_any_history(tmp_path: Path) -> None:
-    keep_promises(tmp_path, max_examples=6, stateful_step_count=8, derandomize=True)
+    keep_promises(tmp_path, max_examples=5, stateful_step_count=8, derandomize=True)
