@@ -336,12 +336,20 @@ def replace_words(connection: duckdb.DuckDBPyConnection, words: pa.Table, status
 
 
 def forget_words(connection: duckdb.DuckDBPyConnection, image_ids: list[int]) -> None:
-    """Delete the words of images, within a transaction of the caller's: then they count as never asked for."""
+    """Delete the words of images, within a transaction of the caller's: then they count as never asked for.
+
+    Terms that no other image has go with them.
+    """
     marks = Marks(connection)
     where, ids = "image_id IN (SELECT unnest($ids::INTEGER[]))", {"ids": image_ids}
+    theirs = "SELECT DISTINCT term_id FROM words WHERE "
+    terms = {term for (term,) in connection.execute(theirs + where, ids).fetchall()}
     marks.note_words(image_ids)
     connection.execute(f"DELETE FROM words WHERE {where}", ids)  # noqa: S608 - our own names
     marks.delete("words_status", where, ids)
+    which = "term_id IN (SELECT unnest($terms::INTEGER[]))"
+    terms -= {term for (term,) in connection.execute(theirs + which, {"terms": list(terms)}).fetchall()}
+    marks.delete("terms", which, {"terms": list(terms)})
     marks.leave()
 
 

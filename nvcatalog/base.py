@@ -136,6 +136,8 @@ class LayeredStore(Store):
     asks : bool
         Whether it is only asked something: then a snapshot may answer in the place of either catalog, with a
         warning at once, and nothing is answered without the base.
+    whole : bool
+        Whether what is private is asked for too, which no snapshot has: then either catalog is waited for.
 
     Attributes
     ----------
@@ -145,11 +147,12 @@ class LayeredStore(Store):
 
     base: Path
 
-    def __init__(self, folder: Path, base: Path, *, asks: bool = False) -> None:
+    def __init__(self, folder: Path, base: Path, *, asks: bool = False, whole: bool = False) -> None:
         super().__init__(folder)
         self.base = base
         self.notes: list[str] = []
         self._asks = asks
+        self._whole = whole
         self._kept: set[str] = set()  # sides that somebody kept: they are not waited for again
         self._front = Store(folder)
         self._found: Store | None = None
@@ -200,8 +203,10 @@ class LayeredStore(Store):
             except (TimeoutError, ForkedOpenError) as error:
                 raise CatalogLockedError(f"{self.path}: {error}") from error
             opened = cast("_Opened", shared)
-            if opened.front_kept is not None and not self._asks:  # a thread that only asks has opened it
-                raise opened.front_kept
+            # A thread that asks for less has opened it.
+            for side in ("front", "base"):
+                if side in opened.kept and not self._is_replaceable(side):
+                    raise opened.kept[side]
             self._tell(opened.notes)
             self._base_root = opened.base_root
             cursor = opened.connection.cursor()
@@ -270,7 +275,7 @@ class LayeredStore(Store):
 
     def _reach(self, opened: _Opened, side: str, store: Store, deadline: float) -> None:
         """Attach a catalog; where somebody keeps it, take its newest snapshot, or do without the base."""
-        replaceable = self._asks or side == "base"
+        replaceable = self._is_replaceable(side)
         patience_s = 0.0 if side in self._kept else QUESTION_PATIENCE_S
         try:
             opened.attach(side, store, min(deadline, time.monotonic() + patience_s) if replaceable else deadline)
@@ -280,6 +285,10 @@ class LayeredStore(Store):
             if not opened.take_snapshot(side, store, error):
                 self._wait(opened, side, store, 0.0 if side in self._kept else deadline)
             self._kept.add(side)
+
+    def _is_replaceable(self, side: str) -> bool:
+        """Whether a snapshot may answer in the place of a catalog that somebody keeps."""
+        return not self._whole and (self._asks or side == "base")
 
     def _wait(self, opened: _Opened, side: str, store: Store, deadline: float) -> None:
         try:
@@ -316,7 +325,7 @@ class _Opened:
         self.stores: dict[str, Store] = {}
         self.files: dict[str, dict[str, list[Path]]] = {}  # of a snapshot in the place of a side's catalog
         self.notes: list[str] = []
-        self.front_kept: CatalogLockedError | None = None
+        self.kept: dict[str, CatalogLockedError] = {}  # why it does
         self.base_root: str | None = None
         self._after = ExitStack()
 
@@ -337,8 +346,8 @@ class _Opened:
             if side == "front":  # to mark it as read is to write, which nobody does in a base
                 place, let_go = kept.hold(place)
                 self._after.callback(let_go)
-                self.front_kept = why
             self.files[side] = files_by_table(place)
+            self.kept[side] = why
         except SnapshotError:
             return False
         self.notes.append(instead(store, place, why))

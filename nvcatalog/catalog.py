@@ -15,7 +15,7 @@ from nvcatalog.errors import LabelsError, SelectionWarning, SnapshotWarning
 from nvcatalog.ids import parse_ids
 from nvcatalog.labels import read_labels
 from nvcatalog.meant import images_meant
-from nvcatalog.options import check_flags, named_values, parse_timeout
+from nvcatalog.options import check_flags, check_given, named_values, parse_timeout
 from nvcatalog.outward import Outward
 from nvcatalog.queries import Answer, Params
 from nvcatalog.upkeep import Upkeep
@@ -72,7 +72,7 @@ class Catalog(Outward, Upkeep):
 
     def _asked(self, *, private: bool = False) -> Store:
         if self._base is not None:
-            return LayeredStore(self._folder, self._base, asks=True)
+            return LayeredStore(self._folder, self._base, asks=True, whole=private)
         return self._store if private else connecting.AskedStore(self._store)
 
     def __repr__(self) -> str:
@@ -126,6 +126,8 @@ class Catalog(Outward, Upkeep):
         CatalogWarning
             When somebody keeps the catalog for more than 2 s and the newest snapshot answers in its place.
         """
+        if isinstance(query, str) and (both := {"params", "tables"}.intersection(queries.parameter_names(query))):
+            check_given(both, params, "sql")
         self._warn_if_absent()
         return _ask(self._asked(), query, queries.all_params(params, kwargs), tables)
 
@@ -175,7 +177,7 @@ class Catalog(Outward, Upkeep):
         found = shelf.find(name, shelf.own_folder(self._folder))
         given = shelf.arguments(found, queries.all_params(params, kwargs))
         self._warn_if_absent()
-        reads = self._asked()
+        reads = self._asked(private=bool(given.get("private")))
         answer = _ask(reads, found.text, given)
         if not answer and reads.exists:
             why = shelf.why_nothing(found, given, lambda text, values: _ask(reads, text, values).fetchall())
@@ -251,7 +253,7 @@ class Catalog(Outward, Upkeep):
             Whether those are that the server no longer has, where no id and no answer names them; named ones are
             taken with a warning. Of a condition, where their files are here.
         **kwargs
-            Values for each ``$name``, by keyword.
+            Values for each ``$name``, by keyword; one that is an option's name too goes into `params`.
 
         Returns
         -------
@@ -286,7 +288,7 @@ class Catalog(Outward, Upkeep):
         """
         check_flags(private=private, gone=gone)
         params = named_values(self.words, where, params, kwargs)
-        reads = self._asked(private=private is True)
+        reads = self._asked(private=bool(private))
         if bunch is not None:
             image_ids = images_meant(reads, where=where, bunch=bunch, image_ids=image_ids).image_ids
         wish = parse_wish(
@@ -315,7 +317,9 @@ class Catalog(Outward, Upkeep):
             The long table: ``image_id``, ``term`` and ``weight``, one row an (image, term). A weight is any finite
             number; what the decoder did not compute has no row.
         reference : str
-            The name of the set of terms, say of the decoder and what it was trained on. No matrix mixes two.
+            The name of the set of terms, say of the decoder and what it was trained on. No matrix mixes two. A
+            name of Neurosynth's, such as ``terms_20k``, says that these are its own answers: a fetch may replace
+            them.
         replace : bool
             Whether images may lose terms of another reference set, and of Neurosynth's. Those added here no fetch
             replaces: with ``mode='overwrite'`` they are ``kept_old``, and Neurosynth's answer is beside the map.
@@ -348,7 +352,9 @@ class Catalog(Outward, Upkeep):
         check_flags(replace=replace)
         return self._published(decoders.add_words(self._store, df, reference=reference, replace=replace))
 
-    def forget_words(self, image_ids: Iterable[int | str] | int | str | None = None, *, reference: str) -> int:
+    def forget_words(
+        self, image_ids: Iterable[int | str] | int | str | None = None, *, reference: str | None = None
+    ) -> int:
         """Forget terms that :meth:`add_words` landed: the way back to Neurosynth's.
 
         The images have no terms then, and the next fetch of them with ``fetch_neurosynth_words=True`` takes
@@ -359,7 +365,8 @@ class Catalog(Outward, Upkeep):
         image_ids : iterable of int or str, int, str or None
             Of which images; None means all that have terms of the set.
         reference : str
-            The name of the set, as given to :meth:`add_words`.
+            The name of the set, as given to :meth:`add_words`; it must be given. A set of Neurosynth's can be
+            named too, together with images, whose terms the next fetch brings anew.
 
         Returns
         -------
@@ -370,8 +377,8 @@ class Catalog(Outward, Upkeep):
         ------
         WordsError
             When there is no such set of somebody's own; the message names those there are (a ValueError).
-        InvalidIdError, InvalidIdTypeError
-            When an id is none.
+        InvalidOptionTypeError, InvalidIdError, InvalidIdTypeError
+            When no set is named; when an id is none.
 
         Examples
         --------
@@ -386,8 +393,7 @@ class Catalog(Outward, Upkeep):
         """
         from nvcatalog import decoders
 
-        ids = None if image_ids is None else parse_ids(image_ids, kind="image")
-        return self._published(decoders.forget_words(self._store, ids, reference=reference))
+        return self._published(decoders.forget_words(self._store, image_ids, reference=reference))
 
     def _published(self, count: int) -> int:
         trouble = snapshot.publish(self._store) if count else None

@@ -279,22 +279,42 @@ _BETWEEN_NAMES = re.compile(r",? and |, ")
 def _authors(typed: str) -> str:
     """Return authors as BibTeX takes them: one by one where it is sure who they are, else as typed, in one group.
 
-    BibTeX would make two people of "Tom SM, Fox CR and Li W", and call the first Fox CR Tom SM.
+    BibTeX would make two people of "Tom SM, Fox CR and Li W", and call the first Fox CR Tom SM. What is nobody's
+    name is a group of its own.
 
     Examples
     --------
     >>> _authors("S. M. Tom, Craig R. Fox and Martin Walter"), _authors("Tom SM, Fox CR and Li W")
     ('S. M. Tom and Craig R. Fox and Martin Walter', '{Tom SM, Fox CR and Li W}')
+    >>> _authors("S. M. Tom and ENIGMA Consortium")
+    'S. M. Tom and {ENIGMA Consortium}'
     """
     line = _line(typed)
     names = _BETWEEN_NAMES.split(line)
-    is_sure = " and " in line and all(map(_is_given_name_first, names))
-    return " and ".join(map(escaped, names)) if is_sure else f"{{{escaped(line)}}}"
+    is_sure = " and " in line and all(_is_of_many(name) or _is_given_name_first(name) for name in names)
+    if not is_sure:
+        return f"{{{escaped(line)}}}"
+    return " and ".join(f"{{{escaped(name)}}}" if _is_of_many(name) else escaped(name) for name in names)
+
+
+_OF_MANY = re.compile(
+    r"consorti(um|a)|collaboration|initiative|investigators|project|network|(working|study)?group|team|committee"
+    r"|society|foundation|association|cent(er|re)|institute?|university|department|lab(oratory)?|study",
+    re.IGNORECASE,
+)
+
+
+def _is_of_many(name: str) -> bool:
+    """Whether a name is that of no person, by a last word that no person is called."""
+    words = name.split()
+    return len(words) > 1 and not words[0][0].islower() and _OF_MANY.fullmatch(words[-1]) is not None
 
 
 def _is_given_name_first(name: str) -> bool:
     words = name.split()
-    return len(words) > 1 and words[0][0].isupper() and len(words[-1]) > 1 and words[-1][-1].islower()
+    is_spelt = len(words) > 1 and words[0][0].isupper() and len(words[-1]) > 1 and words[-1][-1].islower()
+    # "ENIGMA Sleep" may be anything.
+    return is_spelt and not (len(words[0]) > 2 and words[0].isalpha() and words[0].isupper())
 
 
 def _misc(collection: CitedCollection) -> str:

@@ -62,7 +62,8 @@ def compare(store: Store, a: str | os.PathLike[str], b: str | os.PathLike[str] |
         When one cannot be read, or there is none.
     """
     with ExitStack() as stack:
-        former, later = (kept.files_of(stack.enter_context(connecting.held(store, name))) for name in (a, b))
+        names = ("" if a is None else a), b  # nothing is compared with itself
+        former, later = (kept.files_of(stack.enter_context(connecting.held(store, name))) for name in names)
         connection = stack.enter_context(in_memory())
         connection.execute("CREATE TABLE changes (table_name VARCHAR, change VARCHAR, kind VARCHAR, id INTEGER)")
         try:

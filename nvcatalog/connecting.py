@@ -9,7 +9,7 @@ import tempfile
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -94,10 +94,24 @@ def connected(store: Store, name: str | os.PathLike[str] | None = None) -> Itera
     duckdb.DuckDBPyConnection
         To a database in memory.
     """
+    with read_at(store, name) as found:
+        yield found.connection
+
+
+class Connected(NamedTuple):
+    """A snapshot that is read: where it is, None where there is none, and a connection to it."""
+
+    place: Path | None
+    connection: duckdb.DuckDBPyConnection
+
+
+@contextmanager
+def read_at(store: Store, name: str | os.PathLike[str] | None = None) -> Iterator[Connected]:
+    """Open a snapshot as :func:`connected` does, and tell where it is."""
     place, let_go = _snapshot_to_read(store, name)
     try:
         with _open(place, commented=False) as connection:
-            yield connection
+            yield Connected(place, connection)
     finally:
         let_go()
 
@@ -134,6 +148,7 @@ class AskedStore(Store):
     def __init__(self, store: Store) -> None:
         super().__init__(store.folder)
         self._why: CatalogLockedError | None = None
+        self._place: Path | None = None
 
     @contextmanager
     def reading(self, *, timeout_s: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -160,28 +175,83 @@ class AskedStore(Store):
                 return stack.enter_context(super().reading(timeout_s=min(QUESTION_PATIENCE_S, patience_s)))
             except CatalogLockedError as error:
                 why = error
+        place = self._place or kept.newest(self.folder / kept.FOLDER)
         try:
-            connection = stack.enter_context(_answering(self, why, told=told))
-        except SnapshotError:  # nothing else can answer
+            if place is None:
+                raise SnapshotError(f"{self.folder} has no snapshot")
+            connection = stack.enter_context(_fenced(place))
+        except SnapshotError:
+            if told:
+                raise
+            # Nothing else can answer.
             return stack.enter_context(super().reading(timeout_s=max(0.0, patience_s - QUESTION_PATIENCE_S)))
-        self._why = why
+        if not told:
+            warn_user(instead(self, place, why), CatalogWarning)
+        self._why, self._place = why, place
         return connection
 
 
 @contextmanager
-def _answering(store: Store, why: CatalogLockedError, *, told: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open the newest snapshot for a question of a user's: what they wrote reaches its files and nothing else."""
-    newest = kept.newest(store.folder / kept.FOLDER)
-    if newest is None:
-        raise SnapshotError(f"{store.folder} has no snapshot")
-    place, let_go = kept.hold(newest)
+def _fenced(place: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a snapshot for a question of a user's: what they wrote reaches its files and nothing else."""
+    place, let_go = kept.hold(place)
     try:
         with _open(place, commented=False, fenced=True) as connection:
-            if not told:
-                warn_user(instead(store, place, why), CatalogWarning)
             yield connection
     finally:
         let_go()
+
+
+class OneState(Store):
+    """A catalog, or what stands in for it, at one moment: all reads of an answer are of the same state.
+
+    Parameters
+    ----------
+    store : Store
+        Which.
+    connection : duckdb.DuckDBPyConnection
+        To what is read, open for as long as this is used.
+    """
+
+    def __init__(self, store: Store, connection: duckdb.DuckDBPyConnection) -> None:
+        super().__init__(store.folder)
+        self.base = store.base
+        self._there = store.exists
+        self._connection = connection
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a catalog."""
+        return self._there
+
+    @contextmanager
+    def reading(self, *, timeout_s: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Return another cursor of what is open."""
+        with self._connection.cursor() as cursor:
+            yield cursor
+
+
+@contextmanager
+def one_state(store: Store) -> Iterator[Store]:
+    """Let all reads of an answer be of one state of a catalog, which nobody can write to meanwhile."""
+    with store.reading() as connection:
+        yield OneState(store, connection)
+
+
+@contextmanager
+def as_in(store: Store, place: Path) -> Iterator[Store]:
+    """Let a user's questions be answered by a catalog while it is as a snapshot has it, else by that snapshot."""
+    catalog = kept.read_manifest(place).get("catalog")
+    with ExitStack() as stack:
+        connection: duckdb.DuckDBPyConnection | None = None
+        if catalog == store.state:
+            with suppress(CatalogLockedError):
+                patience_s = min(QUESTION_PATIENCE_S, lock_timeout_s())
+                connection = stack.enter_context(store.reading(timeout_s=patience_s))
+        if connection is None or catalog != store.state:
+            stack.close()
+            connection = stack.enter_context(_fenced(place))
+        yield OneState(store, connection)
 
 
 def instead(store: Store, place: Path, why: CatalogLockedError) -> str:
@@ -217,15 +287,15 @@ def _snapshot_to_read(store: Store, name: str | os.PathLike[str] | None) -> tupl
     if newest is None:
         if trouble is not None:
             raise SnapshotError(trouble)
-        _warn(f"There is no catalog in {store.folder}: fetch something, or adopt() what is there", CatalogWarning)
+        warn_user(
+            f"There is no catalog in {store.folder}: fetch something, or adopt() what is there", CatalogWarning
+        )
         return None, _nothing_to_let_go
     if trouble is not None:
-        _warn(f"{trouble}. What is read is the snapshot of {kept.age(newest)} ago, {newest.name}", SnapshotWarning)
+        warn_user(
+            f"{trouble}. What is read is the snapshot of {kept.age(newest)} ago, {newest.name}", SnapshotWarning
+        )
     return kept.hold(newest)
-
-
-def _warn(text: str, category: type[Warning]) -> None:
-    warnings.warn(text, category, stacklevel=5)
 
 
 def _nothing_to_let_go() -> None:

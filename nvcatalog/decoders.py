@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -15,8 +15,8 @@ import duckdb
 
 from nvcatalog import _batch, neurosynth
 from nvcatalog._store import Store
-from nvcatalog.errors import InvalidOptionError, WordsError, listed, shown
-from nvcatalog.ids import LARGEST
+from nvcatalog.errors import InvalidOptionError, InvalidOptionTypeError, WordsError, listed, shown
+from nvcatalog.ids import LARGEST, parse_ids
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -66,28 +66,41 @@ def add_words(store: Store, table: Any, *, reference: str, replace: bool = False
     return len(image_ids)
 
 
-def forget_words(store: Store, image_ids: Sequence[int] | None = None, *, reference: str) -> int:
+def forget_words(
+    store: Store, image_ids: Iterable[int | str] | int | str | None = None, *, reference: str | None = None
+) -> int:
     """Forget terms that :func:`add_words` landed, so that Neurosynth is asked again; return of how many images.
 
     Parameters
     ----------
     store : Store
         The catalog.
-    image_ids : sequence of int or None
+    image_ids : iterable of int or str, int, str or None
         Of which images; None means all that have terms of the set.
     reference : str
-        The set of terms.
+        The set of terms. One of Neurosynth's is forgotten of named images only.
 
     Raises
     ------
     WordsError
         When nobody has added a set of that name.
+    InvalidOptionTypeError
+        When no set is named.
     """
+    if reference is None:
+        example = shown(image_ids) if isinstance(image_ids, str) else "'mine'"
+        raise InvalidOptionTypeError(f"forget_words takes the name of a set of terms: reference={example}")
+    ids = None if image_ids is None else parse_ids(image_ids, kind="image")
+    is_theirs = isinstance(reference, str) and reference != "" and neurosynth.is_its_own(reference)
+    if is_theirs and ids is None:
+        raise WordsError(
+            f"{shown(reference)} is a set of Neurosynth's; name the images that are to lose its terms (image_ids)"
+        )
     if not store.exists:
         raise WordsError(f"{store.folder} has no catalog yet, and so no terms to forget")
     with _changing(store) as connection:
         own = _own(connection)
-        if reference not in own:
+        if reference not in own and not is_theirs:
             there = f"there are {', '.join(map(repr, own))}" if own else "nobody has added any"
             raise WordsError(f"{shown(reference)} is no set of terms that add_words landed; {there}")
         rows = connection.execute(
@@ -95,7 +108,7 @@ def forget_words(store: Store, image_ids: Sequence[int] | None = None, *, refere
             SELECT image_id FROM words_status
             WHERE reference = $reference AND ($ids IS NULL OR image_id IN (SELECT unnest($ids::INTEGER[])))
             """,
-            {"reference": reference, "ids": None if image_ids is None else list(image_ids)},
+            {"reference": reference, "ids": None if ids is None else list(ids)},
         ).fetchall()
         _batch.forget_words(connection, [id_ for (id_,) in rows])
     return len(rows)

@@ -6,10 +6,10 @@ import difflib
 import os
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -20,7 +20,7 @@ from nvcatalog import __version__, layout, neurosynth, storage
 from nvcatalog._formats import WRITERS, Column, Format, Relation, place_of, plain
 from nvcatalog._progress import Progress, summarise
 from nvcatalog._store import Store
-from nvcatalog.connecting import connected, relations_here
+from nvcatalog.connecting import as_in, one_state, read_at, relations_here
 from nvcatalog.errors import ExportError, InvalidOptionError, InvalidOptionTypeError, SelectionWarning, shown
 from nvcatalog.meant import Meant
 
@@ -92,8 +92,9 @@ def parse_order(target: Path, what: object, format: object, *, private: bool, go
     if wanted not in get_args(Format):
         raise InvalidOptionError(f"format is {shown(format)}; give one of {', '.join(get_args(Format))}")
     names = [what] if isinstance(what, str) else DEFAULT if what is None else what
-    tables = tuple(names) if isinstance(names, Iterable) else ()
-    if not tables or not all(isinstance(name, str) for name in tables):
+    listed = list(names) if isinstance(names, Iterable) else []
+    tables = tuple(name.lower() for name in listed if isinstance(name, str))  # DuckDB ignores case, too
+    if not tables or len(tables) < len(listed):
         raise InvalidOptionTypeError(f"what is {shown(what)}; give names of tables, such as {list(DEFAULT[:2])}")
     if ending in _OTHER_FILES and not target.exists():
         raise InvalidOptionError(
@@ -114,7 +115,15 @@ def parse_order(target: Path, what: object, format: object, *, private: bool, go
     return order
 
 
-def export(store: Store, target: Path, order: Order, *, overwrite: bool = False, verbose: int = 2) -> Path:
+def export(
+    store: Store,
+    target: Path,
+    order: Order,
+    choose: Callable[[Store], Meant] | None = None,
+    *,
+    overwrite: bool = False,
+    verbose: int = 2,
+) -> Path:
     """Write an export, and return where it is.
 
     Parameters
@@ -126,6 +135,8 @@ def export(store: Store, target: Path, order: Order, *, overwrite: bool = False,
         A folder or, as `order` has it, a file.
     order : Order
         What is to be in it.
+    choose : callable or None
+        Chooses the images, given the catalog in the state that is exported.
     overwrite : bool
         Whether an earlier export that is there is replaced, or the file of that name.
     verbose : int
@@ -151,7 +162,7 @@ def export(store: Store, target: Path, order: Order, *, overwrite: bool = False,
     place = place_of(order.format, one_file=order.one_file)(target, overwrite=overwrite)
     try:
         with ExitStack() as stack:
-            connection = stack.enter_context(_reading(store, order))
+            connection, order = stack.enter_context(_reading(store, order, choose))
             relations = _relations(connection, order.what, has_base=store.base is not None)
             sense = _mark(connection, order)
             part = stack.enter_context(place.appearing())
@@ -201,16 +212,25 @@ def _is_own(name: str) -> bool:
 
 
 @contextmanager
-def _reading(store: Store, order: Order) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open what is to be read: a snapshot has neither private rows nor a base's, for which it is the catalog."""
+def _reading(
+    store: Store, order: Order, choose: Callable[[Store], Meant] | None
+) -> Iterator[tuple[duckdb.DuckDBPyConnection, Order]]:
+    """Open what is to be read: a snapshot has neither private rows nor a base's, for which it is the catalog.
+
+    Images are chosen in the same state of it.
+    """
     if order.private or store.base is not None:
-        with store.reading() as connection:
-            yield connection
+        with one_state(store) as reads, reads.reading() as connection:
+            yield connection, order if choose is None else replace(order, chosen=choose(reads))
         return
-    with connected(Store(store.folder)) as connection:
+    catalog = Store(store.folder)
+    with read_at(catalog) as (place, connection):
+        if choose is not None and place is not None:
+            with as_in(catalog, place) as reads:
+                order = replace(order, chosen=choose(reads))
         # A sort that needs more than this goes on on the disk; each thread needs some of it.
         connection.execute(f"SET memory_limit = '1 GB'; SET threads = {min(4, os.cpu_count() or 1)}")
-        yield connection
+        yield connection, order
 
 
 _NAMES = """
@@ -339,6 +359,8 @@ def _query(relation: Relation, sense: str, format_: Format) -> str:
 def _restriction(relation: Relation, sense: str) -> str:
     """Say in SQL which rows belong to what is kept, by what the columns are called."""
     marked = f"{sense} (SELECT id FROM nvcatalog_marked WHERE kind = "  # noqa: S608 - a constant
+    if relation.name == "nidm_packs" and sense == "NOT IN":  # it may name images of which there is no record
+        return f"image_id {marked}'image') AND collection_id {marked}'collection')"
     if relation.has("image_id"):
         return f"image_id {marked}'image')"
     if relation.has("collection_id"):

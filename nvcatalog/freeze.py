@@ -6,24 +6,23 @@ import hashlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from nvcatalog import __version__, client, lockfile, lookup, records, resample, storage
 from nvcatalog._parallel import Lane, in_parallel
 from nvcatalog._progress import Progress, summarise
-from nvcatalog._store import Store, moment
+from nvcatalog._store import Store
 from nvcatalog.base import store_of
 from nvcatalog.call import Call
 from nvcatalog.errors import (
     CatalogLockedError,
     FreezeError,
     FrozenWarning,
-    InvalidOptionError,
     NoSpaceError,
     RefusedError,
     ResampleError,
@@ -32,6 +31,7 @@ from nvcatalog.errors import (
 )
 from nvcatalog.known import KnownImage, LocalFile, MapKind
 from nvcatalog.lockfile import FrozenCollection, FrozenImage, LockFile
+from nvcatalog.lookup import MapRow
 from nvcatalog.meant import Meant, without_gone
 from nvcatalog.moving import Mover
 from nvcatalog.options import Options, check_flags, parse_options
@@ -132,25 +132,46 @@ def fetch_frozen(
     return _FrozenCall(lock, options, folder, reads, strict=bool(strict), parameters=parameters).answer()
 
 
-def freeze(
-    store: Store,
-    path: str | os.PathLike[str],
-    meant: Meant,
-    *,
-    resampled: bool = False,
-    private: bool = False,
-    gone: bool = False,
-    overwrite: bool = False,
-    verbose: int = 2,
-) -> Path:
-    """Write a lock file of images that are here, and return its path.
+@dataclass(frozen=True)
+class Found:
+    """What is to be frozen, as the catalog knows it.
+
+    Attributes
+    ----------
+    folder : Path
+        The data folder.
+    meant : Meant
+        The images.
+    kind : {'original', 'resampled'}
+        Which of their maps.
+    rows : list of MapRow
+        What is known of each.
+    collections : tuple of FrozenCollection
+        Those they belong to.
+    server : str or None
+        The root of the server they are of.
+    notes : tuple of str
+        What is left out, for a warning.
+    """
+
+    folder: Path
+    meant: Meant
+    kind: MapKind
+    rows: list[MapRow]
+    collections: tuple[FrozenCollection, ...]
+    server: str | None
+    notes: tuple[str, ...]
+
+
+def look_up(
+    store: Store, meant: Meant, *, resampled: bool = False, private: bool = False, gone: bool = False
+) -> Found:
+    """Ask the catalog for all that is to be known of images that are to be frozen.
 
     Parameters
     ----------
     store : Store
         The catalog.
-    path : path-like
-        Where it is to be; it appears whole or not at all.
     meant : Meant
         The images.
     resampled : bool
@@ -159,36 +180,62 @@ def freeze(
         Whether those of private collections are frozen too.
     gone : bool
         Whether those are that the server no longer has, where they are not named.
-    overwrite : bool
-        Whether it may take the place of an earlier lock file.
+
+    Raises
+    ------
+    FreezeError
+        When there is none.
+    """
+    kind: MapKind = "resampled" if resampled or meant.kind == "resampled" else "original"
+    meant, about_gone = without_gone(store, meant, gone=gone)
+    rows = lookup.maps_of(store, meant.image_ids, kind)
+    chosen = [row for row in rows if private or not row.private]
+    if not chosen:
+        hidden = " (private ones are left out unless private=True)" if rows else ""
+        hidden = f" ({about_gone})" if about_gone and not rows else hidden
+        raise FreezeError(f"There is no image to freeze{hidden}; fetch some, or choose others")
+    n_hidden = len(rows) - len(chosen)
+    about_private = f"{n_hidden} images of private collections are left out; private=True takes them too"
+    return Found(
+        store.folder,
+        meant,
+        kind,
+        chosen,
+        _collections(store, {row.collection_id or 0: row.private for row in chosen}),
+        lookup.fact(store, "server_root"),
+        notes=(about_private,) * bool(n_hidden) + ((about_gone,) if about_gone else ()),
+    )
+
+
+def freeze(found: Found, target: Path, *, verbose: int = 2) -> Path:
+    """Write a lock file of images that are here, and return its path.
+
+    Parameters
+    ----------
+    found : Found
+        The images.
+    target : Path
+        Where it is to be; it appears whole or not at all.
     verbose : int
         0 says nothing, 1 gives a summary, 2 shows a progress bar too.
 
     Raises
     ------
     FreezeError
-        When there is none, and when a file is not here, not proven, or no longer what was proven.
+        When a file is not here, not proven, or no longer what was proven.
     """
-    target = _target(path, overwrite=overwrite)
-    kind: MapKind = "resampled" if resampled or meant.kind == "resampled" else "original"
-    meant, about_gone = without_gone(store, meant, gone=gone)
-    rows = _rows(store, meant.image_ids, kind)
-    chosen = [row for row in rows if private or not row.private]
-    if not chosen:
-        hidden = " (private ones are left out unless private=True)" if rows else ""
-        hidden = f" ({about_gone})" if about_gone and not rows else hidden
-        raise FreezeError(f"There is no image to freeze{hidden}; fetch some, or choose others")
-    _check(store.folder, chosen, meant, kind, verbose=verbose)
+    rows, kind = found.rows, found.kind
+    _check(found.folder, rows, found.meant, kind, verbose=verbose)
     lock = LockFile(
         images=tuple(
             FrozenImage(row.image_id, row.collection_id or 0, row.sha256 or "", row.size or 0, row.modify_date)
-            for row in chosen
+            for row in rows
         ),
-        collections=_collections(store, {row.collection_id or 0: row.private for row in chosen}),
+        collections=found.collections,
         kind=kind,
-        interpolation=_interpolation(chosen) if kind == "resampled" else None,
-        server=lookup.fact(store, "server_root"),
-        selection=meant.about,
+        interpolation=_interpolation(rows) if kind == "resampled" else None,
+        server=found.server,
+        selection=found.meant.about,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         created_by=f"nvcatalog {__version__}",
     )
@@ -198,72 +245,21 @@ def freeze(
         raise
     except OSError as error:
         raise FreezeError(f"{target} cannot be written: {error.strerror or error}") from error
-    if len(chosen) < len(rows):
-        text = f"{len(rows) - len(chosen)} images of private collections are left out; private=True takes them too"
-        warnings.warn(text, SelectionWarning, stacklevel=3)
-    if about_gone:
-        warnings.warn(about_gone, SelectionWarning, stacklevel=3)
+    for note in found.notes:
+        warnings.warn(note, SelectionWarning, stacklevel=3)
     size = sum(image.size for image in lock.images) / 1e6
-    summarise(f"nvcatalog: froze {len(chosen):,} images ({size:,.1f} MB) in {target}", verbose=verbose)
+    summarise(f"nvcatalog: froze {len(rows):,} images ({size:,.1f} MB) in {target}", verbose=verbose)
     return target
 
 
 # Freezing
 
 
-class _Row(NamedTuple):
-    """What the catalog knows of an image that is to be frozen."""
-
-    image_id: int
-    collection_id: int | None
-    modify_date: datetime | None
-    image_type: str | None
-    map_type: str | None
-    path: str | None
-    size: int | None
-    sha256: str | None
-    state: str | None
-    origin: str | None
-    private: bool
-
-
-_ROWS = """
-    SELECT w.image_id, i.collection_id, epoch_us(i.modify_date), i.image_type, i.map_type,
-           f.path, f.size, f.sha256, f.state, f.origin,
-           w.image_id IN (SELECT image_id FROM private_images)
-    FROM (SELECT unnest($ids::INTEGER[]) AS image_id) AS w
-    LEFT JOIN images AS i ON i.image_id = w.image_id
-    LEFT JOIN files AS f ON f.image_id = w.image_id AND f.kind = $kind
-    ORDER BY i.collection_id, w.image_id
-"""
 _COLLECTIONS = """
     SELECT collection_id, name, doi, preprint_doi
     FROM collections
     WHERE collection_id IN (SELECT unnest($ids::INTEGER[]))
 """
-_CAME_AT = """
-    SELECT image_id, epoch_us(downloaded_at)
-    FROM files
-    WHERE kind = $kind AND image_id IN (SELECT unnest($ids::INTEGER[]))
-"""
-
-
-def _target(path: object, *, overwrite: bool) -> Path:
-    target = storage.parse_path("path", path, example="maps.lock.json")
-    if target.is_dir():
-        raise InvalidOptionError(f"{target} is a folder; give the path of a file, such as maps.lock.json")
-    if target.exists():
-        if not overwrite:
-            text = "give another path, or overwrite=True (--overwrite) if it is a lock file to be replaced"
-            raise InvalidOptionError(f"{target} is there already: {text}")
-        lockfile.read(target)  # nothing else is replaced
-    return target
-
-
-def _rows(store: Store, image_ids: Iterable[int], kind: MapKind) -> list[_Row]:
-    with store.reading() as connection:
-        found = connection.execute(_ROWS, {"ids": list(image_ids), "kind": kind}).fetchall()
-    return [_Row(id_, collection_id, moment(modified), *more) for id_, collection_id, modified, *more in found]
 
 
 def _collections(store: Store, wanted: Mapping[int, bool]) -> tuple[FrozenCollection, ...]:
@@ -274,7 +270,7 @@ def _collections(store: Store, wanted: Mapping[int, bool]) -> tuple[FrozenCollec
     return tuple(named.get(id_) or FrozenCollection(id_, private=wanted[id_]) for id_ in sorted(wanted))
 
 
-def _check(folder: Path, rows: list[_Row], meant: Meant, kind: MapKind, *, verbose: int) -> None:
+def _check(folder: Path, rows: list[MapRow], meant: Meant, kind: MapKind, *, verbose: int) -> None:
     """Raise unless each file is here, proven, and still what was proven: a lock file promises its bytes."""
     troubles = {row.image_id: why for row in rows if (why := _why_not_frozen(folder, row, meant.paths))}
     paths = {row.image_id: row.path for row in rows if row.path and row.image_id not in troubles}
@@ -294,7 +290,7 @@ def _check(folder: Path, rows: list[_Row], meant: Meant, kind: MapKind, *, verbo
         )
 
 
-def _why_not_frozen(folder: Path, row: _Row, paths: Mapping[int, str]) -> str | None:
+def _why_not_frozen(folder: Path, row: MapRow, paths: Mapping[int, str]) -> str | None:
     if row.collection_id is None:
         return "unknown to this catalog"
     if row.path is None or row.size is None or storage.why_not_here(folder / row.path, row.size) is not None:
@@ -314,7 +310,7 @@ def _is_same_file(one: Path, other: Path) -> bool:
         return False
 
 
-def _interpolation(rows: list[_Row]) -> str | None:
+def _interpolation(rows: list[MapRow]) -> str | None:
     """Return how maps were resampled, None where each was by its default."""
     made, by_default = set[str](), True
     for row in rows:
@@ -416,15 +412,14 @@ class _FrozenCall(Call):
         if not image_ids:
             return set()
         try:
-            with self.reads.reading() as connection:
-                rows = connection.execute(_CAME_AT, {"ids": image_ids, "kind": self.request.kind}).fetchall()
+            came = lookup.came_at(self.reads, image_ids, self.request.kind)
         except CatalogLockedError:  # somebody has taken the catalog meanwhile: to ask again is no harm
             return set()
         later = set()
-        for id_, came_at in rows:
+        for id_, came_at in came.items():
             modified = records.modify_date_of(self.known.images[id_].record)
             frozen = self._frozen[id_].modify_date
-            if modified and frozen and frozen < modified < (moment(came_at) or modified):
+            if modified and frozen and frozen < modified < (came_at or modified):
                 later.add(id_)
         return later
 

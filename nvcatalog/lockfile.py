@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from nvcatalog import records, storage
-from nvcatalog.errors import LockFileError, shown
+from nvcatalog.errors import InvalidOptionError, LockFileError, shown
 from nvcatalog.ids import LARGEST
 from nvcatalog.known import MapKind
 from nvcatalog.records import Record
@@ -100,6 +100,25 @@ class LockFile:
     selection: Mapping[str, Any] = field(default_factory=dict)
     created_at: str = ""
     created_by: str = ""
+
+
+def parse_target(path: object, *, overwrite: bool) -> Path:
+    """Return where a lock file is to be, given whether it may take the place of an earlier one.
+
+    Raises
+    ------
+    InvalidOptionError, InvalidOptionTypeError, LockFileError
+        When it is no path, when something is there, and when that is no lock file.
+    """
+    target = storage.parse_path("path", path, example="maps.lock.json")
+    if target.is_dir():
+        raise InvalidOptionError(f"{target} is a folder; give the path of a file, such as maps.lock.json")
+    if target.exists():
+        if not overwrite:
+            text = "give another path, or overwrite=True (--overwrite) if it is a lock file to be replaced"
+            raise InvalidOptionError(f"{target} is there already: {text}")
+        read(target)  # nothing else is replaced
+    return target
 
 
 def write(lock: LockFile, path: Path) -> None:

@@ -312,3 +312,49 @@ def bytes_per_s(store: Store) -> float | None:
             FROM (SELECT * FROM fetches WHERE downloaded > 0 AND bytes > 0 ORDER BY finished_at DESC LIMIT 20)
         """).fetchall()
         return cast("float | None", rows[0][0])
+
+
+class MapRow(NamedTuple):
+    """What the catalog knows of an image and of one of its maps."""
+
+    image_id: int
+    collection_id: int | None
+    modify_date: datetime | None
+    image_type: str | None
+    map_type: str | None
+    path: str | None
+    size: int | None
+    sha256: str | None
+    state: str | None
+    origin: str | None
+    private: bool
+
+
+_MAPS = """
+    SELECT w.image_id, i.collection_id, epoch_us(i.modify_date), i.image_type, i.map_type,
+           f.path, f.size, f.sha256, f.state, f.origin,
+           w.image_id IN (SELECT image_id FROM private_images)
+    FROM (SELECT unnest($ids::INTEGER[]) AS image_id) AS w
+    LEFT JOIN images AS i ON i.image_id = w.image_id
+    LEFT JOIN files AS f ON f.image_id = w.image_id AND f.kind = $kind
+    ORDER BY i.collection_id, w.image_id
+"""
+_CAME_AT = """
+    SELECT image_id, epoch_us(downloaded_at)
+    FROM files
+    WHERE kind = $kind AND image_id IN (SELECT unnest($ids::INTEGER[]))
+"""
+
+
+def maps_of(store: Store, image_ids: Iterable[int], kind: MapKind) -> list[MapRow]:
+    """Return a row for each image, known or not, by collection and id."""
+    with store.reading() as connection:
+        found = connection.execute(_MAPS, {"ids": list(image_ids), "kind": kind}).fetchall()
+    return [MapRow(id_, collection_id, moment(modified), *more) for id_, collection_id, modified, *more in found]
+
+
+def came_at(store: Store, image_ids: Iterable[int], kind: MapKind) -> dict[int, datetime | None]:
+    """Return when the maps of images came, where they are here."""
+    with store.reading() as connection:
+        found = connection.execute(_CAME_AT, {"ids": list(image_ids), "kind": kind}).fetchall()
+    return {id_: moment(came) for id_, came in found}

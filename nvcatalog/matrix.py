@@ -13,7 +13,7 @@ from functools import cached_property
 import duckdb
 import numpy as np
 
-from nvcatalog import kept, snapshot
+from nvcatalog import kept, neurosynth, snapshot
 from nvcatalog import where as conditions
 from nvcatalog._batch import Words, long_table
 from nvcatalog._progress import logger
@@ -427,9 +427,11 @@ def _what_is_not_here(wish: Wish, found: Found) -> Iterator[str]:
     of_set = f" of the reference set {wish.reference!r}" if wish.reference is not None else ""
     if missing and wish.missing == "zero":
         known = f"; {len(unknown):,} of them unknown to the catalog" if unknown else ""
+        is_theirs = neurosynth.is_its_own(wish.reference or found.words.reference)
+        how = "fetch_neurosynth_words=True fetches" if is_theirs else "add_words adds"
         yield (
             f"Of {len(missing):,} images no terms{of_set} are here, and their rows are zeros: {listed(missing)}"
-            f"{known}. fetch_neurosynth_words=True fetches them; missing='drop' leaves such rows out"
+            f"{known}. {how} them; missing='drop' leaves such rows out"
         )
     elif unknown:
         yield f"{len(unknown):,} images asked for are unknown to the catalog: {listed(unknown)}"

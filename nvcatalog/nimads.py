@@ -170,7 +170,7 @@ def to_nimads(
     no_file = [_no_file(row, kind) for row in maps if row.path is None]
     if not without_files:
         maps = [row for row in maps if row.path is not None]
-    builder = _Builder(store.folder, _size_reader(sample_sizes, maps))
+    builder = _Builder(store.folder, _size_reader(sample_sizes, rows))
     studies = [builder.study(id_, members) for id_, members in _grouped(maps, lambda row: row.study)]
     named = [Remark("gone", row.study, row.image_id, "no longer on the server") for row in maps if row.gone]
     unused = _unused_sizes(sample_sizes, rows)
@@ -336,7 +336,7 @@ def _no_file(row: _Row, kind: MapKind) -> Remark:
 # Sample sizes
 
 
-def _size_reader(given: Any, maps: Sequence[_Row]) -> Callable[[_Row], int | None]:
+def _size_reader(given: Any, rows: Sequence[_Row]) -> Callable[[_Row], int | None]:
     """Return what tells how many subjects are behind a map: what was given, else what its record says."""
     if given is None:
         return lambda row: row.n_subjects
@@ -344,12 +344,23 @@ def _size_reader(given: Any, maps: Sequence[_Row]) -> Callable[[_Row], int | Non
         everywhere = _size(given, "sample_sizes")
         return lambda row: everywhere or row.n_subjects
     sizes = {_size_key(key): _size(value, f"sample_sizes[{shown(key)}]") for key, value in given.items()}
-    both = sizes.keys() & {str(row.image_id) for row in maps} & {row.study for row in maps}
-    if both:
+    images, studies = ({read(row) for row in rows} for read in (_image_key, _study_key))
+    reads = [read for read, keys in ((_image_key, images), (_study_key, studies)) if sizes.keys() <= keys]
+    if len(reads) != 1 and (both := sizes.keys() & images & studies):
         raise InvalidOptionError(
-            f"sample_sizes has {min(both)}, which is an image as well as a study; give sizes by image only"
+            f"sample_sizes has {min(both)}, which is an image as well as a study; with one beside it that is not "
+            "both, all are read as that is; or have other studies, as with study='doi'"
         )
-    return lambda row: sizes.get(str(row.image_id)) or sizes.get(row.study) or row.n_subjects
+    readers = reads if len(reads) == 1 else [_image_key, _study_key]
+    return lambda row: next(filter(None, (sizes.get(read(row)) for read in readers)), row.n_subjects)
+
+
+def _image_key(row: _Row) -> str:
+    return str(row.image_id)
+
+
+def _study_key(row: _Row) -> str:
+    return row.study
 
 
 def _unused_sizes(given: Any, rows: Sequence[_Row]) -> list[Remark]:
@@ -514,9 +525,9 @@ def _tell(report: Remarks, *, n_maps: int) -> None:
             f"{len(no_file)} maps are not here; fetch them first ({_named(each.image_id for each in no_file)})"
         )
     if several := report.of("several_analyses"):
+        who = "1 study contributes" if len(several) == 1 else f"{len(several)} studies contribute"
         lines.append(
-            f"{len(several)} studies contribute several analyses, which are not independent "
-            f"({_named(each.study for each in several)})"
+            f"{who} several analyses, which are not independent ({_named(each.study for each in several)})"
         )
     if unused := report.of("unused_size"):
         lines.append(f"{len(unused)} of sample_sizes are of no use ({_named(each.text for each in unused)})")

@@ -14,10 +14,10 @@ from typing import Any, cast
 import numpy as np
 
 from nvcatalog._progress import REQUESTS
-from nvcatalog.errors import InvalidOptionError, InvalidOptionTypeError, shown
+from nvcatalog.errors import InvalidOptionError, InvalidOptionTypeError, QueryError, shown
 from nvcatalog.known import MapKind
 from nvcatalog.plan import Mode, Request, parse_mode
-from nvcatalog.queries import all_params
+from nvcatalog.queries import Params, all_params, parameter_names
 from nvcatalog.resample import parse_interpolation
 from nvcatalog.where import real_number
 
@@ -118,7 +118,7 @@ def parse_options(
         words=bool(fetch_neurosynth_words),
         vectorize_words=bool(vectorize_words),
         sparse_words=bool(sparse_words),
-        verbose=_verbosity(verbose),
+        verbose=parse_verbosity(verbose),
         timeout_s=parse_timeout(timeout),
         max_workers=_workers(max_workers),
         dry_run=bool(dry_run),
@@ -190,16 +190,36 @@ def named_values(
     InvalidOptionTypeError
         When a keyword is no ``$name``: an option misspelt, or a value without a condition.
     QueryError
-        As :func:`nvcatalog.queries.all_params` raises it.
+        When a ``$name`` is an option's name too, and not in `params`; and as
+        :func:`nvcatalog.queries.all_params` raises it.
     """
+    names = parameter_names(str(where))
+    options = {*inspect.signature(method).parameters} - {"kwargs"}
+    values = all_params(params, keywords) if params or keywords else params
+    check_given(options.intersection(names), params, method.__name__)
     for keyword in keywords:
-        if f"${keyword.lower()}" in str(where).lower():
+        if keyword.lower() in names:
             continue
-        meant = option_meant(keyword, {*inspect.signature(method).parameters} - {"kwargs"})
+        meant = option_meant(keyword, options)
         if meant or where is None:
             advice = f"did you mean {meant}?" if meant else f"if it is the value of a ${keyword}, give where too"
             raise InvalidOptionTypeError(f"{method.__name__} has no option {keyword}; {advice}")
-    return cast("Mapping[str, Any]", all_params(params, keywords)) if params or keywords else params
+    return cast("Mapping[str, Any] | None", values)
+
+
+def check_given(names: Iterable[str], params: Params, function: str) -> None:
+    """Raise unless `params` has a value for each ``$name`` that is an option's name too."""
+    given = {name.lower() for name in params or () if isinstance(name, str)}
+    if missing := sorted({*names} - given):
+        raise QueryError(as_option_too(missing[0], function))
+
+
+def as_option_too(name: str, function: str) -> str:
+    """Say that a ``$name`` of a condition is an option of a function too, by which its value cannot be given."""
+    return (
+        f"${name} is a parameter of the condition and {name} an option of {function}; name the parameter "
+        f"otherwise, or give it in params={{{name!r}: …}}"
+    )
 
 
 def is_offline_here() -> bool:
@@ -216,7 +236,14 @@ def is_offline_here() -> bool:
     return text in _YES
 
 
-def _verbosity(verbose: object) -> int:
+def parse_verbosity(verbose: object) -> int:
+    """Return how much is said.
+
+    Raises
+    ------
+    InvalidOptionError
+        When that is no number.
+    """
     if not isinstance(verbose, Integral):
         raise InvalidOptionError(f"verbose is {shown(verbose)}; give a number from 0 (quiet) to 3")
     return int(verbose)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nvcatalog import comparing, connecting, snapshot
 from nvcatalog._store import Store
+from nvcatalog.connecting import one_state
 from nvcatalog.errors import CatalogWarning
 from nvcatalog.meant import images_meant
-from nvcatalog.options import check_flags, named_values
+from nvcatalog.options import check_flags, named_values, parse_verbosity
 from nvcatalog.queries import Answer
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Outward:
         verbose : int
             0 says nothing, 1 gives a summary, 2 shows a progress bar too.
         **kwargs
-            Values for each ``$name``, by keyword.
+            Values for each ``$name``, by keyword; one that is an option's name too goes into `params`.
 
         Returns
         -------
@@ -132,11 +133,12 @@ class Outward:
         params = named_values(self.export, where, params, kwargs)
         place = parse_target(target)
         order = parse_order(place, what, format, private=private, gone=gone)
+        chooses = any(each is not None for each in (where, bunch, image_ids, params))
+        choose = partial(images_meant, where=where, bunch=bunch, image_ids=image_ids, params=params)
         reads = self._asked(private=private)
-        if any(each is not None for each in (where, bunch, image_ids, params)):
-            meant = images_meant(reads, where=where, bunch=bunch, image_ids=image_ids, params=params)
-            order = replace(order, chosen=meant)
-        return export(reads, place, order, overwrite=overwrite, verbose=verbose)
+        return export(
+            reads, place, order, choose if chooses else None, overwrite=overwrite, verbose=parse_verbosity(verbose)
+        )
 
     def to_nimads(
         self,
@@ -190,7 +192,7 @@ class Outward:
             Whether those are that the server no longer has, where no id and no answer names them; named ones are
             taken with a warning. Of a condition, where their files are here.
         **kwargs
-            Values for each ``$name``, by keyword.
+            Values for each ``$name``, by keyword; one that is an option's name too goes into `params`.
 
         Returns
         -------
@@ -224,19 +226,19 @@ class Outward:
         params = named_values(self.to_nimads, where, params, kwargs)
         self._warn_if_absent()
         kind: MapKind = "resampled" if resample else "original"
-        reads = self._asked(private=private)
-        meant = images_meant(reads, where=where, bunch=bunch, image_ids=image_ids, params=params, kind=kind)
-        return to_nimads(
-            reads,
-            meant,
-            study=study,
-            analysis=analysis,
-            sample_sizes=sample_sizes,
-            kind="resampled" if resample else meant.kind,
-            without_files=without_files,
-            private=private,
-            gone=gone,
-        )
+        with one_state(self._asked(private=private)) as reads:
+            meant = images_meant(reads, where=where, bunch=bunch, image_ids=image_ids, params=params, kind=kind)
+            return to_nimads(
+                reads,
+                meant,
+                study=study,
+                analysis=analysis,
+                sample_sizes=sample_sizes,
+                kind="resampled" if resample else meant.kind,
+                without_files=without_files,
+                private=private,
+                gone=gone,
+            )
 
     def to_nimare(
         self,
@@ -282,7 +284,7 @@ class Outward:
         gone : bool
             Whether those are that the server no longer has.
         **kwargs
-            Values for each ``$name``, by keyword.
+            Values for each ``$name``, by keyword; one that is an option's name too goes into `params`.
 
         Returns
         -------
@@ -308,18 +310,18 @@ class Outward:
         nimare = nimads.nimare()  # before anything is read
         self._warn_if_absent()
         kind: MapKind = "resampled" if resample else "original"
-        reads = self._asked(private=private)
-        meant = images_meant(reads, where=where, bunch=bunch, image_ids=image_ids, params=params, kind=kind)
-        studyset = nimads.to_nimads(
-            reads,
-            meant,
-            study=study,
-            analysis=analysis,
-            sample_sizes=sample_sizes,
-            kind="resampled" if resample else meant.kind,
-            private=private,
-            gone=gone,
-        )
+        with one_state(self._asked(private=private)) as reads:
+            meant = images_meant(reads, where=where, bunch=bunch, image_ids=image_ids, params=params, kind=kind)
+            studyset = nimads.to_nimads(
+                reads,
+                meant,
+                study=study,
+                analysis=analysis,
+                sample_sizes=sample_sizes,
+                kind="resampled" if resample else meant.kind,
+                private=private,
+                gone=gone,
+            )
         return nimare.Studyset(studyset)
 
     def freeze(
@@ -366,7 +368,7 @@ class Outward:
         verbose : int
             0 says nothing, 1 gives a summary, 2 shows a progress bar too.
         **kwargs
-            Values for each ``$name``, by keyword.
+            Values for each ``$name``, by keyword; one that is an option's name too goes into `params`.
 
         Returns
         -------
@@ -396,24 +398,17 @@ class Outward:
         >>> path.name
         'maps.lock.json'
         """
-        from nvcatalog import freeze
+        from nvcatalog import freeze, lockfile
 
         check_flags(resample=resample, private=private, gone=gone, overwrite=overwrite)
         params = named_values(self.freeze, where, params, kwargs)
         self._warn_if_absent()
         kind: MapKind = "resampled" if resample else "original"
-        reads = self._asked(private=private)
-        meant = images_meant(reads, where=where, bunch=bunch, image_ids=image_ids, params=params, kind=kind)
-        return freeze.freeze(
-            reads,
-            path,
-            meant,
-            resampled=resample,
-            private=private,
-            gone=gone,
-            overwrite=overwrite,
-            verbose=verbose,
-        )
+        target = lockfile.parse_target(path, overwrite=overwrite)
+        with one_state(self._asked(private=private)) as reads:
+            meant = images_meant(reads, where=where, bunch=bunch, image_ids=image_ids, params=params, kind=kind)
+            found = freeze.look_up(reads, meant, resampled=resample, private=private, gone=gone)
+        return freeze.freeze(found, target, verbose=parse_verbosity(verbose))
 
     def cite(
         self,
@@ -445,7 +440,7 @@ class Outward:
             Whether images count that the server no longer has, where no id and no answer names them; named ones
             are taken with a warning. Of a condition, where their files are here.
         **kwargs
-            Values for each ``$name``, by keyword.
+            Values for each ``$name``, by keyword; one that is an option's name too goes into `params`.
 
         Returns
         -------
@@ -475,9 +470,9 @@ class Outward:
         check_flags(private=private, gone=gone)
         params = named_values(self.cite, where, params, kwargs)
         self._warn_if_absent()
-        reads = self._asked(private=private)
-        meant = images_meant(reads, where=where, bunch=bunch, image_ids=image_ids, params=params)
-        return cite(reads, meant, private=private, gone=gone)
+        with one_state(self._asked(private=private)) as reads:
+            meant = images_meant(reads, where=where, bunch=bunch, image_ids=image_ids, params=params)
+            return cite(reads, meant, private=private, gone=gone)
 
     def snapshot(self, name: str | None = None, *, whole: bool = False) -> Path:
         """Write the catalog as Parquet now, and return the folder of the snapshot; what a base has is not in it.

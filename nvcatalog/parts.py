@@ -39,8 +39,8 @@ _HIDDEN = """
     CREATE OR REPLACE TEMP TABLE hidden_images AS
     SELECT image_id AS id FROM private_images
     UNION
-    SELECT pack_id FROM nidm_packs
-    WHERE collection_id IN (SELECT id FROM hidden_collections) AND pack_id IS NOT NULL;
+    SELECT coalesce(pack_id, 0) FROM nidm_packs  -- 0 stands for none in what divides the table, too
+    WHERE collection_id IN (SELECT id FROM hidden_collections);
 
     CREATE OR REPLACE TEMP TABLE own_sets AS
     SELECT unnest(from_json(value, '["VARCHAR"]')) AS name FROM catalog_info WHERE key = 'own_references';

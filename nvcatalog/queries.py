@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import KeysView, Mapping, Sequence, ValuesView
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from nvcatalog.errors import MissingExtraError, QueryError
+from nvcatalog.errors import MissingExtraError, QueryError, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,6 +87,8 @@ def run(
     QueryError
         When DuckDB refuses it, or when it is not one statement that asks for rows.
     """
+    if not isinstance(query, str):
+        raise QueryError(f"query is {shown(query)}, a {type(query).__name__}; give a SELECT as text")
     try:
         _check_is_question(connection, query)
         register(connection, tables)
@@ -134,6 +137,25 @@ def all_params(params: Params, named: Mapping[str, Any]) -> Params:
     if twice := by_name.keys() & named.keys():
         raise QueryError(f"given both in params and as a keyword: {', '.join(sorted(twice))}")
     return {name: _plain_value(value) for name, value in {**by_name, **named}.items()}
+
+
+# Comments and texts, those between $$ or $tag$ included, in which a $name is none; and names.
+_NAMES = re.compile(
+    r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"[^\"]*\"|\$(?P<tag>(?:[A-Za-z_]\w*)?)\$.*?\$(?P=tag)\$"
+    r"|\$(?P<name>[A-Za-z_]\w*)",
+    re.DOTALL,
+)
+
+
+def parameter_names(text: str) -> list[str]:
+    """Return each ``$name`` of SQL as it comes, in lower case, without asking DuckDB.
+
+    Examples
+    --------
+    >>> parameter_names("stat = $Stat AND name LIKE '$name' -- $note")
+    ['stat']
+    """
+    return [found["name"].lower() for found in _NAMES.finditer(text) if found["name"]]
 
 
 def quoted(value: object) -> str:

@@ -16,7 +16,7 @@ from nvcatalog.call import Call
 from nvcatalog.client import NeuroVault, root
 from nvcatalog.errors import InvalidOptionError, QueryError, SelectionWarning, ServerError
 from nvcatalog.fetch import DEFAULT_MAX_IMAGES
-from nvcatalog.options import Options, check_flags, option_meant, parse_max_age, parse_options
+from nvcatalog.options import Options, check_flags, check_given, option_meant, parse_max_age, parse_options
 from nvcatalog.queries import all_params
 from nvcatalog.report import Outcome
 from nvcatalog.servers import Servers
@@ -242,7 +242,6 @@ def _check_names(
     store: Store, condition: Condition, params: Mapping[str, Any] | None, keywords: Mapping[str, Any]
 ) -> None:
     """Refuse a keyword that may mean an option: as a ``$name`` of the same name, or misspelt and no ``$name``."""
-    given = {str(name).lower() for name in params or ()}
     names = conditions.parameter_names(store, condition)
     for keyword in keywords:
         if keyword.lower() not in names and (option := option_meant(keyword, {*_OPTIONS, "params"})):
@@ -250,12 +249,7 @@ def _check_names(
                 f"the condition has no parameter ${keyword}, and fetch_where no option {keyword}; "
                 f"did you mean {option}?"
             )
-    both = sorted((names & _OPTIONS) - given)
-    if both:
-        raise QueryError(
-            f"${both[0]} is a parameter of the condition and {both[0]} an option of fetch_where; name the "
-            f"parameter otherwise, or give it in params={{'{both[0]}': …}}"
-        )
+    check_given(names & _OPTIONS, params, "fetch_where")
 
 
 def _select(store: Store, condition: Condition, options: Options, max_age: timedelta | None) -> Selection:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from nvcatalog import _kinds
 from nvcatalog._resources import sql_folder
 from nvcatalog.errors import InvalidOptionError, QueryError, listed, shown
+from nvcatalog.queries import parameter_names
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -249,12 +250,6 @@ _DECLARED = re.compile(
 _MEANT_AS_DECLARED = re.compile(r"\((?:[^()]*, )?default .*\)$", re.DOTALL)
 _PARAMETER = re.compile(r"\$(?P<name>\w+): (?P<about>.*)", re.DOTALL)
 _ALIAS = re.compile(r"the same as \$(\w+)")
-# Comments and texts, those between $$ or $tag$ included, in which a $name is none; and names.
-_NAMES = re.compile(
-    r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"[^\"]*\"|\$(?P<tag>(?:[A-Za-z_]\w*)?)\$.*?\$(?P=tag)\$"
-    r"|\$(?P<name>[A-Za-z_]\w*)",
-    re.DOTALL,
-)
 _WORDS = {"NULL": None, "TRUE": True, "FALSE": False}
 
 
@@ -266,7 +261,7 @@ def _read_own(name: str, path: Path) -> NamedQuery:
 
 
 def _read(name: str, text: str, file: Path | None) -> NamedQuery:
-    used = [found["name"].lower() for found in _NAMES.finditer(text) if found["name"]]
+    used = parameter_names(text)
     declared: dict[str, Parameter] = {}
     aliases: dict[str, str] = {}
     summary, comments = _comments(text)

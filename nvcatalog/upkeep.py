@@ -206,7 +206,7 @@ class Upkeep:
         verbose : int
             0 says nothing, 1 gives a summary, 2 shows a progress bar too.
         **kwargs
-            Values for each ``$name``, by keyword.
+            Values for each ``$name``, by keyword; one that is an option's name too goes into `params`.
 
         Returns
         -------

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from waiting import PATIENCE_S
 
 import nvcatalog
-from nvcatalog import landing
+from nvcatalog import landing, snapshot
 from nvcatalog._store import Store
 from nvcatalog.demo import DemoServer, World
 
@@ -82,6 +82,13 @@ def new_catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def migrations_run_once(new_catalog: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a test's new catalogs be copies of one: they take a fraction of the time."""
     monkeypatch.setattr(Store, "_create", lambda store: shutil.copy(new_catalog, store.path))
+
+
+@pytest.fixture(autouse=True)
+def nothing_waits() -> Iterator[None]:
+    """Forget what a test leaves to be published: the next one to read a snapshot would have to do it."""
+    yield
+    snapshot._waiting.clear()
 
 
 @pytest.fixture(autouse=True)

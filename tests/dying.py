@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import itertools
 import os
+import random
 import warnings
 from typing import TYPE_CHECKING, Any
+
+from children import start
 
 from nvcatalog import Catalog, snapshot
 from nvcatalog._store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 # What changes a folder. Death comes right before the step: the one after it is the one before the next.
 _STEPS = ("unlink", "rename", "replace", "link", "rmdir")
 
-# As in the tests of kills: a server that has imported everything forks each process within milliseconds.
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(
-    ["nvcatalog.repair", "nvcatalog.rebuild", "nvcatalog.prune", "pyarrow.parquet", "pandas", "tqdm.auto"]
-)
+
+def some_steps(every: int) -> Iterator[int]:
+    """Yield one step of so many, others in every run: neighbours mostly leave the same behind."""
+    return itertools.count(1 + random.SystemRandom().randrange(every), every)
 
 
 def dies(at: int, method: str, data_dir: Path, **options: Any) -> bool:
     """Call a method of a catalog in a process that dies before that step; return whether it came so far."""
-    process = _processes.Process(target=_work, args=(at, dict(os.environ), method, data_dir, options))
-    process.start()
+    process = start(_work, at, method, data_dir, options)
     process.join()
     assert process.exitcode in (0, 9), process.exitcode
     return process.exitcode == 9
 
 
-def _work(at: int, environment: dict[str, str], method: str, data_dir: Path, options: dict[str, Any]) -> None:
-    os.environ.update(environment)
+def _work(at: int, method: str, data_dir: Path, options: dict[str, Any]) -> None:
     warnings.simplefilter("ignore")
     left = [at]
 

@@ -39,12 +39,10 @@ def world() -> World:
 
 
 @pytest.fixture
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a second try come at once, and snapshots wait, as they do after each."""
     monkeypatch.setattr("nvcatalog._http.BACKOFF_S", 0.001)
     monkeypatch.setattr(snapshot, "_age_s", lambda folder: 0.0)
-    yield
-    snapshot._waiting.clear()
 
 
 @pytest.fixture

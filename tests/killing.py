@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+from children import pipe, start
 from older import make_catalog, opened, rows_about
 from stopping import WORKS
 from test_records import COLLECTIONS, IMAGES
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 _N_IMAGES, _FILE_BYTES = 40, 3000
-_processes = multiprocessing.get_context("forkserver")
 
 
 @dataclass
@@ -189,9 +188,8 @@ def _kill_at(
     moment_s: float, work: str, data_dir: Path, options: dict[str, Any]
 ) -> tuple[bool, set[tuple[str, str]]]:
     """Kill a process then; return whether that came before its end, and which rows it knew to be safe."""
-    from_child, to_parent = _processes.Pipe(duplex=False)
-    process = _processes.Process(target=_work, args=(dict(os.environ), work, data_dir, options, to_parent))
-    process.start()
+    from_child, to_parent = pipe()
+    process = start(_work, work, data_dir, options, to_parent)
     to_parent.close()
     assert from_child.recv() == "started"
     time.sleep(moment_s)
@@ -207,10 +205,7 @@ def _kill_at(
     return True, told
 
 
-def _work(
-    environment: dict[str, str], work: str, data_dir: Path, options: dict[str, Any], to_parent: Connection
-) -> None:
-    os.environ.update(environment)
+def _work(work: str, data_dir: Path, options: dict[str, Any], to_parent: Connection) -> None:
     warnings.simplefilter("ignore")
     for name in ("land", "land_one_of_many"):
         setattr(Store, name, _telling(getattr(Store, name), to_parent))

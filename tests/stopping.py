@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import os
 import resource
 import signal
@@ -12,6 +11,8 @@ import threading
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from children import pipe, start
 
 from nvcatalog import Catalog, fetch_neurovault_ids, snapshot
 from nvcatalog._store import Store
@@ -35,24 +36,6 @@ _SIGNATURES = (f"stopped-{number}-" for number in itertools.count())
 #: No process has so many steps.
 NEVER = 1 << 30
 
-# As in the tests of kills: a server that has imported everything forks each process within milliseconds.
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(
-    [
-        "stopping",
-        "nvcatalog.call",
-        "nvcatalog.sync",
-        "nvcatalog.repair",
-        "nvcatalog.rebuild",
-        "nvcatalog.prune",
-        "pyarrow.parquet",
-        "pyarrow.dataset",
-        "pandas",
-        "sklearn.utils",
-        "tqdm.auto",
-    ]
-)
-
 
 class Stopped(NamedTuple):
     """How a process ended (``killed``, ``full`` or ``done``), before which step, what it said, how it signed."""
@@ -65,11 +48,9 @@ class Stopped(NamedTuple):
 
 def stopped(at: int, work: str, data_dir: Path, *, full: bool = False, **options: Any) -> Stopped:
     """Work in a process that is killed before that step, or that has no room on its disk from there on."""
-    from_child, to_parent = _processes.Pipe(duplex=False)
-    environment = os.environ | {"NVCATALOG_CONTACT": next(_SIGNATURES)}
-    arguments = (at, full, environment, work, data_dir, options, to_parent)
-    process = _processes.Process(target=_work, args=arguments)
-    process.start()
+    from_child, to_parent = pipe()
+    signature = next(_SIGNATURES)
+    process = start(_work, at, full, signature, work, data_dir, options, to_parent)
     to_parent.close()
     try:
         found = Stopped(*from_child.recv())
@@ -78,7 +59,7 @@ def stopped(at: int, work: str, data_dir: Path, *, full: bool = False, **options
     process.join()
     assert process.exitcode == (-signal.SIGKILL if found.how == "killed" else 0), process.exitcode
     assert found.how != "failed", found.said
-    return found._replace(signature=environment["NVCATALOG_CONTACT"])
+    return found._replace(signature=signature)
 
 
 def hits_of(server: DemoServer, pattern: str, end: Stopped | None = None) -> list[Hit]:
@@ -90,13 +71,13 @@ def hits_of(server: DemoServer, pattern: str, end: Stopped | None = None) -> lis
 def _work(
     at: int,
     full: bool,
-    environment: dict[str, str],
+    signature: str,
     work: str,
     data_dir: Path,
     options: dict[str, Any],
     to_parent: Connection,
 ) -> None:
-    os.environ.update(environment)
+    os.environ["NVCATALOG_CONTACT"] = signature
     warnings.simplefilter("ignore")
     steps = itertools.count(1)
     _watch(steps, at, _fill_disk if full else _die)

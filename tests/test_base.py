@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 import fetching
+import numpy as np
 import pandas as pd
 import pytest
 from fetching import FOUR, file_of, ids, outcomes_of, traces, write
@@ -24,6 +25,7 @@ from oracle import nilearn as nilearn
 from oracle import nilearn_dir as nilearn_dir
 from test_cli import nvcatalog as nvcatalog
 from test_store import as_nobody, held_elsewhere, in_forked_child, let_go_soon
+from waiting import patience
 
 from nvcatalog import (
     Catalog,
@@ -301,12 +303,6 @@ def test_a_base_that_somebody_writes_to_is_waited_for(fetch: Fetch, open_dir: Pa
         assert fetch(base=open_dir, image_ids=[3]).images == [str(file_of(open_dir, 3, 3))]
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NVCATALOG_LOCK_TIMEOUT", "0.2")
-
-
-@pytest.mark.usefixtures("impatient")
 def test_a_base_that_is_kept_open_too_long_answers_by_its_newest_snapshot(
     fetch: Fetch, open_dir: Path, server: DemoServer
 ) -> None:
@@ -316,6 +312,7 @@ def test_a_base_that_is_kept_open_too_long_answers_by_its_newest_snapshot(
 
     with (
         held_elsewhere(Store(open_dir / "neurovault")) as process,
+        patience(0.2),
         unchanged(open_dir),
         pytest.warns(CatalogWarning, match=rf"process {process.pid} .* The snapshot of .* ago answers") as warned,
     ):
@@ -326,13 +323,12 @@ def test_a_base_that_is_kept_open_too_long_answers_by_its_newest_snapshot(
     assert [each.filename for each in warned if each.category is CatalogWarning] == [fetching.__file__]
 
 
-@pytest.mark.usefixtures("impatient")
 def test_a_base_that_is_kept_open_too_long_and_has_no_snapshot_is_done_without(
     fetch: Fetch, open_dir: Path, data_dir: Path
 ) -> None:
     fetch(data_dir=open_dir, image_ids=[3])
 
-    with held_elsewhere(Store(open_dir / "neurovault")) as process:
+    with held_elsewhere(Store(open_dir / "neurovault")) as process, patience(0.2):
         with pytest.warns(CatalogWarning, match=rf"{open_dir}.* by process {process.pid}.* taken for empty"):
             maps = fetch(base=open_dir, image_ids=[3])
         assert maps.images == [str(file_of(data_dir, 3, 3))]
@@ -340,14 +336,17 @@ def test_a_base_that_is_kept_open_too_long_and_has_no_snapshot_is_done_without(
             Catalog(data_dir, base=open_dir).sql("SELECT 1")
 
 
-@pytest.mark.usefixtures("impatient")
 def test_a_folder_that_is_kept_open_too_long_keeps_nobody_from_the_base(
     fetch: Fetch, base: Path, data_dir: Path, server: DemoServer
 ) -> None:
     fetch(image_ids=[10426])
     before = len(server.hits("/media/*"))
 
-    with held_elsewhere(Store(data_dir / "neurovault")), pytest.warns(CatalogWarning, match="without the catalog"):
+    with (
+        held_elsewhere(Store(data_dir / "neurovault")),
+        patience(0.2),
+        pytest.warns(CatalogWarning, match="without the catalog"),
+    ):
         maps = fetch(base=base, image_ids=[3, 10426])
 
     assert maps.images == [str(file_of(base, 3, 3)), str(file_of(data_dir, 658, 10426))]
@@ -355,7 +354,6 @@ def test_a_folder_that_is_kept_open_too_long_keeps_nobody_from_the_base(
 
 
 @pytest.mark.parametrize("kept", ["base", "front"])
-@pytest.mark.usefixtures("impatient")
 def test_what_only_asks_is_answered_by_the_snapshot_of_the_folder_that_is_kept(
     fetch: Fetch, open_dir: Path, data_dir: Path, kept: str
 ) -> None:
@@ -368,7 +366,7 @@ def test_what_only_asks_is_answered_by_the_snapshot_of_the_folder_that_is_kept(
     expected = both.sql(query).fetchall(), both.words([3, 10426]).frequencies.toarray().tolist()
     folder = (open_dir if kept == "base" else data_dir) / "neurovault"
 
-    with held_elsewhere(Store(folder)):
+    with held_elsewhere(Store(folder)), patience(0.2):
         with pytest.warns(CatalogWarning, match="The snapshot of .* answers") as warned:
             answer = both.sql(query).fetchall(), both.words([3, 10426]).frequencies.toarray().tolist()
         with pytest.warns(CatalogWarning, match="The snapshot of"), pytest.raises(QueryError):
@@ -376,6 +374,26 @@ def test_what_only_asks_is_answered_by_the_snapshot_of_the_folder_that_is_kept(
 
     assert answer == expected
     assert [each.filename for each in warned] == [__file__] * 2, "one for each call"
+
+
+@pytest.mark.parametrize("kept", ["base", "front"])
+def test_what_is_private_is_waited_for_in_either_folder(
+    fetch: Fetch, open_dir: Path, data_dir: Path, kept: str
+) -> None:
+    fetch(data_dir=open_dir, image_ids=[3], fetch_neurosynth_words=True)
+    fetch(image_ids=[10426], fetch_neurosynth_words=True)
+    for folder in (open_dir, data_dir):
+        Catalog(folder).snapshot()
+    both = Catalog(data_dir, base=open_dir)
+
+    with held_elsewhere(Store((open_dir if kept == "base" else data_dir) / "neurovault")), patience(0.2):
+        for ask in (
+            lambda: both.cite(private=True),
+            lambda: both.words(private=np.True_),  # type: ignore[arg-type]  # a flag that numpy makes
+            lambda: both.query("collections_overview", private=True),
+        ):
+            with pytest.raises(CatalogLockedError, match="is kept open by process"):
+                ask()
 
 
 def test_a_private_collection_of_the_base_stays_private(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from waiting import PATIENCE_S
 
-from nvcatalog import Catalog, NVCatalogError, fetch_neurovault_ids, snapshot
+from nvcatalog import Catalog, NVCatalogError, fetch_neurovault_ids
 from nvcatalog._batch import Batch, Words
 from nvcatalog._store import Store
 from nvcatalog.demo import DemoServer, World
@@ -32,15 +32,8 @@ from nvcatalog.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
-
-
-@pytest.fixture(autouse=True)
-def nothing_waits() -> Iterator[None]:
-    """Leave no snapshot for the end of the test session."""
-    yield
-    snapshot._waiting.clear()
 
 
 @pytest.fixture
@@ -214,6 +207,31 @@ def test_whatever_takes_a_condition_takes_its_values_by_keyword(catalog: Catalog
     assert [line.split(",")[0] for line in lines] == ["image_id", "41"]
     with pytest.raises(QueryError, match="n"):
         catalog.cite(where=one, params=gave, n=41)
+
+
+@pytest.mark.parametrize(
+    ("method", "option", "value"),
+    [
+        ("words", "terms", "%t%"),
+        ("words", "min_abs_weight", 0.5),
+        ("words", "gone", True),
+        ("export", "format", "csv"),
+        ("to_nimads", "study", "doi"),
+        ("freeze", "Verbose", 0),
+        ("cite", "private", False),
+        ("prune", "older_than", 3),
+    ],
+)
+def test_a_value_whose_name_is_an_option_goes_into_params(
+    catalog: Catalog, tmp_path: Path, method: str, option: str, value: Any
+) -> None:
+    place = [tmp_path / "out"] if method in ("export", "freeze") else []
+    condition = f"image_id = 41 AND name <> '$name' AND ${option}::VARCHAR IS NOT NULL"
+
+    with pytest.raises(QueryError, match=rf"option of {method}; .* give it in params=\{{'{option.lower()}': …}}"):
+        getattr(catalog, method)(*place, where=condition, **{option.lower(): value})
+
+    assert catalog.cite(where=condition, params={option: value}).collections[0].collection_id == 4
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from oracle import nilearn_dir as nilearn_dir
 from oracle import nilearn_filtered as nilearn_filtered
 from test_store import as_nobody
-from waiting import PATIENCE_S, started, wait_until
+from waiting import PATIENCE_S, patience, started, wait_until
 
 from nvcatalog import Catalog, Outcome, fetch_neurovault, fetch_neurovault_ids
 from nvcatalog._store import Store
@@ -431,12 +431,11 @@ def test_a_read_only_folder_of_nilearns_is_read_as_it_is(nilearn_filtered: Fetch
 
 
 def test_a_catalog_that_somebody_holds_costs_no_download(
-    fetch: Fetch, server: DemoServer, nilearn_filtered: Fetch, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+    fetch: Fetch, server: DemoServer, nilearn_filtered: Fetch, data_dir: Path
 ) -> None:
     nilearn_filtered(data_dir=data_dir, max_images=2)
-    monkeypatch.setenv("NVCATALOG_LOCK_TIMEOUT", "0.2")
     held = Store(data_dir / "neurovault")._file_lock(time.monotonic() + PATIENCE_S)
-    with held, pytest.warns(CatalogWarning, match="not in the catalog yet"):
+    with held, patience(0.2), pytest.warns(CatalogWarning, match="not in the catalog yet"):
         maps = fetch(max_images=5)
     assert ids(maps) == [3, 4, 8718, 8719, 9034]
     server.reset_log()

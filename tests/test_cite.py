@@ -202,10 +202,17 @@ def test_a_doi_that_is_encoded_already_is_not_encoded_again() -> None:
         "NeuroVault",
         "Martin Luther King, Jr. and Craig Fox",
         "the team of Craig Fox and Martin Walter",
+        "ENIGMA Sleep and Craig Fox",
     ],
 )
 def test_authors_of_whom_bibtex_would_make_others_stay_one_group(authors: str) -> None:
     assert f"  author = {{{{{authors}}}}},\n" in Citations([CitedCollection(1, authors=authors)]).bibtex()
+
+
+def test_a_group_among_authors_is_no_person() -> None:
+    authors = "A. B. Smith, Human Connectome Project and ENIGMA Consortium"
+    bibtex = Citations([CitedCollection(1, authors=authors)]).bibtex()
+    assert "  author = {A. B. Smith and {Human Connectome Project} and {ENIGMA Consortium}},\n" in bibtex
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40) | st.text(

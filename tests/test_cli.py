@@ -555,6 +555,21 @@ def test_freeze_writes_a_lock_file_and_cite_the_citations(nvcatalog: Run, filled
     assert nvcatalog("cite", "-d", tmp_path / "none").returncode == 1
 
 
+def test_whole_collections_can_be_cited_and_exported(nvcatalog: Run, filled: Path, tmp_path: Path) -> None:
+    cited = nvcatalog("cite", "--collections", "1058", "-d", filled)
+    done = nvcatalog("export", tmp_path / "a.csv", "-w", "images", "-c", "1058", "-i", "10426", "-q", "-d", filled)
+    unknown = nvcatalog("cite", "-c", "1058,7", "-d", filled)
+
+    assert b"@misc{neurovault_1058,\n" in cited.stdout
+    assert b"neurovault_658" not in cited.stdout
+    assert done.returncode == 0, done.stderr
+    rows = (tmp_path / "a.csv").read_text(encoding="utf-8").splitlines()[1:]
+    assert len(rows) > 1
+    assert "10426" in [row.split(",")[0] for row in rows]
+    assert unknown.returncode == 2
+    assert b"no image of these collections is known: 7" in unknown.stderr
+
+
 def test_export_writes_tables_as_files_and_says_where(nvcatalog: Run, filled: Path, tmp_path: Path) -> None:
     place = tmp_path / "out"
     chosen = ("--where", "image_id = $id", "-p", "id=10426", "-d", filled)

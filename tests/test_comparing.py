@@ -174,6 +174,11 @@ def test_a_snapshot_that_there_is_not_is_refused(catalog: Catalog) -> None:
         catalog.diff("before", "a/b")
 
 
+def test_the_newest_is_not_compared_with_itself(catalog: Catalog) -> None:
+    with pytest.raises(InvalidOptionError, match="snapshot is '', and"):
+        catalog.diff(None)  # type: ignore[arg-type]  # what a script may hand on
+
+
 def test_one_whose_files_cannot_be_read_is_an_error_that_names_it(catalog: Catalog) -> None:
     batch = Batch()
     add_image(batch, 72, "renamed")

@@ -224,7 +224,7 @@ MAP = """
     client: an_id_written_as_text
     records: an_id_may_come
 - another collection_id than asked for, one image in two collections
-    hostile_answers: a_record_that_names_another_collection, an_image_that_two_collections
+    hostile_answers: records_that_name_another_collection, an_image_that_two_collections
 - 10,000 extra keys; keys with control characters, or that differ in case alone
     hostile: odd_records_cost_no_file
     hostile_answers: what_odd_records_leave

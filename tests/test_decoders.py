@@ -19,6 +19,7 @@ from nvcatalog import Catalog, decoders, snapshot
 from nvcatalog.errors import (
     IncompleteWarning,
     InvalidOptionError,
+    InvalidOptionTypeError,
     MixedSetsError,
     SnapshotWarning,
     WordsError,
@@ -158,10 +159,14 @@ def test_what_was_added_is_forgotten_and_neurosynth_asked_again(catalog: Catalog
         catalog.forget_words(reference="mine")
     catalog.add_words(pd.DataFrame(MINE | {"image_id": [3, 8718, 3]}), reference="mine", replace=True)
 
-    with pytest.raises(WordsError, match=r"'terms_20k' is no set .*; there are 'mine'"):
-        catalog.forget_words(reference="terms_20k")
+    with pytest.raises(WordsError, match=r"'gclda' is no set .*; there are 'mine'"):
+        catalog.forget_words(reference="gclda")
+    with pytest.raises(InvalidOptionTypeError, match="takes the name of a set of terms: reference='mine'"):
+        catalog.forget_words("mine")
     assert catalog.forget_words(4, reference="mine") == 0
     assert catalog.forget_words(["8718"], reference="mine") == 1
+    tickle = "SELECT count(*) FROM terms WHERE term = 'tickle'"
+    assert catalog.sql(tickle).fetchall() == [(1,)], "another image has it"
 
     assert [id_ for id_, *_ in landed(catalog)] == [3, 3]
     maps = fetch(image_ids=[8718], fetch_neurosynth_words=True)
@@ -169,6 +174,21 @@ def test_what_was_added_is_forgotten_and_neurosynth_asked_again(catalog: Catalog
     pd.testing.assert_frame_equal(catalog.words([8718]).df(), theirs)
     assert catalog.forget_words(reference="mine") == 1
     assert landed(catalog) == []
+    assert catalog.sql(tickle).fetchall() == [(0,)]
+
+
+def test_what_was_added_as_neurosynths_is_forgotten_of_the_images_that_are_named(
+    catalog: Catalog, fetch: Fetch
+) -> None:
+    theirs = catalog.words([8718]).df()
+    catalog.add_words(theirs.assign(weight=0.5), reference="terms_20k", replace=True)
+
+    with pytest.raises(WordsError, match="'terms_20k' is a set of Neurosynth's; name the images"):
+        catalog.forget_words(reference="terms_20k")
+    assert catalog.forget_words([8718, 3], reference="terms_20k") == 1
+
+    fetch(image_ids=[8718], fetch_neurosynth_words=True)
+    pd.testing.assert_frame_equal(catalog.words([8718]).df(), theirs)
 
 
 def test_images_that_the_catalog_does_not_know_are_refused(catalog: Catalog, tmp_path: Path) -> None:
@@ -266,10 +286,11 @@ def test_an_index_of_pandas_is_no_column_unless_it_is_named_as_one(catalog: Cata
         assert decoders.as_long_table(frame.set_index(index)).column("image_id").to_pylist() == [3, 4, 3]
 
 
-@pytest.mark.parametrize("reference", ["", " ", "mine ", None, 3, "mi\0ne", "mi\nne", "\ud800", "x" * 201])
-def test_a_set_of_terms_needs_a_name(catalog: Catalog, reference: Any) -> None:
-    with pytest.raises(InvalidOptionError, match="give the set of terms a name"):
-        catalog.add_words(pd.DataFrame(MINE), reference=reference)
+def test_a_set_of_terms_needs_a_name(catalog: Catalog) -> None:
+    none: list[Any] = ["", " ", "mine ", None, 3, "mi\0ne", "mi\nne", "\ud800", "x" * 201]
+    for reference in none:
+        with pytest.raises(InvalidOptionError, match="give the set of terms a name"):
+            catalog.add_words(pd.DataFrame(MINE), reference=reference)
 
 
 def test_an_empty_table_changes_nothing(catalog: Catalog) -> None:

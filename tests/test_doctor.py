@@ -14,6 +14,7 @@ from fetching import traces
 from fetching import world as world
 from filelock import FileLock
 from pyarrow import parquet
+from waiting import PATIENCE_S
 
 import nvcatalog
 from nvcatalog import Catalog, doctor
@@ -37,7 +38,7 @@ TOKEN = "ABCDEFGH"
 def look(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Diagnosis]:
     """Return a function that looks at the test's folder; how full this machine's disk is is no matter."""
     monkeypatch.setattr(doctor, "_LITTLE_SPACE", 0)
-    return lambda: Catalog(data_dir).doctor(timeout=5)
+    return lambda: Catalog(data_dir).doctor(timeout=PATIENCE_S)
 
 
 def facts(found: Diagnosis, section: str) -> dict[str, str]:

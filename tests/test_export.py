@@ -315,7 +315,7 @@ def test_what_is_not_named_is_the_metadata_and_words_come_only_when_asked_for(
     names = ["collections", "files", "images", "nidm_packs", "stat_maps"]
     assert sorted(path.stem for path in export().glob("*.parquet")) == names
 
-    place = export("words", "terms", target=tmp_path / "words")
+    place = export("words", "Terms", target=tmp_path / "words")
     assert ids(place, "words") == [30, 30, 50]
     assert ids(place, "terms", "term") == ["pain", 'reward, "loss"']
 
@@ -622,6 +622,11 @@ def test_a_target_of_the_wrong_kind_is_refused(
         with pytest.raises(InvalidOptionError, match=r"target is .*; give another path, such as 'out'"):
             export(target=target)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.duckdb", "left.duckdb.wal"]
+
+
+def test_a_verbosity_that_is_none_is_refused(export: Callable[..., Path]) -> None:
+    with pytest.raises(InvalidOptionError, match="verbose is 'loud'; give a number"):
+        export(verbose="loud")
 
 
 @pytest.mark.parametrize("ending", ["json", "jsonl", "feather", "pq", "tsv", "xlsx", "csv.gz"])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pytest
-from waiting import wait_until
+from waiting import patience, wait_until
 
 from nvcatalog import Catalog, fetch_neurovault, fetch_neurovault_ids, landing, snapshot, storage
 from nvcatalog._batch import Batch, Listing, Words
@@ -224,14 +224,11 @@ def test_a_row_that_does_not_fit_is_a_trouble_and_the_others_land(
     assert "image_id 2" in caplog.text
 
 
-def test_who_keeps_the_catalog_open_is_named_and_nothing_is_lost(
-    store: Store, lander: Lander, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("NVCATALOG_LOCK_TIMEOUT", "0.1")
+def test_who_keeps_the_catalog_open_is_named_and_nothing_is_lost(store: Store, lander: Lander) -> None:
     add_image(lander, 1)
     lander.land()
 
-    with read_by_another_tool(store) as process:
+    with read_by_another_tool(store) as process, patience(0.1):
         add_image(lander, 2)
         lander.land()
         add_image(lander, 3)
@@ -244,13 +241,10 @@ def test_who_keeps_the_catalog_open_is_named_and_nothing_is_lost(
     assert len(lander.batch.tables["images"]) == 2
 
 
-def test_once_the_catalog_is_free_again_everything_lands_and_nothing_is_said(
-    store: Store, lander: Lander, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("NVCATALOG_LOCK_TIMEOUT", "0.1")
+def test_once_the_catalog_is_free_again_everything_lands_and_nothing_is_said(store: Store, lander: Lander) -> None:
     add_image(lander, 1)
     lander.land()
-    with read_by_another_tool(store):
+    with read_by_another_tool(store), patience(0.1):
         add_image(lander, 2, name="old")
         lander.land()
         add_image(lander, 2, name="new")
@@ -268,7 +262,6 @@ def test_once_the_catalog_is_free_again_everything_lands_and_nothing_is_said(
 def test_a_catalog_that_is_held_is_asked_for_now_and_then_not_for_every_row(
     store: Store, lander: Lander, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("NVCATALOG_LOCK_TIMEOUT", "0.05")
     monkeypatch.setattr(landing, "_EVERY_ROWS", 2)
     monkeypatch.setattr(landing, "_EVERY_S", 3600.0)
     tries: list[float | None] = []
@@ -281,7 +274,7 @@ def test_a_catalog_that_is_held_is_asked_for_now_and_then_not_for_every_row(
     add_image(lander, 1)
     lander.land()
     monkeypatch.setattr(Store, "land", land_and_count)
-    with read_by_another_tool(store):
+    with read_by_another_tool(store), patience(0.05):
         add_image(lander, 2)
         lander.land()
         for id_ in range(3, 50):
@@ -443,13 +436,13 @@ def world() -> World:
 
 
 def test_a_fetch_beside_a_reader_answers_with_the_files_and_the_next_one_takes_them_over(
-    server: DemoServer, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+    server: DemoServer, data_dir: Path
 ) -> None:
-    monkeypatch.setenv("NVCATALOG_LOCK_TIMEOUT", "0.2")
     fetch_neurovault_ids([4], data_dir=data_dir, fetch_neurosynth_words=True, verbose=0)
 
     with (
         read_by_another_tool(Store(data_dir / "neurovault")) as process,
+        patience(0.2),
         pytest.warns(CatalogWarning, match=rf"not in the catalog yet: .*is kept open by process {process.pid} "),
     ):
         maps = fetch_neurovault_ids([3], data_dir=data_dir, fetch_neurosynth_words=True, verbose=0)
@@ -471,12 +464,11 @@ def test_a_fetch_beside_a_reader_answers_with_the_files_and_the_next_one_takes_t
 
 
 @pytest.fixture
-def held_for_writing(server: DemoServer, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def held_for_writing(server: DemoServer, data_dir: Path) -> Iterator[str]:
     """Fetch collection 4 and image 31, then let somebody keep the catalog; return what warnings say of that."""
     fetch_neurovault_ids([4], [31], data_dir=data_dir, fetch_neurosynth_words=True, verbose=0)
-    monkeypatch.setenv("NVCATALOG_LOCK_TIMEOUT", "0.1")
     server.reset_log()
-    with held_by_another_tool(Store(data_dir / "neurovault"), "write") as process:
+    with held_by_another_tool(Store(data_dir / "neurovault"), "write") as process, patience(0.1):
         yield rf"does without the catalog.*kept open by process {process.pid} "
 
 
@@ -524,11 +516,11 @@ def test_filters_need_the_catalog(data_dir: Path, held_for_writing: str) -> None
 
 
 def test_the_next_call_takes_over_what_a_call_without_the_catalog_brought(
-    server: DemoServer, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+    server: DemoServer, data_dir: Path
 ) -> None:
     fetch_neurovault_ids([4], data_dir=data_dir, verbose=0)
-    monkeypatch.setenv("NVCATALOG_LOCK_TIMEOUT", "0.1")
-    with held_by_another_tool(Store(data_dir / "neurovault"), "write"), pytest.warns(CatalogWarning):
+    held = held_by_another_tool(Store(data_dir / "neurovault"), "write")
+    with held, patience(0.1), pytest.warns(CatalogWarning):
         maps = fetch_neurovault_ids([3], data_dir=data_dir, verbose=0)
     server.reset_log()
 

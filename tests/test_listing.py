@@ -128,7 +128,7 @@ def test_a_list_counts_as_read_once_its_packs_are_too(
         with pytest.raises(KeyboardInterrupt):
             bench.run((3,))
     assert not bench.landed((3,)).collections[3].complete
-    with Servers(timeout_s=5) as servers:
+    with Servers(timeout_s=PATIENCE_S) as servers:
         lister = Lister(servers.neurovault, bench.landed((3,)), bench.lander, verbose=0)
         assert lister.run(ToList((3,))) == {}
     assert bench.landed((3,)).collections[3].complete

@@ -158,7 +158,7 @@ def test_of_two_that_want_an_image_the_second_waits(tmp_path: Path) -> None:
 
 def test_threads_of_one_call_share_a_turn(tmp_path: Path) -> None:
     turns = Turns(tmp_path)
-    both = threading.Barrier(2, timeout=60)
+    both = threading.Barrier(2, timeout=PATIENCE_S)
 
     def take() -> None:
         with turns.of(7 + 64 * threading.get_ident(), no_wait):

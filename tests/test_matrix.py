@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.feature_extraction import DictVectorizer
+from waiting import PATIENCE_S
 
 from nvcatalog import matrix, snapshot
 from nvcatalog._batch import Batch, Words
@@ -322,6 +323,10 @@ def test_two_reference_sets_in_one_matrix_are_an_error_that_names_them(
     assert (found.image_ids.tolist(), found.missing, found.reference) == ([21], (11, 12), "mine")
     with pytest.warns(WordsWarning, match="no terms of the reference set 'terms_20k' are here"):
         assert words(store, [11, 21], reference="terms_20k").frequencies.toarray()[1].tolist() == [0, 0, 0, 0]
+    with pytest.warns(WordsWarning, match="no terms of the reference set 'mine' are here.* add_words adds them"):
+        words(store, [11, 21], reference="mine")
+    with pytest.warns(WordsWarning, match="no terms are here.* add_words adds them"):
+        words(store, [21, 22])
 
 
 def test_a_reference_set_that_is_not_here_is_refused_with_those_that_are(filled: Store) -> None:
@@ -364,7 +369,7 @@ def landing_meanwhile(monkeypatch: pytest.MonkeyPatch, store: Store) -> list[int
 
     def parts(source: Any) -> Iterator[Any]:
         for part in read(source):
-            store.land(words_of({22: {"pain": 0.5}}), timeout_s=5)
+            store.land(words_of({22: {"pain": 0.5}}), timeout_s=PATIENCE_S)
             done.append(len(part.rows))
             yield part
 

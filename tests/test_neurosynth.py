@@ -267,8 +267,9 @@ def test_it_is_asked_over_two_connections_only(server: DemoServer, data_dir: Pat
 def test_it_is_waited_for_longer_than_files_are(
     server: DemoServer, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.fail(DECODE, faults.slow(1.2))
-    maps = fetch(data_dir, [9034], timeout=1)
+    fetch_neurovault_ids(image_ids=[9034], data_dir=data_dir, verbose=0)
+    server.fail(DECODE, faults.slow(0.4))
+    maps = fetch(data_dir, [9034], timeout=0.2)
     assert outcomes(maps, "words") == {9034: "downloaded"}
     server.fail("/media/*", faults.slow(3600))
     with pytest.warns(IncompleteWarning, match="timed out|time-out"):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from fetching import no_waiting as no_waiting
 from oracle import assert_same, point_nilearn_at
+from waiting import PATIENCE_S
 
 import nvcatalog
 from nvcatalog import neurovault as ours
@@ -57,8 +58,8 @@ def test_the_auditory_task_is_nilearns(
 ) -> None:
     point_nilearn_at(server, monkeypatch)
 
-    mine = nvcatalog.fetch_neurovault_auditory_computation_task(tmp_path / "ours", 0, timeout=5)
-    other = theirs.fetch_neurovault_auditory_computation_task(tmp_path / "theirs", 0, 5)
+    mine = nvcatalog.fetch_neurovault_auditory_computation_task(tmp_path / "ours", 0, timeout=PATIENCE_S)
+    other = theirs.fetch_neurovault_auditory_computation_task(tmp_path / "theirs", 0, PATIENCE_S)
 
     assert [meta["id"] for meta in mine.images_meta] == [32980]
     assert_same(mine, other)

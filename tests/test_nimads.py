@@ -294,6 +294,13 @@ def test_sizes_that_cannot_be_are_refused(catalog: Catalog, world: World, fetch:
     fetch(collection_ids=[30])
     with pytest.raises(InvalidOptionError, match="sample_sizes has 30, which is an image as well as a study"):
         nimads(catalog, sample_sizes={30: 20})
+    by_image, by_study = (nimads(catalog, sample_sizes=given) for given in ({30: 9, 300: 8}, {30: 9, 4: 8}))
+    assert [sizes(each)[image] for each in (by_image, by_study) for image in ("30", "300")] == [
+        [9],
+        [8],
+        [20],
+        [9],
+    ]
 
 
 def test_columns_that_do_not_exist_are_told_with_those_that_are_near(catalog: Catalog) -> None:

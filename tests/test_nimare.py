@@ -53,6 +53,6 @@ def load(path: str) -> nib.nifti1.Nifti1Image:
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
 def test_what_is_to_be_known_of_a_studyset_is_warned_of(catalog: Catalog) -> None:
     pytest.importorskip("nimare", exc_type=ImportError)
-    with pytest.warns(SelectionWarning, match="1 studies contribute several analyses, which are not independent"):
+    with pytest.warns(SelectionWarning, match="1 study contributes several analyses, which are not independent"):
         studyset = catalog.to_nimare(image_ids=DEPENDENT, sample_sizes=25)
     assert [list(sizes) for sizes in studyset.metadata["sample_sizes"]] == [[25], [25]]

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import nvcatalog
-from nvcatalog import errors, neurovault, snapshot
+from nvcatalog import errors, neurovault
 from nvcatalog._resources import sql_folder
 from nvcatalog.errors import NVCatalogWarning
 
@@ -86,6 +86,14 @@ def sources() -> dict[str, list[Path]]:
 @functools.cache
 def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+@functools.cache
+def names_used(path: Path) -> frozenset[str]:
+    """Return each name that a file uses, with the dots before and in it."""
+    return frozenset(
+        ast.unparse(node) for node in ast.walk(tree_of(path)) if isinstance(node, ast.Name | ast.Attribute)
+    )
 
 
 def imports_of(path: Path, modules: set[str]) -> Iterator[str]:
@@ -161,13 +169,7 @@ def test_contributors_are_shown_the_same_rows() -> None:
     ],
 )
 def test_what_one_module_answers_for_is_done_nowhere_else(what: str, only_in: set[str]) -> None:
-    users = {
-        module
-        for module, paths in sources().items()
-        for path in paths
-        for node in ast.walk(tree_of(path))
-        if isinstance(node, ast.Name | ast.Attribute) and ast.unparse(node) == what
-    }
+    users = {module for module, paths in sources().items() for path in paths if what in names_used(path)}
     assert users - {"demo"} <= only_in, f"{what} is used in {users}"
     assert what != "duckdb.connect" or users == {"_store"}, "the test looks for the wrong thing"
 
@@ -283,6 +285,7 @@ def test_parameters_that_are_documented_are_those_there_are() -> None:
         assert [one or other for one, other in documented] == names[names[:1] == ["self"] :], function
 
 
+@functools.cache
 def modules_with_examples() -> list[str]:
     names = [module.name for module in pkgutil.walk_packages([str(PACKAGE)], "nvcatalog.")]
     return [name for name in names if not name.endswith("__main__") and examples_of(name)]
@@ -308,7 +311,6 @@ def test_the_examples_of_a_module_run(
     name: str, request: pytest.FixtureRequest, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NILEARN_DATA", str(data_dir))
-    monkeypatch.setattr(snapshot, "_waiting", {})
     said: list[str] = []
     for test in examples_of(name):
         if re.search("Catalog|fetch", test.docstring or ""):

@@ -233,6 +233,23 @@ def test_rows_that_have_become_private_are_in_no_file_of_the_next_one(
     assert_is_as_if_written_whole(store, later)
 
 
+def test_packs_without_a_number_are_hidden_with_their_collection(store: Store) -> None:
+    with store.writing() as connection:
+        connection.execute("INSERT INTO nidm_packs SELECT NULL, 7 + i % 2, 200 + i FROM range(1, 31) AS r(i)")
+        connection.execute("INSERT INTO nidm_packs SELECT 100 + i, 1, 100 + i FROM range(1, 31) AS r(i)")
+    place = snapshot.take(store)
+    assert len([*(place / "nidm_packs").iterdir()]) > 1
+    batch = Batch()
+    batch.add_record("collection", {"id": 8, "name": "a study", "private": True})
+    store.land(batch)
+
+    later = snapshot.take(store)
+
+    packs = pa.dataset.dataset(later / "nidm_packs").to_table()
+    assert (len(packs), 8 in packs["collection_id"].to_pylist()) == (45, False)
+    assert_is_as_if_written_whole(store, later)
+
+
 def test_rows_that_are_public_again_are_back(store: Store) -> None:
     batch = Batch()
     batch.add_refusal(Refusal("image", 7, "private", "403", NOW, NOW))
@@ -632,7 +649,7 @@ STEPS = st.tuples(
 )
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=6, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.lists(STEPS, min_size=1, max_size=4))
 def test_after_any_landings_a_snapshot_is_as_if_it_were_written_whole(
     published: Path, tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[list[Any], bool]]

@@ -259,6 +259,10 @@ def test_what_is_refused_is_explained(catalog: Catalog) -> None:
         catalog.sql("SELECT 1; DELETE FROM images")
     with pytest.raises(QueryError, match=r"ask with one SELECT.*; got nothing"):
         catalog.sql("  ")
+    with pytest.raises(QueryError, match="query is None, a NoneType; give a SELECT as text"):
+        catalog.sql(None)  # type: ignore[arg-type]  # what is no text
+    with pytest.raises(QueryError, match=r"option of sql; .* give it in params=\{'tables'"):
+        catalog.sql("SELECT $tables", tables=3)  # type: ignore[arg-type]  # meant as the parameter's value
     with pytest.raises(QueryError, match="they do not change it"):
         catalog.sql("WITH d AS (DELETE FROM images RETURNING *) SELECT * FROM d")
 

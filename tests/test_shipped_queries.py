@@ -6,7 +6,7 @@ import html
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -141,12 +141,13 @@ def fill(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
-    """Return a catalog of real records and their variants; queries change nothing, so all tests share it."""
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
+    """Return a catalog of real records and their variants; queries change nothing, so all tests share it, open."""
     data_dir = tmp_path_factory.mktemp("data")
     (data_dir / "neurovault").mkdir()
     fill(data_dir / "neurovault")
-    return Catalog(data_dir)
+    with Store(data_dir / "neurovault").reading():  # what is open need not be opened again by each test
+        yield Catalog(data_dir)
 
 
 # The same in pandas

@@ -471,7 +471,7 @@ def test_processes_that_land_and_publish_at_once_miss_nothing(store: Store) -> N
     commands = [[sys.executable, "-c", LAND_AND_PUBLISH, str(store.folder), str(number)] for number in range(3)]
     running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
     for process in running:
-        assert (process.communicate(timeout=120)[1], process.returncode) == ("", 0)
+        assert (process.communicate(timeout=PATIENCE_S)[1], process.returncode) == ("", 0)
 
     newest = current(store.folder)
     assert newest is not None

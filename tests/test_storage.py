@@ -811,7 +811,7 @@ _FULL_DISK = """
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
     folder = Path(sys.argv[1])
-    service = Service("NeuroVault", sys.argv[2], connections=1, timeout_s=5)
+    service = Service("NeuroVault", sys.argv[2], connections=1, timeout_s=300)
     for write in (
         lambda: storage.download(service, sys.argv[3], folder / "image_1.nii.gz", announced_size=None),
         lambda: storage.write_whole(folder / "record.json", b"x" * 20_000),
@@ -967,9 +967,8 @@ def test_that_the_default_is_there_and_what_a_variable_names_is_not_is_said_once
     default.mkdir(parents=True)
     monkeypatch.setenv("NILEARN_DATA", str(tmp_path / "fresh"))
 
-    text = (
-        f"{default} is used.* {tmp_path}/fresh/neurovault, which .* is not there yet.* data_dir='{tmp_path}/fresh'"
-    )
+    named = tmp_path / "fresh"
+    text = f"{default} is used.* {named}/neurovault, which .* is not there yet.* data_dir='{named}'"
     with pytest.warns(FolderWarning, match=text) as warned:
         Catalog()
     assert warned[0].filename == __file__

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import random
 import time
 from contextlib import suppress
@@ -12,9 +10,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from children import pipe, start
 from fetching import SEVEN_DAYS_AGO, file_of, write
 from fetching import no_waiting as no_waiting
-from waiting import PATIENCE_S, hold_until_together
+from waiting import PATIENCE_S, hold_until_together, patience
 
 from nvcatalog import Catalog, fetch_neurovault_ids, landing
 from nvcatalog._batch import Batch
@@ -675,13 +674,10 @@ def test_a_declared_mirror_gives_the_records_of_its_original(
     assert len(Catalog(data_dir).outdated()) == 0
 
 
-def test_a_catalog_that_somebody_keeps_open_ends_it(
-    server: DemoServer, sync: Sync, data_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_catalog_that_somebody_keeps_open_ends_it(server: DemoServer, sync: Sync, data_dir: Path) -> None:
     sync(collection_ids=[1])
-    monkeypatch.setenv("NVCATALOG_LOCK_TIMEOUT", "0.1")
     store = Store(data_dir / "neurovault")
-    with store._file_lock(time.monotonic() + PATIENCE_S), pytest.raises(CatalogLockedError):
+    with store._file_lock(time.monotonic() + PATIENCE_S), patience(0.1), pytest.raises(CatalogLockedError):
         sync()
     assert sync().complete
 
@@ -729,21 +725,15 @@ def test_an_interrupted_sync_keeps_what_arrived(
     assert sync().complete
 
 
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["nvcatalog.sync", "nvcatalog.catalog", "pyarrow.parquet"])
-
-
-def sync_in_a_child(environment: dict[str, str], data_dir: Path, to_parent: Connection) -> None:
-    os.environ.update(environment)
+def sync_in_a_child(data_dir: Path, to_parent: Connection) -> None:
     landing._EVERY_S = 0.02  # so that there is much to lose
     to_parent.send("started")
     sync_catalog(Store(data_dir / "neurovault"), verbose=0)
 
 
-def kill_after(seconds: float, server: DemoServer, data_dir: Path) -> None:
-    from_child, to_parent = _processes.Pipe(duplex=False)
-    process = _processes.Process(target=sync_in_a_child, args=(server.environment, data_dir, to_parent))
-    process.start()
+def kill_after(seconds: float, data_dir: Path) -> None:
+    from_child, to_parent = pipe()
+    process = start(sync_in_a_child, data_dir, to_parent)
     to_parent.close()
     assert from_child.recv() == "started"
     time.sleep(seconds)
@@ -761,7 +751,7 @@ def test_killed_again_and_again_it_reads_no_list_twice_that_had_landed(
     landed: list[int] = []
     for _ in range(KILLS):
         server.reset_log()
-        kill_after(moment := chance.uniform(0.05, 0.3), server, data_dir)
+        kill_after(moment := chance.uniform(0.05, 0.3), data_dir)
         print(f"seed {seed}, killed after {moment:.3f} s with {len(landed)} lists landed before")
         assert not set(lists_read(server)).intersection(landed)
         if Catalog(data_dir).folder.joinpath("catalog.duckdb").exists():

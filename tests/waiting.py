@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import threading
 import time
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,6 +29,13 @@ def wait_until(happened: Callable[[], object]) -> None:
     while not happened():
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.005)
+
+
+@contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Let nobody wait longer for the catalog: not before or after, when a call's own threads may need to."""
+    with patch.dict(os.environ, {"NVCATALOG_LOCK_TIMEOUT": str(seconds)}):
+        yield
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from nvcatalog.cli.arguments import (
     SOMETHING_MISSING,
     WRONG_USE,
     Base,
+    Collections,
     DataDir,
     Gone,
     Images,
@@ -34,6 +35,7 @@ from nvcatalog.cli.arguments import (
     Where,
     Workers,
     catalog_in,
+    chosen_ids,
     leaving_politely,
     named_as_here,
     parse_params,
@@ -321,6 +323,7 @@ def freeze(
     path: Annotated[str, typer.Argument(metavar="PATH", help="Where the lock file is to be: maps.lock.json.")],
     where: Where = None,
     images: Images = None,
+    collections: Collections = None,
     param: Params = None,
     resample: Annotated[bool, typer.Option("--resample", help="Freeze the maps on the 3 mm grid.")] = False,
     private: Private = False,
@@ -338,7 +341,7 @@ def freeze(
         written = catalog.freeze(
             path,
             where=where,
-            image_ids=split(images) or None,
+            image_ids=chosen_ids(catalog, images, collections, gone=gone),
             params=parse_params(param),
             resample=resample,
             private=private,
@@ -394,6 +397,7 @@ class CitationFormat(StrEnum):
 def cite(
     where: Where = None,
     images: Images = None,
+    collections: Collections = None,
     param: Params = None,
     private: Private = False,
     gone: Gone = False,
@@ -409,7 +413,7 @@ def cite(
     with _asking(catalog):
         citations = catalog.cite(
             where=where,
-            image_ids=split(images) or None,
+            image_ids=chosen_ids(catalog, images, collections, gone=gone),
             params=parse_params(param),
             private=private,
             gone=gone,
@@ -443,6 +447,7 @@ def export(
     ] = None,
     where: Where = None,
     images: Images = None,
+    collections: Collections = None,
     param: Params = None,
     output: Annotated[
         ExportFormat | None, typer.Option("--format", "-f", help="As what; as TARGET ends, or parquet.")
@@ -463,7 +468,7 @@ def export(
             target,
             split(what) or None,
             where=where,
-            image_ids=split(images) or None,
+            image_ids=chosen_ids(catalog, images, collections, gone=gone),
             params=parse_params(param) or None,
             format=output,
             overwrite=overwrite,

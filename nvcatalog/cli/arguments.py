@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nvcatalog.cli.output import Format, err
-from nvcatalog.errors import QueryError
+from nvcatalog.errors import InvalidOptionError, QueryError, listed
 
 if TYPE_CHECKING:
     from nvcatalog.catalog import Catalog
@@ -36,6 +36,10 @@ Timeout = Annotated[float, typer.Option("--timeout", help="Seconds to connect, a
 Workers = Annotated[int | None, typer.Option("--max-workers", help="Parallel downloads; 6 by default.")]
 Where = Annotated[str | None, typer.Option("--where", help="Those that a condition over stat_maps is true for.")]
 Images = Annotated[list[str] | None, typer.Option("--images", "-i", metavar="IDS", help="Those: 10426,32980.")]
+Collections = Annotated[
+    list[str] | None,
+    typer.Option("--collections", "-c", metavar="IDS", help="All known images of collections: 555,658."),
+]
 Private = Annotated[bool, typer.Option("--private", help="Those of private collections too.")]
 Gone = Annotated[bool, typer.Option("--gone", help="What the server no longer has, too.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No bars and no summary.")]
@@ -51,6 +55,27 @@ def catalog_in(data_dir: str | None, base: str | None = None) -> Catalog:
 def split(values: list[str] | None) -> list[str]:
     """Read ids given as ``-c 555,658`` and as ``-c 555 -c 658``."""
     return [part for value in values or [] for part in value.replace(",", " ").split()]
+
+
+def chosen_ids(
+    catalog: Catalog, images: list[str] | None, collections: list[str] | None, *, gone: bool
+) -> list[int | str] | None:
+    """Read which images are named, by themselves or by their collections; None where none are."""
+    from nvcatalog.ids import parse_ids
+
+    named: list[int | str] = [*split(images)]
+    if collections:
+        ids = parse_ids(split(collections), kind="collection")
+        query = (
+            "SELECT collection_id, image_id FROM images WHERE collection_id IN $ids AND ($gone OR gone_at IS NULL)"
+        )
+        rows = catalog.sql(f"{query} ORDER BY ALL", ids=ids, gone=gone).fetchall()
+        if unknown := {*ids}.difference(id_ for id_, _ in rows):
+            raise InvalidOptionError(
+                f"no image of these collections is known: {listed(sorted(unknown))}; fetch them"
+            )
+        named += [image_id for _, image_id in rows]
+    return named or None
 
 
 def parse_params(pairs: list[str] | None) -> dict[str, str | float]:
@@ -83,9 +108,12 @@ def named_as_here() -> Iterator[None]:
     try:
         yield
     except QueryError as error:
-        found = re.search(r"Values were not provided[^:]*: (.*)|no value for (.*?); give", str(error))
+        found = re.search(
+            r"Values were not provided[^:]*: (.*)|no value for (.*?); give|^(\$\w+) is a parameter of the",
+            str(error),
+        )
         if found is None:
             raise
-        asked = (found[1] or found[2]).replace("$", "").split(", ")
+        asked = (found[1] or found[2] or found[3]).replace("$", "").split(", ")
         options = " ".join(f"--param {name}=…" for name in asked)
         raise QueryError(f"the query has parameters without a value: give {options}") from error
