@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import socket
 import threading
 import time
 from collections import Counter
@@ -100,6 +101,23 @@ def take(path: Path, timeout_s: float) -> BaseFileLock:
                 raise
         pause_s = max(_LEAST_LOOK_S, _FIRST_LOOK_S / (1 + waited_s)) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter, no secret
         time.sleep(min(pause_s, timeout_s - waited_s))
+
+
+def sign(path: Path) -> None:
+    """Write into a lock that this process has who it is, for those who wait in vain."""
+    with suppress(OSError):  # a soft lock is another file; and where locks are strict, nobody may write
+        file = os.open(path, os.O_WRONLY | os.O_TRUNC)
+        try:
+            os.write(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        finally:
+            os.close(file)
+
+
+def signed(path: Path) -> str | None:
+    """Return who wrote into a lock last, None where nobody is known to have."""
+    with suppress(OSError, ValueError):
+        return path.read_text(encoding="utf-8").strip() or None
+    return None
 
 
 def wait_while_taken(path: Path, at_most_s: float) -> None:

@@ -20,7 +20,7 @@ from filelock import Timeout
 from nvcatalog import _batch, _marks, _replaced, records
 from nvcatalog._batch import Batch
 from nvcatalog._gate import ForkedOpenError, gate_of
-from nvcatalog._locks import lock_timeout_s, take, wait_while_taken
+from nvcatalog._locks import lock_timeout_s, sign, signed, take, wait_while_taken
 from nvcatalog._troubles import (
     NO_LOCKS,
     REFUSALS,
@@ -228,6 +228,7 @@ class Store:
             raise CatalogLockedError(locked_message(self.path, self._holder())) from error
         except OSError as error:
             raise folder_error(self.folder, error) from error
+        sign(self.folder / LOCK_NAME)
         try:
             yield
         finally:
@@ -239,8 +240,12 @@ class Store:
             if self.exists:
                 duckdb.connect(str(self.path), read_only=True, config=_CONFIG).close()
         except duckdb.Error as error:
-            return holder_in(error)
-        return "another call of nvcatalog that waits itself"
+            return self._who(error)
+        who = signed(self.folder / LOCK_NAME)
+        return "another call of nvcatalog that waits itself" + (f", {who}" if who else "")
+
+    def _who(self, error: duckdb.Error) -> str:
+        return holder_in(error, signed(self.folder / LOCK_NAME))
 
     def _open_to_read(self, timeout_s: float) -> duckdb.DuckDBPyConnection:
         deadline = time.monotonic() + timeout_s
@@ -291,7 +296,7 @@ class Store:
                 if not any(refusal in str(error) for refusal in REFUSALS):
                     raise unreadable(self.path, error) from error
                 if time.monotonic() >= deadline or NO_LOCKS in str(error):
-                    raise CatalogLockedError(locked_message(self.path, holder_in(error))) from error
+                    raise CatalogLockedError(locked_message(self.path, self._who(error))) from error
             time.sleep(min(pause_s * random.uniform(0.5, 1.5), _left_s(deadline)))  # noqa: S311 - jitter, no secret
             pause_s = min(pause_s * 1.5, longest_pause_s)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,12 +45,14 @@ def locked_message(path: Path, holder: str) -> str:
     return f"{path} is kept open by {holder}. Close it there and call again: no file is lost"
 
 
-def holder_in(error: duckdb.Error) -> str:
-    """Say who holds a file, from DuckDB's refusal to open it."""
+def holder_in(error: duckdb.Error, signed: str | None = None) -> str:
+    """Say who holds a file, from DuckDB's refusal to open it; it names no process of another host."""
     if _OPEN_HERE in str(error):
         return "this Python process itself, through a connection of its own"
     found = _HOLDER.search(str(error))
-    return f"process {found['pid']} ({found['program']})" if found else f"someone ({str(error).splitlines()[0]})"
+    if found:
+        return f"process {found['pid']} ({found['program']}) on {socket.gethostname()}"
+    return signed or f"someone ({str(error).splitlines()[0]})"
 
 
 def unreadable(path: Path, error: Exception) -> NVCatalogError:

@@ -162,6 +162,7 @@ class Lister:
         refusal = self._known.refusals.get(("image", id_))
         if refusal is not None and refusal.modify_date is None:
             self._forget_refusal("image", id_)  # it was about the record, which is here now
+        self.outcomes.pop(("image", id_), None)  # without a token it may be refused
         self._lander.batch.add_record("image", record)
 
     def _forget_packs(self, collection_id: int) -> None:
@@ -277,6 +278,8 @@ class Lister:
             return
         if what == "images" and (kind, id_) in self.outcomes:
             return  # of a collection's two requests the record's own says best what is wrong, first or last
+        if what == "image" and (image := self._known.images.get(id_)) and image.fresh:
+            return  # its collection's list has it
         outcome = outcome_of(kind, id_, error)
         if lasting:
             modified = self._modify_date(kind, id_)

@@ -283,7 +283,16 @@ def test_one_of_a_crowd_can_be_changed_and_removed_like_any_other(world: World, 
     assert modified(world.collection(first)) > before
 
 
-def test_an_image_that_moves_is_in_its_new_collections_list(world: World, get: Get) -> None:
-    world.edit_image(9034, collection_id=658)
-    assert ids(get("/api/collections/658/images/")) == [9034, 10426]
-    assert 9034 not in ids(get("/api/collections/555/images/"))
+def test_an_image_that_moves_takes_its_file_along_and_touches_both_collections(world: World, get: Get) -> None:
+    before = {id_: (world.collection(id_) or {})["modify_date"] for id_ in (3, 1058)}
+    data = world.image_bytes(4)
+
+    world.move_image(4, 1058)
+
+    record = get("/api/images/4/").json()
+    assert (record["collection_id"], record["collection"].rpartition("/collections/")[2]) == (1058, "1058/")
+    assert get(world.file_path(4)).content == data
+    assert "/1058/" in record["file"]
+    assert 4 in ids(get("/api/collections/1058/images/"))
+    assert 4 not in ids(get("/api/collections/3/images/"))
+    assert all((world.collection(id_) or {})["modify_date"] > date for id_, date in before.items())

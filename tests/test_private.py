@@ -64,6 +64,16 @@ def test_once_opened_it_is_known_by_its_id_and_its_token(fetch: Fetch, server: D
     assert fetch(collection_ids=[3], mode="overwrite").report.counts == {"downloaded": 4}
 
 
+@pytest.mark.parametrize("late", ["/api/images/4/", f"/api/collections/{TOKEN}/images/"])
+def test_an_image_of_it_may_be_named_by_its_number_beside_the_token(
+    fetch: Fetch, server: DemoServer, late: str
+) -> None:
+    server.fail(late, faults.slow(0.3))
+    maps = fetch(collection_ids=[TOKEN], image_ids=[4])
+    assert maps.report.counts == {"downloaded": 4}
+    assert ids(fetch(image_ids=[4], mode="offline")) == [4]
+
+
 def test_without_a_token_it_is_private(fetch: Fetch) -> None:
     with pytest.warns(IncompleteWarning, match="collection 3 private"):
         assert outcomes_of(fetch(collection_ids=[3]), "collection") == {3: "private"}

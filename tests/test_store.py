@@ -10,6 +10,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -307,7 +308,8 @@ def test_who_waits_too_long_for_a_writer_is_told_which_process_it_is(
     monkeypatch.setenv("NVCATALOG_LOCK_TIMEOUT", "0.2")
 
     with held_elsewhere(filled, script=script) as process:
-        named = rf"{filled.path} is kept open by process {process.pid} \(.*python.*\)"
+        host = re.escape(socket.gethostname())
+        named = rf"{filled.path} is kept open by process {process.pid} \(.*python.*\) on {host}\."
         with pytest.raises(CatalogLockedError, match=named):
             ask(filled, "SELECT 1")
         with pytest.raises(CatalogLockedError, match=named):
@@ -329,10 +331,18 @@ def test_a_reader_elsewhere_keeps_only_writers_out(filled: Store) -> None:
 def test_a_call_that_only_waits_is_not_accused_of_anything_else(filled: Store) -> None:
     with (
         FileLock(filled.folder / LOCK_NAME),
-        pytest.raises(CatalogLockedError, match="another call of nvcatalog that waits itself"),
+        pytest.raises(CatalogLockedError, match=r"another call of nvcatalog that waits itself\. "),
         filled.writing(timeout_s=0.1),
     ):
         pytest.fail("the lock file was held")
+
+
+def test_who_holds_the_lock_file_is_named_on_whatever_host_it_is(filled: Store) -> None:
+    with FileLock(filled.folder / LOCK_NAME):
+        _locks.sign(filled.folder / LOCK_NAME)
+        who = rf"waits itself, process {os.getpid()} on {re.escape(socket.gethostname())}\. "
+        with pytest.raises(CatalogLockedError, match=who), filled.writing(timeout_s=0.1):
+            pytest.fail("the lock file was held")
 
 
 def test_a_connection_of_the_users_own_in_this_process_is_waited_for(filled: Store) -> None:

@@ -275,9 +275,15 @@ class World:
             self._touch_collection(record["collection_id"])
 
     def move_image(self, image_id: int, collection_id: int) -> None:
-        """Move an image to another collection; all three records move, and its file stays under its link."""
+        """Move an image to another collection, its file too; the ``modify_date`` of both moves."""
         with self.lock:
-            self.edit_image(image_id, collection_id=collection_id, collection=f"/collections/{collection_id}/")
+            stored, former = self._file_of(image_id), self._images[image_id]["file"]
+            self._files.pop(unquote(former), None)
+            link = re.sub(r"^/media/images/\d+/", f"/media/images/{collection_id}/", former)
+            link = self._free_name(link) if unquote(link) in self._files else link
+            self._files[unquote(link)] = stored
+            place = {"collection_id": collection_id, "collection": f"/collections/{collection_id}/"}
+            self.edit_image(image_id, place, file=link)
             self._touch_collection(collection_id)
 
     def edit_collection(self, collection_id: int, fields: Mapping[str, Any] | None = None, /, **more: Any) -> None:
