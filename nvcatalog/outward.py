@@ -220,7 +220,7 @@ class Outward:
         >>> [(study["id"], len(study["analyses"])) for study in studyset["studies"]]
         [('658', 1)]
         """
-        from nvcatalog.nimads import to_nimads
+        from nvcatalog import nimads
 
         check_flags(resample=resample, without_files=without_files, private=private, gone=gone)
         params = named_values(self.to_nimads, where, params, kwargs)
@@ -228,17 +228,10 @@ class Outward:
         kind: MapKind = "resampled" if resample else "original"
         with one_state(self._asked(private=private)) as reads:
             meant = images_meant(reads, where=where, bunch=bunch, image_ids=image_ids, params=params, kind=kind)
-            return to_nimads(
-                reads,
-                meant,
-                study=study,
-                analysis=analysis,
-                sample_sizes=sample_sizes,
-                kind="resampled" if resample else meant.kind,
-                without_files=without_files,
-                private=private,
-                gone=gone,
-            )
+            found = nimads.look_up(reads, meant, study=study, analysis=analysis, resampled=resample)
+        return nimads.to_nimads(
+            found, sample_sizes=sample_sizes, without_files=without_files, private=private, gone=gone
+        )
 
     def to_nimare(
         self,
@@ -312,16 +305,8 @@ class Outward:
         kind: MapKind = "resampled" if resample else "original"
         with one_state(self._asked(private=private)) as reads:
             meant = images_meant(reads, where=where, bunch=bunch, image_ids=image_ids, params=params, kind=kind)
-            studyset = nimads.to_nimads(
-                reads,
-                meant,
-                study=study,
-                analysis=analysis,
-                sample_sizes=sample_sizes,
-                kind="resampled" if resample else meant.kind,
-                private=private,
-                gone=gone,
-            )
+            found = nimads.look_up(reads, meant, study=study, analysis=analysis, resampled=resample)
+        studyset = nimads.to_nimads(found, sample_sizes=sample_sizes, private=private, gone=gone)
         return nimare.Studyset(studyset)
 
     def freeze(
