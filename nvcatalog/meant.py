@@ -6,7 +6,8 @@ import math
 import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import date
+from datetime import date, time, timedelta
+from decimal import Decimal
 from typing import Any
 
 from nvcatalog import where as conditions
@@ -167,11 +168,15 @@ def as_json(value: Any) -> Any:
     --------
     >>> as_json({"n": 20, "stats": ("t", "z"), "since": date(2020, 1, 2), "most": float("inf")})
     {'n': 20, 'stats': ['t', 'z'], 'since': '2020-01-02', 'most': 'inf'}
+    >>> as_json([Decimal("1.5"), timedelta(days=1)])
+    ['1.5', '1 day, 0:00:00']
     """
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
+    if isinstance(value, Decimal | time | timedelta):
+        return str(value)
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, Mapping):
