@@ -102,6 +102,11 @@ def images_meant(
     return Meant(_all_here(store, kind), {"all": "images with a file here"})
 
 
+def ids_given(image_ids: Iterable[int | str] | int | str | None) -> tuple[int, ...] | None:
+    """Return the ids that a caller names, before anything is open: what gives them may take its time."""
+    return None if image_ids is None else parse_ids(image_ids, kind="image")
+
+
 def _of_answer(bunch: Any) -> Meant:
     metas, images = (getattr(bunch, name, None) for name in ("images_meta", "images"))
     if not isinstance(metas, list) or not isinstance(images, list) or len(metas) != len(images):

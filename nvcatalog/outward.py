@@ -13,7 +13,7 @@ from nvcatalog import comparing, connecting, snapshot
 from nvcatalog._store import Store
 from nvcatalog.connecting import one_state
 from nvcatalog.errors import CatalogWarning
-from nvcatalog.meant import images_meant
+from nvcatalog.meant import ids_given, images_meant
 from nvcatalog.options import check_flags, named_values, parse_verbosity
 from nvcatalog.queries import Answer
 
@@ -131,6 +131,7 @@ class Outward:
 
         check_flags(overwrite=overwrite, private=private, gone=gone)
         params = named_values(self.export, where, params, kwargs)
+        image_ids = ids_given(image_ids)
         place = parse_target(target)
         order = parse_order(place, what, format, private=private, gone=gone)
         chooses = any(each is not None for each in (where, bunch, image_ids, params))
@@ -224,6 +225,7 @@ class Outward:
 
         check_flags(resample=resample, without_files=without_files, private=private, gone=gone)
         params = named_values(self.to_nimads, where, params, kwargs)
+        image_ids = ids_given(image_ids)
         self._warn_if_absent()
         kind: MapKind = "resampled" if resample else "original"
         with one_state(self._asked(private=private)) as reads:
@@ -300,6 +302,7 @@ class Outward:
 
         check_flags(resample=resample, private=private, gone=gone)
         params = named_values(self.to_nimare, where, params, kwargs)
+        image_ids = ids_given(image_ids)
         nimare = nimads.nimare()  # before anything is read
         self._warn_if_absent()
         kind: MapKind = "resampled" if resample else "original"
@@ -387,6 +390,7 @@ class Outward:
 
         check_flags(resample=resample, private=private, gone=gone, overwrite=overwrite)
         params = named_values(self.freeze, where, params, kwargs)
+        image_ids = ids_given(image_ids)
         self._warn_if_absent()
         kind: MapKind = "resampled" if resample else "original"
         target = lockfile.parse_target(path, overwrite=overwrite)
@@ -454,6 +458,7 @@ class Outward:
 
         check_flags(private=private, gone=gone)
         params = named_values(self.cite, where, params, kwargs)
+        image_ids = ids_given(image_ids)
         self._warn_if_absent()
         with one_state(self._asked(private=private)) as reads:
             meant = images_meant(reads, where=where, bunch=bunch, image_ids=image_ids, params=params)
