@@ -6,7 +6,8 @@ import math
 import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import date
+from datetime import date, time, timedelta
+from decimal import Decimal
 from typing import Any
 
 from nvcatalog import where as conditions
@@ -101,6 +102,11 @@ def images_meant(
     return Meant(_all_here(store, kind), {"all": "images with a file here"})
 
 
+def ids_given(image_ids: Iterable[int | str] | int | str | None) -> tuple[int, ...] | None:
+    """Return the ids that a caller names, before anything is open: what gives them may take its time."""
+    return None if image_ids is None else parse_ids(image_ids, kind="image")
+
+
 def _of_answer(bunch: Any) -> Meant:
     metas, images = (getattr(bunch, name, None) for name in ("images_meta", "images"))
     if not isinstance(metas, list) or not isinstance(images, list) or len(metas) != len(images):
@@ -167,11 +173,15 @@ def as_json(value: Any) -> Any:
     --------
     >>> as_json({"n": 20, "stats": ("t", "z"), "since": date(2020, 1, 2), "most": float("inf")})
     {'n': 20, 'stats': ['t', 'z'], 'since': '2020-01-02', 'most': 'inf'}
+    >>> as_json([Decimal("1.5"), timedelta(days=1)])
+    ['1.5', '1 day, 0:00:00']
     """
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
+    if isinstance(value, Decimal | time | timedelta):
+        return str(value)
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, Mapping):

@@ -119,19 +119,24 @@ class Nimads(dict[str, Any]):
         self.report = report
 
 
-def to_nimads(
+class Found(NamedTuple):
+    """What the catalog of a data folder knows of images."""
+
+    folder: Path
+    meant: Meant
+    kind: MapKind
+    rows: list[Any]
+
+
+def look_up(
     store: Store,
     meant: Meant,
     *,
     study: str = "collection_id",
     analysis: str = "image_id",
-    sample_sizes: SampleSizes = None,
-    kind: MapKind = "original",
-    without_files: bool = False,
-    private: bool = False,
-    gone: bool = False,
-) -> Nimads:
-    """Return images of a catalog as a NIMADS studyset.
+    resampled: bool = False,
+) -> Found:
+    """Ask the catalog for all that is to be known of images for a studyset.
 
     Parameters
     ----------
@@ -142,10 +147,39 @@ def to_nimads(
     study, analysis : str
         What makes a study, and an analysis in it: columns of ``stat_maps``, or ``doi`` with the preprint's where
         the paper has none, or ``pack_id``. Where that says nothing, it is the collection, and the image.
+    resampled : bool
+        Whether it is their resampled maps that are meant, whatever else says so.
+
+    Raises
+    ------
+    InvalidOptionError
+        For what is no column.
+    """
+    kind: MapKind = "resampled" if resampled else meant.kind
+    with store.reading() as connection:
+        names = {column[0].lower(): column[0] for column in connection.execute("DESCRIBE stat_maps").fetchall()}
+        keys = {"study": _key(names, "study", study), "analysis": _key(names, "analysis", analysis)}
+        query = _ROWS.format(doi=_DOI, **keys)
+        rows = connection.execute(query, {"ids": list(meant.image_ids), "kind": kind}).fetchall()
+    return Found(store.folder, meant, kind, rows)
+
+
+def to_nimads(
+    found: Found,
+    *,
+    sample_sizes: SampleSizes = None,
+    without_files: bool = False,
+    private: bool = False,
+    gone: bool = False,
+) -> Nimads:
+    """Return images of a catalog as a NIMADS studyset.
+
+    Parameters
+    ----------
+    found : Found
+        The images.
     sample_sizes
         How many subjects there are; where it does not say, the records do.
-    kind : {'original', 'resampled'}
-        Which of their maps.
     without_files : bool
         Whether maps that are not here are part of it, too.
     private : bool
@@ -156,21 +190,22 @@ def to_nimads(
     Raises
     ------
     InvalidOptionError
-        For what is no column, and for sizes that are none.
+        For sizes that are none.
 
     Warns
     -----
     SelectionWarning
         When anything is left out, or not independent.
     """
-    rows = _rows(store, meant.image_ids, kind, study, analysis)
+    meant, kind = found.meant, found.kind
+    rows = [_read(found.folder, _Row._make(values)) for values in found.rows]
     why = {row.image_id: _why_left_out(row, private=private, gone=gone or meant.named) for row in rows}
     left_out = [Remark("left_out", None, id_, text) for id_, text in why.items() if text]
     maps = [row for row in rows if not why[row.image_id]]
     no_file = [_no_file(row, kind) for row in maps if row.path is None]
     if not without_files:
         maps = [row for row in maps if row.path is not None]
-    builder = _Builder(store.folder, _size_reader(sample_sizes, rows))
+    builder = _Builder(found.folder, _size_reader(sample_sizes, rows))
     studies = [builder.study(id_, members) for id_, members in _grouped(maps, lambda row: row.study)]
     named = [Remark("gone", row.study, row.image_id, "no longer on the server") for row in maps if row.gone]
     unused = _unused_sizes(sample_sizes, rows)
@@ -279,15 +314,6 @@ _TYPED = (
 )
 # The label of a subject in BIDS, by which its maps and their files are named.
 _SUBJECT = re.compile(r"\bsub-[A-Za-z0-9]+")
-
-
-def _rows(store: Store, image_ids: Iterable[int], kind: MapKind, study: str, analysis: str) -> list[_Row]:
-    with store.reading() as connection:
-        names = {column[0].lower(): column[0] for column in connection.execute("DESCRIBE stat_maps").fetchall()}
-        keys = {"study": _key(names, "study", study), "analysis": _key(names, "analysis", analysis)}
-        query = _ROWS.format(doi=_DOI, **keys)
-        found = connection.execute(query, {"ids": list(image_ids), "kind": kind}).fetchall()
-    return [_read(store.folder, _Row._make(values)) for values in found]
 
 
 def _read(folder: Path, row: _Row) -> _Row:

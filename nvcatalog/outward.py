@@ -13,7 +13,7 @@ from nvcatalog import comparing, connecting, snapshot
 from nvcatalog._store import Store
 from nvcatalog.connecting import one_state
 from nvcatalog.errors import CatalogWarning
-from nvcatalog.meant import images_meant
+from nvcatalog.meant import ids_given, images_meant
 from nvcatalog.options import check_flags, named_values, parse_verbosity
 from nvcatalog.queries import Answer
 
@@ -131,6 +131,7 @@ class Outward:
 
         check_flags(overwrite=overwrite, private=private, gone=gone)
         params = named_values(self.export, where, params, kwargs)
+        image_ids = ids_given(image_ids)
         place = parse_target(target)
         order = parse_order(place, what, format, private=private, gone=gone)
         chooses = any(each is not None for each in (where, bunch, image_ids, params))
@@ -220,25 +221,19 @@ class Outward:
         >>> [(study["id"], len(study["analyses"])) for study in studyset["studies"]]
         [('658', 1)]
         """
-        from nvcatalog.nimads import to_nimads
+        from nvcatalog import nimads
 
         check_flags(resample=resample, without_files=without_files, private=private, gone=gone)
         params = named_values(self.to_nimads, where, params, kwargs)
+        image_ids = ids_given(image_ids)
         self._warn_if_absent()
         kind: MapKind = "resampled" if resample else "original"
         with one_state(self._asked(private=private)) as reads:
             meant = images_meant(reads, where=where, bunch=bunch, image_ids=image_ids, params=params, kind=kind)
-            return to_nimads(
-                reads,
-                meant,
-                study=study,
-                analysis=analysis,
-                sample_sizes=sample_sizes,
-                kind="resampled" if resample else meant.kind,
-                without_files=without_files,
-                private=private,
-                gone=gone,
-            )
+            found = nimads.look_up(reads, meant, study=study, analysis=analysis, resampled=resample)
+        return nimads.to_nimads(
+            found, sample_sizes=sample_sizes, without_files=without_files, private=private, gone=gone
+        )
 
     def to_nimare(
         self,
@@ -307,21 +302,14 @@ class Outward:
 
         check_flags(resample=resample, private=private, gone=gone)
         params = named_values(self.to_nimare, where, params, kwargs)
+        image_ids = ids_given(image_ids)
         nimare = nimads.nimare()  # before anything is read
         self._warn_if_absent()
         kind: MapKind = "resampled" if resample else "original"
         with one_state(self._asked(private=private)) as reads:
             meant = images_meant(reads, where=where, bunch=bunch, image_ids=image_ids, params=params, kind=kind)
-            studyset = nimads.to_nimads(
-                reads,
-                meant,
-                study=study,
-                analysis=analysis,
-                sample_sizes=sample_sizes,
-                kind="resampled" if resample else meant.kind,
-                private=private,
-                gone=gone,
-            )
+            found = nimads.look_up(reads, meant, study=study, analysis=analysis, resampled=resample)
+        studyset = nimads.to_nimads(found, sample_sizes=sample_sizes, private=private, gone=gone)
         return nimare.Studyset(studyset)
 
     def freeze(
@@ -402,6 +390,7 @@ class Outward:
 
         check_flags(resample=resample, private=private, gone=gone, overwrite=overwrite)
         params = named_values(self.freeze, where, params, kwargs)
+        image_ids = ids_given(image_ids)
         self._warn_if_absent()
         kind: MapKind = "resampled" if resample else "original"
         target = lockfile.parse_target(path, overwrite=overwrite)
@@ -469,6 +458,7 @@ class Outward:
 
         check_flags(private=private, gone=gone)
         params = named_values(self.cite, where, params, kwargs)
+        image_ids = ids_given(image_ids)
         self._warn_if_absent()
         with one_state(self._asked(private=private)) as reads:
             meant = images_meant(reads, where=where, bunch=bunch, image_ids=image_ids, params=params)

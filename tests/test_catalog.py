@@ -10,6 +10,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from waiting import PATIENCE_S
 
@@ -250,6 +251,18 @@ def test_a_keyword_that_is_no_value_of_a_condition_is_refused(
         catalog.prune(**keywords, verbose=0)
 
     assert len(catalog.sql("FROM files")) == 3
+
+
+def test_what_names_the_images_may_write_to_the_catalog(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NVCATALOG_LOCK_TIMEOUT", "0.2")
+
+    def named() -> Iterator[int]:
+        catalog.add_words(
+            pd.DataFrame({"image_id": [41], "term": ["x"], "weight": [1]}), reference="mine", replace=True
+        )
+        yield 41
+
+    assert [each.collection_id for each in catalog.cite(image_ids=named()).collections] == [4]
 
 
 def test_a_snapshot_is_written_when_asked_for(catalog: Catalog) -> None:
