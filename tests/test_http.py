@@ -736,7 +736,7 @@ CHUNKED = "Transfer-Encoding: chunked"
 @pytest.mark.parametrize(
     ("pour", "why"),
     [
-        (pouring(CHUNKED, b"0"), "body of the answer only drips"),
+        (pouring(CHUNKED, b"0", pause_s=0.01), "body of the answer only drips"),
         (pouring(CHUNKED, b"0" * 50 + b"1;" + b"x" * 50), "."),
         (pouring(CHUNKED, b"0\r\nX-Trailer: x\r\n"), "body of the answer only drips"),
         (pouring(CHUNKED, b"0\r\nX: x\r\n", pause_s=0.01), "body of the answer only drips"),
