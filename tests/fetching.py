@@ -68,9 +68,8 @@ class Once(NamedTuple):
 
 
 @contextmanager
-def filled_once(folder: Path, fill: Callable[[World, Path], None]) -> Iterator[Once]:
-    """Fill a folder from a server of few collections, which stays."""
-    world = few_collections()
+def filled_once(folder: Path, world: World, fill: Callable[[World, Path], None]) -> Iterator[Once]:
+    """Fill a folder from a server, which stays."""
     with DemoServer(world) as server:
         with patch.dict(os.environ, server.environment):
             fill(world, folder)

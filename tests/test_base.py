@@ -14,7 +14,7 @@ import duckdb
 import fetching
 import pandas as pd
 import pytest
-from fetching import FOUR, Once, file_of, filled_once, ids, outcomes_of, traces, write
+from fetching import FOUR, Once, few_collections, file_of, filled_once, ids, outcomes_of, traces, write
 from fetching import fetch as fetch
 from fetching import fetch_filtered as fetch_filtered
 from fetching import no_waiting as no_waiting
@@ -64,7 +64,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Once]:
     def fill(world: World, data_dir: Path) -> None:
         fetch_neurovault_ids([3], data_dir=data_dir, fetch_neurosynth_words=True, verbose=0)
 
-    with filled_once(tmp_path_factory.mktemp("once"), fill) as once:
+    with filled_once(tmp_path_factory.mktemp("once"), few_collections(), fill) as once:
         yield once
 
 

@@ -11,7 +11,7 @@ import duckdb
 import numpy as np
 import pytest
 from dying import dies, some_steps
-from fetching import FOUR, Once, file_of, filled_once, ids, traces
+from fetching import FOUR, Once, few_collections, file_of, filled_once, ids, traces
 from fetching import fetch as fetch
 from fetching import no_waiting as no_waiting
 from pyarrow import parquet
@@ -62,7 +62,7 @@ def fill(world: World, data_dir: Path) -> None:
 
 @pytest.fixture(scope="module")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Once]:
-    with filled_once(tmp_path_factory.mktemp("once"), fill) as once:
+    with filled_once(tmp_path_factory.mktemp("once"), few_collections(), fill) as once:
         yield once
 
 
