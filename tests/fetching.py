@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
+from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+from unittest.mock import patch
 
 import duckdb
 import pytest
 
 from nvcatalog import fetch_neurovault, fetch_neurovault_ids, snapshot
-from nvcatalog.demo import World
+from nvcatalog.demo import DemoServer, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sklearn.utils import Bunch
-
-    from nvcatalog.demo import DemoServer
 
     Fetch = Callable[..., Bunch]
 
@@ -28,6 +30,10 @@ SEVEN_DAYS_AGO = "UPDATE refusals SET seen_at = seen_at - INTERVAL 7 DAY"
 
 @pytest.fixture
 def world() -> World:
+    return few_collections()
+
+
+def few_collections() -> World:
     """Return collections of four, three, twenty, two and one image; 14227 is an atlas, no map has its size."""
     world = World.empty()
     world.add_collection(id=3, images=[{"id": id_} for id_ in FOUR])
@@ -36,6 +42,38 @@ def world() -> World:
     world.add_collection(id=1197, images=[{"id": 16256}, {"id": 14227, "image_type": "atlas"}])
     world.add_collection(id=658, images=[{"id": 10426}])
     return world
+
+
+class Once(NamedTuple):
+    """A folder that was filled once, for copies, and the server it was filled from, for all tests of a module."""
+
+    server: DemoServer
+    world: World
+    folder: Path
+
+    def new_world(self) -> World:
+        """Return a world like that which the folder was filled from; it may be changed."""
+        copied = World.empty()
+        vars(copied).update({name: deepcopy(value) for name, value in vars(self.world).items() if name != "lock"})
+        return copied
+
+    def as_new(self, world: World, monkeypatch: pytest.MonkeyPatch) -> DemoServer:
+        """Return the server with nothing in its log and that world, and point nvcatalog at it."""
+        self.server.heal()
+        self.server.reset_log()
+        self.server.world = world
+        for name, value in self.server.environment.items():
+            monkeypatch.setenv(name, value)
+        return self.server
+
+
+@contextmanager
+def filled_once(folder: Path, world: World, fill: Callable[[World, Path], None]) -> Iterator[Once]:
+    """Fill a folder from a server, which stays."""
+    with DemoServer(world) as server:
+        with patch.dict(os.environ, server.environment):
+            fill(world, folder)
+        yield Once(server, world, folder)
 
 
 @pytest.fixture

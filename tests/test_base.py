@@ -15,12 +15,11 @@ import fetching
 import numpy as np
 import pandas as pd
 import pytest
-from fetching import FOUR, file_of, ids, outcomes_of, traces, write
+from fetching import FOUR, Once, few_collections, file_of, filled_once, ids, outcomes_of, traces, write
 from fetching import fetch as fetch
 from fetching import fetch_filtered as fetch_filtered
 from fetching import no_waiting as no_waiting
 from fetching import open_dir as open_dir
-from fetching import world as world
 from oracle import nilearn as nilearn
 from oracle import nilearn_dir as nilearn_dir
 from test_cli import nvcatalog as nvcatalog
@@ -32,6 +31,7 @@ from nvcatalog import (
     fetch_collection,
     fetch_frozen,
     fetch_neurovault_auditory_computation_task,
+    fetch_neurovault_ids,
     fetch_where,
 )
 from nvcatalog._store import Store
@@ -60,10 +60,29 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("no_waiting")
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Once]:
+    def fill(world: World, data_dir: Path) -> None:
+        fetch_neurovault_ids([3], data_dir=data_dir, fetch_neurosynth_words=True, verbose=0)
+
+    with filled_once(tmp_path_factory.mktemp("once"), few_collections(), fill) as once:
+        yield once
+
+
 @pytest.fixture
-def base(fetch: Fetch, open_dir: Path, server: DemoServer) -> Path:
+def world(once: Once) -> World:
+    return once.new_world()
+
+
+@pytest.fixture
+def server(once: Once, world: World, monkeypatch: pytest.MonkeyPatch) -> DemoServer:
+    return once.as_new(world, monkeypatch)
+
+
+@pytest.fixture
+def base(once: Once, open_dir: Path, server: DemoServer) -> Path:
     """Return a folder that holds collection 3 whole, with terms, of which nothing can be written."""
-    fetch(data_dir=open_dir, collection_ids=[3], fetch_neurosynth_words=True)
+    shutil.copytree(once.folder, open_dir, dirs_exist_ok=True)
     lock(open_dir)
     return open_dir
 

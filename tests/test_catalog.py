@@ -235,20 +235,16 @@ def test_a_value_whose_name_is_an_option_goes_into_params(
     assert catalog.cite(where=condition, params={option: value}).collections[0].collection_id == 4
 
 
-@pytest.mark.parametrize(
-    ("keywords", "told"),
-    [
+def test_a_keyword_that_is_no_value_of_a_condition_is_refused(catalog: Catalog) -> None:
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"dryrun": True}, "prune has no option dryrun; did you mean dry_run"),
         ({"where": "image_id = 41", "dryrun": True}, "prune has no option dryrun; did you mean dry_run"),
         ({"where": "image_id = 41", "n": 3}, r"the condition has no parameter \$n; it has none"),
         ({"image_ids": [41], "n": 3}, r"prune has no option n; if it is the value of a \$n, give where too"),
-    ],
-)
-def test_a_keyword_that_is_no_value_of_a_condition_is_refused(
-    catalog: Catalog, keywords: dict[str, Any], told: str
-) -> None:
-    with pytest.raises((InvalidOptionTypeError, QueryError), match=told):
-        catalog.prune(**keywords, verbose=0)
+    ]
+    for keywords, told in refused:
+        with pytest.raises((InvalidOptionTypeError, QueryError), match=told):
+            catalog.prune(**keywords, verbose=0)
 
     assert len(catalog.sql("FROM files")) == 3
 

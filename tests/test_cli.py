@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,15 +17,19 @@ from typing import TYPE_CHECKING, Protocol
 
 import duckdb
 import pytest
+from fetching import Once, filled_once
 from pyarrow import parquet
 from waiting import PATIENCE_S, started
 
-from nvcatalog import Catalog
+from nvcatalog import Catalog, fetch_neurovault_ids
 from nvcatalog._store import Store
 from nvcatalog.cli import main, output
+from nvcatalog.demo import World
 
 if TYPE_CHECKING:
-    from nvcatalog.demo import DemoServer, World
+    from collections.abc import Iterator
+
+    from nvcatalog.demo import DemoServer
 
 
 @dataclass(frozen=True)
@@ -52,10 +57,23 @@ def nvcatalog(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixtur
     return run
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Once]:
+    def fill(world: World, data_dir: Path) -> None:
+        fetch_neurovault_ids([1058], [10426], data_dir=data_dir, fetch_neurosynth_words=True, verbose=0)
+
+    with filled_once(tmp_path_factory.mktemp("once"), World.demo(), fill) as once:
+        yield once
+
+
 @pytest.fixture
-def filled(server: DemoServer, data_dir: Path, nvcatalog: Run) -> Path:
-    done = nvcatalog("fetch", "--collections", "1058", "--images", "10426", "--words", "--data-dir", data_dir)
-    assert done.returncode == 0, done.stderr
+def server(once: Once, world: World, monkeypatch: pytest.MonkeyPatch) -> DemoServer:
+    return once.as_new(world, monkeypatch)
+
+
+@pytest.fixture
+def filled(once: Once, server: DemoServer, data_dir: Path) -> Path:
+    shutil.copytree(once.folder, data_dir, symlinks=True)
     return data_dir
 
 

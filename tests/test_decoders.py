@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,11 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from fetching import Once, few_collections, filled_once, outcomes_of
 from fetching import fetch as fetch
 from fetching import no_waiting as no_waiting
-from fetching import outcomes_of
-from fetching import world as world
 
-from nvcatalog import Catalog, decoders, snapshot
+from nvcatalog import Catalog, decoders, fetch_neurovault_ids, snapshot
 from nvcatalog.errors import (
     IncompleteWarning,
     InvalidOptionError,
@@ -27,20 +27,42 @@ from nvcatalog.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from fetching import Fetch
+
+    from nvcatalog.demo import DemoServer, World
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
 
 MINE = {"image_id": [3, 4, 3], "term": ["pain", "tickle", "tickle"], "weight": [0.5, -1.5, 2.0]}
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Once]:
+    def fill(world: World, data_dir: Path) -> None:
+        fetch_neurovault_ids([3], data_dir=data_dir, verbose=0)
+        fetch_neurovault_ids(image_ids=[8718], data_dir=data_dir, fetch_neurosynth_words=True, verbose=0)
+        shutil.rmtree(data_dir / "neurovault/snapshots")
+
+    with filled_once(tmp_path_factory.mktemp("once"), few_collections(), fill) as once:
+        yield once
+
+
 @pytest.fixture
-def catalog(fetch: Fetch, data_dir: Path) -> Catalog:
+def world(once: Once) -> World:
+    return once.new_world()
+
+
+@pytest.fixture
+def server(once: Once, world: World, monkeypatch: pytest.MonkeyPatch) -> DemoServer:
+    return once.as_new(world, monkeypatch)
+
+
+@pytest.fixture
+def catalog(once: Once, server: DemoServer, data_dir: Path) -> Catalog:
     """Return a catalog of four images, the third of which has Neurosynth's terms."""
-    fetch(collection_ids=[3])
-    fetch(image_ids=[8718], fetch_neurosynth_words=True)
+    shutil.copytree(once.folder, data_dir, symlinks=True)
     return Catalog(data_dir)
 
 

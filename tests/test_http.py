@@ -389,7 +389,7 @@ def test_a_body_that_cannot_be_unpacked_is_transient(body: bytes) -> None:
 def test_a_pause_asked_for_in_seconds_is_taken(server: DemoServer, service: Service, pauses: list[float]) -> None:
     server.fail("/api/*", faults.retry_after(7), times=1)
     ask(service)
-    assert max(pauses) == pytest.approx(7, abs=0.5)
+    assert 3 < max(pauses) <= 7.5  # what is left of the pause, and some chance
 
 
 def test_a_pause_asked_for_by_date_is_taken(server: DemoServer, service: Service, pauses: list[float]) -> None:
@@ -658,7 +658,7 @@ def test_a_body_that_drips_for_ever_ends_too() -> None:
         except OSError:
             hung_up.set()
 
-    with raw_server(drip) as server, service_for(server.url, timeout_s=0.2) as service:
+    with raw_server(drip) as server, service_for(server.url, timeout_s=1) as service:
         with pytest.raises(TransientError, match=r"only [0-9]+ bytes came"):
             ask(service, tries=1)
         assert hung_up.wait(PATIENCE_S)  # the connection is not kept
@@ -680,7 +680,7 @@ def test_a_head_that_drips_for_ever_ends_too(monkeypatch: pytest.MonkeyPatch, th
         if through_a_proxy:
             monkeypatch.setenv("HTTP_PROXY", server.url)
         root = "http://nv.example" if through_a_proxy else server.url
-        with service_for(root, timeout_s=0.2) as service, pytest.raises(TransientError, match=r"head .* drips"):
+        with service_for(root, timeout_s=1) as service, pytest.raises(TransientError, match=r"head .* drips"):
             ask(service, tries=1)
         assert hung_up.wait(PATIENCE_S)  # the connection is not kept
 
@@ -692,9 +692,9 @@ def test_a_slow_body_is_waited_for() -> None:
         connection.sendall(head(JSON_HEAD, f"Content-Length: {len(body)}"))
         for start in range(0, len(body), 1000):
             connection.sendall(body[start : start + 1000])
-            threading.Event().wait(0.03)
+            threading.Event().wait(0.06)
 
-    with raw_server(trickle) as server, service_for(server.url, timeout_s=0.4) as service:
+    with raw_server(trickle) as server, service_for(server.url, timeout_s=1) as service:
         assert ask(service, tries=1) == json.loads(body)
 
 
@@ -746,19 +746,22 @@ CHUNKED = "Transfer-Encoding: chunked"
 @pytest.mark.parametrize(
     ("pour", "why"),
     [
-        (pouring(CHUNKED, b"0"), "body of the answer only drips"),
+        (pouring(CHUNKED, b"0", pause_s=0.01), "body of the answer only drips"),
         (pouring(CHUNKED, b"0" * 50 + b"1;" + b"x" * 50), "."),
         (pouring(CHUNKED, b"0\r\nX-Trailer: x\r\n"), "body of the answer only drips"),
         (pouring(CHUNKED, b"0\r\nX: x\r\n", pause_s=0.01), "body of the answer only drips"),
-        (pouring("Connection: close", b" " * 200, pause_s=0.01), r"only [0-9,]+ bytes in 2 s"),
-        (pouring(CHUNKED, b"64\r\n" + b" " * 100 + b"\r\n", pause_s=0.01), r"only [0-9,]+ bytes in 2 s"),
+        (pouring("Connection: close", b" " * 4000, pause_s=0.01), r"only [0-9,]+ bytes in 1 s"),
+        (pouring(CHUNKED, b"fa0\r\n" + b" " * 4000 + b"\r\n", pause_s=0.01), r"only [0-9,]+ bytes in 1 s"),
     ],
     ids=["a length", "a long length", "trailers", "slow trailers", "slow for ever", "slow chunks for ever"],
 )
-def test_a_body_that_never_comes_to_its_end_ends_too(pour: Script, why: str) -> None:
+def test_a_body_that_never_comes_to_its_end_ends_too(
+    pour: Script, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_http, "_JSON_TIMEOUTS", 1)
     with (
         raw_server(pour) as server,
-        service_for(server.url, timeout_s=0.2) as service,
+        service_for(server.url, timeout_s=1) as service,
         pytest.raises(TransientError, match=why),
     ):
         ask(service, tries=1)

@@ -222,6 +222,21 @@ def _assert_all_rows_are_there(catalog: Catalog, maps: Bunch, *, words: bool) ->
         assert maps.word_frequencies.shape == (N_IMAGES, len(WORDS))
 
 
+def tell_how_it_starts(to_parent: Connection) -> None:
+    heavy = ("stopping", "killing", "dying", "nvcatalog.call", "nvcatalog.sync", "pandas", "pyarrow.dataset")
+    to_parent.send(([name for name in heavy if name not in sys.modules], dict(os.environ)))
+
+
+def test_a_process_starts_with_everything_imported_and_in_the_environment_of_its_test(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for value in ("one", "another"):  # the server that forks them is older than the second
+        monkeypatch.setenv("NVCATALOG_CONTACT", value)
+        from_child, to_parent = pipe()
+        start(tell_how_it_starts, to_parent).join()
+        assert from_child.recv() == ([], dict(os.environ))
+
+
 @pytest.mark.parametrize("number", range(KILLS))
 def test_the_call_after_a_kill_asks_for_what_was_not_here_and_nothing_else(
     place: Place, durations_s: dict[bool, float], number: int

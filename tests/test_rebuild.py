@@ -12,15 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from dying import dies, some_steps
-from fetching import FOUR, file_of, ids, traces
+from fetching import FOUR, Once, few_collections, file_of, filled_once, ids, traces
 from fetching import fetch as fetch
 from fetching import no_waiting as no_waiting
-from fetching import world as world
 from pyarrow import parquet
 
-from nvcatalog import Catalog, parts
+from nvcatalog import Catalog, fetch_neurovault_ids, parts
 from nvcatalog._store import Store
 from nvcatalog._successor import Successor
+from nvcatalog.demo import DemoServer, World
 from nvcatalog.errors import (
     CatalogCorruptError,
     CatalogError,
@@ -31,12 +31,11 @@ from nvcatalog.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from fetching import Fetch
 
-    from nvcatalog.demo import DemoServer, World
     from nvcatalog.rebuild import Rebuilt
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
@@ -50,17 +49,39 @@ def catalog(data_dir: Path) -> Path:
     return data_dir / "neurovault/catalog.duckdb"
 
 
-@pytest.fixture
-def filled(fetch: Fetch, world: World, data_dir: Path) -> Path:
-    """Return the folder of four maps with terms, a pack, a refusal and a former record, with a snapshot of it."""
+def fill(world: World, data_dir: Path) -> None:
+    """Fetch four maps with terms and a pack, have one refused and one edited, and publish."""
     world.add_nidm_pack(658, "fsl", n_maps=1)
     for id_ in world.image_ids():
         world.set_words(id_, {"pain": id_ / 1e5, "reward": 0.0})
-    fetch(collection_ids=[3, 658], fetch_neurosynth_words=True, vectorize_words=False, extras=True)
+    options: dict[str, Any] = {"data_dir": data_dir, "verbose": 0, "vectorize_words": False}
+    fetch_neurovault_ids([3, 658], fetch_neurosynth_words=True, extras=True, **options)
     world.edit_image(3, name="edited")
     with pytest.warns(IncompleteWarning):
-        fetch(collection_ids=[3], image_ids=[999], max_age=0)
+        fetch_neurovault_ids([3], [999], max_age=0, **options)
     Catalog(data_dir).snapshot()
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Once]:
+    with filled_once(tmp_path_factory.mktemp("once"), few_collections(), fill) as once:
+        yield once
+
+
+@pytest.fixture
+def world(once: Once) -> World:
+    return once.new_world()
+
+
+@pytest.fixture
+def server(once: Once, world: World, monkeypatch: pytest.MonkeyPatch) -> DemoServer:
+    return once.as_new(world, monkeypatch)
+
+
+@pytest.fixture
+def filled(once: Once, server: DemoServer, data_dir: Path) -> Path:
+    """Return the folder of four maps with terms, a pack, a refusal and a former record, with a snapshot of it."""
+    shutil.copytree(once.folder, data_dir, symlinks=True)
     return data_dir / "neurovault"
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
+from fetching import Once, filled_once, write
 from fetching import no_waiting as no_waiting
-from fetching import write
 from pyarrow import parquet
 
 from nvcatalog import Catalog, fetch_neurovault_ids, seed
@@ -24,7 +24,7 @@ from nvcatalog.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from nvcatalog.sync import SyncReport
 
@@ -35,20 +35,32 @@ pytestmark = pytest.mark.usefixtures("no_waiting")
 METADATA = ("collections", "images", "raw_records")
 
 
-@pytest.fixture
-def world() -> World:
-    world = World.empty()
-    world.add_many(12, 200)
-    return world
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Once]:
+    def fill(world: World, folder: Path) -> None:
+        world.add_many(12, 200)
+        Catalog(folder).sync(verbose=0)
+        Catalog(folder).snapshot()
+
+    with filled_once(tmp_path_factory.mktemp("once"), World.empty(), fill) as once:
+        yield once
 
 
 @pytest.fixture
-def theirs(server: DemoServer, tmp_path: Path) -> Path:
+def world(once: Once) -> World:
+    return once.new_world()
+
+
+@pytest.fixture
+def server(once: Once, world: World, monkeypatch: pytest.MonkeyPatch) -> DemoServer:
+    return once.as_new(world, monkeypatch)
+
+
+@pytest.fixture
+def theirs(once: Once, server: DemoServer, tmp_path: Path) -> Path:
     """Return the data folder of another user, who has synced and whose snapshot is published."""
     folder = tmp_path / "theirs"
-    Catalog(folder).sync(verbose=0)
-    Catalog(folder).snapshot()
-    server.reset_log()
+    shutil.copytree(once.folder, folder, symlinks=True)
     return folder
 
 

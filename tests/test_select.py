@@ -127,32 +127,30 @@ def test_without_a_catalog_it_offers_a_sync_and_makes_nothing(server: DemoServer
     assert not data_dir.exists()
 
 
-@pytest.mark.parametrize(
-    ("condition", "options", "message"),
-    [
-        ("n_subject > 3", {}, "no column n_subject .* did you mean n_subjects"),
-        ("stat = ", {}, r"syntax error(?s:.*)\^"),
-        ("n_subjects > $n", {}, r"no value for \$n; give n="),
-        ("n_subjects > 3", {"n": 3}, r"no parameter \$n; it has none"),
-        (
-            "n_subjects > 3",
-            {"oder_by": "name"},
-            r"no parameter \$oder_by, and .* no option oder_by; .* order_by\?",
-        ),
-        ("n_subjects > $n", {"n": 3, "Max_image": 3}, r"no option Max_image; did you mean max_images\?"),
-        ("n_subjects > $n", {"param": {"n": 3}}, r"no option param; did you mean params\?"),
-        ("n_subjects > $timeout", {"timeout": 20}, r"\$timeout is a parameter .* give it in params="),
-        ("n_subjects > $n", {"params": {"n": 1}, "n": 2}, "given both in params and as a keyword: n"),
-        (None, {}, "either a condition .* or a query; got neither"),
-        ("true", {"query": "SELECT 3 AS image_id"}, "got both"),
-    ],
-)
-def test_a_condition_that_cannot_be_asked_says_why(
-    where: Select, condition: str | None, options: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(QueryError, match=message) as raised:
-        where(condition, **options)
-    assert isinstance(raised.value, ValueError)
+CANNOT_BE_ASKED: list[tuple[str | None, dict[str, Any], str]] = [
+    ("n_subject > 3", {}, "no column n_subject .* did you mean n_subjects"),
+    ("stat = ", {}, r"syntax error(?s:.*)\^"),
+    ("n_subjects > $n", {}, r"no value for \$n; give n="),
+    ("n_subjects > 3", {"n": 3}, r"no parameter \$n; it has none"),
+    (
+        "n_subjects > 3",
+        {"oder_by": "name"},
+        r"no parameter \$oder_by, and .* no option oder_by; .* order_by\?",
+    ),
+    ("n_subjects > $n", {"n": 3, "Max_image": 3}, r"no option Max_image; did you mean max_images\?"),
+    ("n_subjects > $n", {"param": {"n": 3}}, r"no option param; did you mean params\?"),
+    ("n_subjects > $timeout", {"timeout": 20}, r"\$timeout is a parameter .* give it in params="),
+    ("n_subjects > $n", {"params": {"n": 1}, "n": 2}, "given both in params and as a keyword: n"),
+    (None, {}, "either a condition .* or a query; got neither"),
+    ("true", {"query": "SELECT 3 AS image_id"}, "got both"),
+]
+
+
+def test_a_condition_that_cannot_be_asked_says_why(where: Select) -> None:
+    for condition, options, message in CANNOT_BE_ASKED:
+        with pytest.raises(QueryError, match=message) as raised:
+            where(condition, **options)
+        assert isinstance(raised.value, ValueError)
 
 
 def test_an_options_name_may_be_a_parameter_given_in_params(where: Select) -> None:

@@ -12,6 +12,8 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+from nvcatalog._gate import Gate
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -33,8 +35,16 @@ def wait_until(happened: Callable[[], object]) -> None:
 
 @contextmanager
 def patience(seconds: float) -> Iterator[None]:
-    """Let nobody wait longer for the catalog: not before or after, when a call's own threads may need to."""
-    with patch.dict(os.environ, {"NVCATALOG_LOCK_TIMEOUT": str(seconds)}):
+    """Let nobody wait longer for who keeps the catalog; a call still waits for its own threads, however slow."""
+    wait = Gate._wait
+
+    def wait_for_own(gate: Gate[Any], ready: Callable[[], object], timeout_s: float) -> None:
+        wait(gate, ready, PATIENCE_S)
+
+    with (
+        patch.dict(os.environ, {"NVCATALOG_LOCK_TIMEOUT": str(seconds)}),
+        patch.object(Gate, "_wait", wait_for_own),
+    ):
         yield
 
 
