@@ -459,7 +459,10 @@ def test_a_thread_that_holds_the_catalog_too_long_is_named_as_such(filled: Store
 # Forks
 
 
-def test_a_child_forked_while_threads_read_and_write_can_do_both_and_no_row_is_lost(filled: Store) -> None:
+def test_a_child_forked_while_threads_read_and_write_can_do_both_and_no_row_is_lost(
+    filled: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_gate, "_FORK_PATIENCE_S", PATIENCE_S)
     stop = threading.Event()
     landed: list[int] = []
 
