@@ -7,8 +7,8 @@ until every gate is clear.
 
 from __future__ import annotations
 
-# Before a fork, handlers run in reverse order. That of the thread pools takes a lock that a thread may need to get
-# out of a gate: registered before ours, it runs when ours has waited for the gates.
+# Before a fork, handlers run in reverse order. Those of the thread pools and of filelock take locks that a thread
+# may need to get out of a gate: registered before ours, they run when ours has waited for the gates.
 import concurrent.futures.thread  # noqa: F401
 import os
 import threading
@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
+
+import filelock  # noqa: F401 - as above
 
 
 class _Closable(Protocol):
