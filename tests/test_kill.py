@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from nvcatalog.demo.server import Hit
 
 COLLECTION, N_IMAGES = 7, 300
-KILLS = 8
+KILLS = 20
 SLOW_S = 4.0
 WORDS = {"pain": 0.3, "reward": -0.1, "motor": 0.0}
 
