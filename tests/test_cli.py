@@ -429,8 +429,14 @@ def test_snapshots_have_names_and_differ(nvcatalog: Run, filled: Path) -> None:
         assert done.stdout.decode().splitlines() == ["table_name,change,kind,id", "images,changed,image,10426"]
 
 
+def forget_all(data_dir: Path) -> None:
+    """Leave the files alone, as nilearn would have left them."""
+    (data_dir / "neurovault" / "catalog.duckdb").unlink()
+    shutil.rmtree(data_dir / "neurovault" / "snapshots", ignore_errors=True)
+
+
 def test_adopt_registers_what_is_there(nvcatalog: Run, filled: Path) -> None:
-    (filled / "neurovault" / "catalog.duckdb").unlink()
+    forget_all(filled)
     done = nvcatalog("adopt", "--data-dir", filled)
     assert done.returncode == 0, done.stderr
     assert b"took over 4 images" in done.stderr
@@ -439,7 +445,7 @@ def test_adopt_registers_what_is_there(nvcatalog: Run, filled: Path) -> None:
 def test_a_file_that_cannot_be_taken_over_is_said_once(
     nvcatalog: Run, filled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (filled / "neurovault" / "catalog.duckdb").unlink()
+    forget_all(filled)
     (filled / "neurovault" / "collection_658" / "image_10426_metadata.json").write_text('{"id":')
     monkeypatch.setattr(logging.getLogger(), "handlers", [])  # as in a user's program: here pytest has some
     done = nvcatalog("adopt", "--quiet", "--data-dir", filled)

@@ -18,7 +18,6 @@ from fetching import no_waiting as no_waiting
 from pyarrow import parquet
 
 from nvcatalog import Catalog, fetch_neurovault_ids, parts
-from nvcatalog._store import Store
 from nvcatalog._successor import Successor
 from nvcatalog.demo import DemoServer, World
 from nvcatalog.errors import (
@@ -141,7 +140,8 @@ def test_a_lost_catalog_is_made_again_and_never_made_anew(
     Catalog(data_dir).snapshot()
     expected = all_rows(catalog)
     catalog.unlink()
-    before, requests = traces(data_dir), server.requests
+    files = [path for path in (filled / "snapshots").rglob("*") if path.is_file()]
+    before, requests = {path: path.read_bytes() for path in files}, server.requests
 
     for ask in (
         lambda: fetch(image_ids=[3]),
@@ -158,7 +158,9 @@ def test_a_lost_catalog_is_made_again_and_never_made_anew(
             ask()
     with pytest.warns(CatalogWarning, match="nvcatalog rebuild"):
         assert Catalog(data_dir).sql("SELECT 1 FROM images").fetchall() == []
-    assert (traces(data_dir), server.requests) == (before, requests)
+    assert server.requests == requests
+    assert not catalog.exists()
+    assert {path: path.read_bytes() for path in files} == before
     assert "nvcatalog rebuild" in str(Catalog(data_dir).doctor())
 
     rebuild()
@@ -408,18 +410,18 @@ def test_there_must_be_a_folder(data_dir: Path, rebuild: Callable[..., Rebuilt])
 def test_a_catalog_that_somebody_makes_meanwhile_stays(
     filled: Path, catalog: Path, data_dir: Path, rebuild: Callable[..., Rebuilt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    catalog.unlink()
+    before = all_rows(catalog)
+    elsewhere = catalog.rename(data_dir / "moved.duckdb")
     take_place = Successor.take_place
 
     def too_late(successor: Successor) -> Path | None:
-        with Store(filled).writing():
-            pass
+        shutil.copy(elsewhere, catalog)
         return take_place(successor)
 
     monkeypatch.setattr(Successor, "take_place", too_late)
     with pytest.raises(CatalogLockedError, match="changed by somebody else meanwhile"):
         rebuild()
-    assert Catalog(data_dir).sql("SELECT count(*) FROM images").fetchall() == [(0,)]
+    assert all_rows(catalog) == before
     assert not list(filled.glob(".*.part*"))
 
 
