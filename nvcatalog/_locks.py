@@ -10,12 +10,11 @@ import errno
 import os
 import random
 import socket
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
@@ -126,42 +125,6 @@ def wait_while_taken(path: Path, at_most_s: float) -> None:
     deadline, pauses_s = time.monotonic() + at_most_s, _pauses_s()
     while (left_s := deadline - time.monotonic()) > 0 and _is_taken(path):
         time.sleep(min(next(pauses_s), left_s))
-
-
-@contextmanager
-def one_of_few(path: Path, at_most_s: float) -> Iterator[None]:
-    """Be one of few processes of this machine that open a file, so that a writer has not many to wait for.
-
-    More would share the processors, and all be at it for longer. Who has waited in vain goes ahead. The places are
-    names that Linux takes back when a process ends: nothing is written anywhere.
-    """
-    with ExitStack() as stack:
-        if sys.platform == "linux":
-            with suppress(OSError):
-                found = path.stat()
-                place = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
-                _take_a_place(place, f"\0nvcatalog-{found.st_dev}-{found.st_ino}", at_most_s)
-        yield
-
-
-def _take_a_place(place: socket.socket, name: str, at_most_s: float) -> None:
-    """Take the first free place; who has waited longer looks more often, so that nobody waits for ever."""
-    since, places = time.monotonic(), range(2 * len(os.sched_getaffinity(0)))
-    while not any(_binds(place, f"{name}-{number}") for number in places):
-        waited_s = time.monotonic() - since
-        if waited_s >= at_most_s:
-            return
-        time.sleep(max(_LEAST_LOOK_S, _FIRST_LOOK_S / (1 + waited_s)) * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, no secret
-
-
-def _binds(place: socket.socket, name: str) -> bool:
-    try:
-        place.bind(name)
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise
-        return False
-    return True
 
 
 def _take_now(path: Path) -> BaseFileLock:

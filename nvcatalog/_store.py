@@ -20,7 +20,7 @@ from filelock import Timeout
 from nvcatalog import _batch, _marks, _replaced, records
 from nvcatalog._batch import Batch
 from nvcatalog._gate import ForkedOpenError, gate_of
-from nvcatalog._locks import lock_timeout_s, one_of_few, sign, signed, take, wait_while_taken
+from nvcatalog._locks import lock_timeout_s, sign, signed, take, wait_while_taken
 from nvcatalog._troubles import (
     NO_LOCKS,
     REFUSALS,
@@ -51,8 +51,6 @@ LOCK_NAME = "catalog.lock"
 
 # So long a reader lets writers go first, and no longer than half its patience: somebody may keep them waiting.
 _POLITE_S = 5.0
-# How long to wait in line with others who open it to read.
-_IN_LINE_S = 2.0
 # Each opening reads the log whole: beyond this it takes longer than what it saves.
 _LARGEST_LOG = 64 * 1024 * 1024
 
@@ -251,9 +249,8 @@ class Store:
 
     def _open_to_read(self, timeout_s: float) -> duckdb.DuckDBPyConnection:
         deadline = time.monotonic() + timeout_s
-        with one_of_few(self.path, min(_IN_LINE_S, timeout_s / 4)):
-            self._let_writers_go_first(_left_s(deadline))
-            connection = self._connect(deadline, read_only=True, config=_FENCED)
+        self._let_writers_go_first(timeout_s)
+        connection = self._connect(deadline, read_only=True, config=_FENCED)
         try:
             if pending(connection):
                 connection.close()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,7 @@ from filelock import Timeout
 from waiting import PATIENCE_S
 
 from nvcatalog import _locks
-from nvcatalog._locks import FOLDER, Pause, Slots, Turns, file_lock, one_of_few, take, wait_while_taken
+from nvcatalog._locks import FOLDER, Pause, Slots, Turns, file_lock, take, wait_while_taken
 from nvcatalog.errors import InvalidOptionError
 
 # Holds a lock from a process of its own until its input ends.
@@ -183,27 +181,6 @@ def test_a_turn_that_never_ends_is_passed_by(
     elsewhere(tmp_path / FOLDER / "07")
     with Turns(tmp_path).of(7, time.sleep):
         pass
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
-def test_few_open_a_file_at_once_and_who_waits_in_vain_goes_ahead(tmp_path: Path) -> None:
-    file, entered = tmp_path / "file", threading.Event()
-    file.touch()
-
-    def enter() -> None:
-        with one_of_few(file, PATIENCE_S):
-            entered.set()
-
-    with ExitStack() as others:
-        for _ in range(2 * len(os.sched_getaffinity(0))):
-            others.enter_context(one_of_few(file, PATIENCE_S))
-        with one_of_few(file, 0.05), one_of_few(tmp_path / "none", PATIENCE_S):
-            waiter = threading.Thread(target=enter)
-            waiter.start()
-            assert not entered.wait(0.2)
-    assert entered.wait(PATIENCE_S)
-    waiter.join()
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_lock_can_be_waited_for_without_taking_it(tmp_path: Path, elsewhere: Hold) -> None:
