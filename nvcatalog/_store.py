@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 import duckdb
 from filelock import Timeout
 
-from nvcatalog import _batch, _marks, _replaced, records
+from nvcatalog import _batch, _blank, _marks, _replaced, records
 from nvcatalog._batch import Batch
 from nvcatalog._gate import ForkedOpenError, gate_of
+from nvcatalog._instances import CONFIG, Instance, get_ready
 from nvcatalog._locks import lock_timeout_s, sign, signed, take, wait_while_taken
 from nvcatalog._troubles import (
     NO_LOCKS,
@@ -53,12 +54,6 @@ LOCK_NAME = "catalog.lock"
 _POLITE_S = 5.0
 # Each opening reads the log whole: beyond this it takes longer than what it saves.
 _LARGEST_LOG = 64 * 1024 * 1024
-
-_Config = dict[str, str | bool | int | float | list[str]]
-# No extension of DuckDB is needed, and looking for one on the network would take seconds.
-_CONFIG: _Config = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
-# Readers spill nothing: a folder to spill into would be one that a query can write to.
-_FENCED: _Config = _CONFIG | {"enable_external_access": "false", "temp_directory": ""}
 
 
 class Store:
@@ -134,7 +129,7 @@ class Store:
                 shared = stack.enter_context(self._gate.reading(self._open_to_read, timeout_s=patience_s))
             except (TimeoutError, ForkedOpenError) as error:
                 raise CatalogLockedError(f"{self.path}: {error}") from error
-            cursor = cast("duckdb.DuckDBPyConnection", shared).cursor()
+            cursor = cast("Instance", shared).cursor()
             stack.callback(cursor.close)
             yield cursor
 
@@ -159,15 +154,16 @@ class Store:
             except (TimeoutError, ForkedOpenError) as error:
                 raise CatalogLockedError(f"{self.path}: {error}") from error
             is_as_noted = self.is_as_noted
-            if not self.exists:
+            is_new = not self.exists
+            if is_new:
                 self.check_not_lost()
                 self._create()
-            connection = self._connect(deadline, config=_CONFIG)
             if marked:
                 stack.callback(_marks.note_state, self.path)
-            stack.callback(connection.close)
-            connection.execute("SET TimeZone = 'UTC'")
-            migrate(connection)
+            connection = self._open_to_write(stack, deadline)
+            if is_new:
+                created_at = datetime.now(UTC).isoformat(timespec="seconds")
+                _batch.upsert(connection, "catalog_info", [{"key": "created_at", "value": created_at}])
             if one_of_many and self._log_size() < _LARGEST_LOG:
                 connection.execute("PRAGMA disable_checkpoint_on_shutdown")
                 connection.execute("SET checkpoint_threshold = '1 TB'")
@@ -184,6 +180,12 @@ class Store:
                 yield
         except (TimeoutError, ForkedOpenError) as error:
             raise CatalogLockedError(f"{self.path}: {error}") from error
+
+    def get_ready(self) -> None:
+        """Begin to make what takes a moment, for who will land something soon."""
+        get_ready()
+        if not self.exists:
+            _blank.get_ready()
 
     def attach(self, connection: duckdb.DuckDBPyConnection, name: str, *, timeout_s: float) -> None:
         """Attach the catalog, read-only, to a database of ours that reads several."""
@@ -238,7 +240,7 @@ class Store:
         """Say who has the file open: DuckDB does when it is asked in vain."""
         try:
             if self.exists:
-                duckdb.connect(str(self.path), read_only=True, config=_CONFIG).close()
+                duckdb.connect(str(self.path), read_only=True, config=CONFIG).close()
         except duckdb.Error as error:
             return self._who(error)
         who = signed(self.folder / LOCK_NAME)
@@ -247,40 +249,52 @@ class Store:
     def _who(self, error: duckdb.Error) -> str:
         return holder_in(error, signed(self.folder / LOCK_NAME))
 
-    def _open_to_read(self, timeout_s: float) -> duckdb.DuckDBPyConnection:
+    def _open_to_read(self, timeout_s: float) -> Instance:
         deadline = time.monotonic() + timeout_s
-        self._let_writers_go_first(timeout_s)
-        connection = self._connect(deadline, read_only=True, config=_FENCED)
+        instance = Instance()  # before the file is opened: whoever wants to write waits for all who have it open
         try:
-            if pending(connection):
-                connection.close()
-                connection = self._open_older(deadline)
-            fence(connection)
+            self._let_writers_go_first(timeout_s)
+            self._attach(instance, deadline, read_only=True)
+            if pending(instance.connection):
+                instance.detach()
+                self._attach_older(instance, deadline)
+            instance.connection.execute("SET enable_external_access = false")
+            fence(instance.connection)
         except BaseException:
-            connection.close()
+            instance.close()
             raise
-        return connection
+        return instance
 
-    def _open_older(self, deadline: float) -> duckdb.DuckDBPyConnection:
+    def _open_to_write(self, stack: ExitStack, deadline: float) -> duckdb.DuckDBPyConnection:
+        """Open the catalog until the stack is left, migrated where that is due."""
+        instance = Instance()
+        stack.callback(instance.close)
+        self._attach(instance, deadline, read_only=False)
+        instance.connection.execute(f"SET temp_directory = {quoted(f'{self.path}.tmp')}")
+        instance.connection.execute("SET TimeZone = 'UTC'")
+        migrate(instance.connection)
+        return instance.connection
+
+    def _attach_older(self, instance: Instance, deadline: float) -> None:
         """Open a catalog that an older version made: migrated where we may write, else through a private copy."""
         if self.what_cannot_be_written() is None:
-            with self._file_lock(deadline), self._connect(deadline, config=_CONFIG) as connection:
-                migrate(connection)
-            return self._connect(deadline, read_only=True, config=_FENCED)
+            with self._file_lock(deadline), ExitStack() as stack:
+                self._open_to_write(stack, deadline)
+            self._attach(instance, deadline, read_only=True)
+            return
         with tempfile.TemporaryDirectory(prefix="nvcatalog-") as private:
             copy = Path(private) / FILE_NAME
-            with duckdb.connect(str(copy), config=_CONFIG) as connection:
+            with duckdb.connect(str(copy), config=CONFIG) as connection:
                 self.attach(connection, "older", timeout_s=_left_s(deadline))
                 connection.execute("COPY FROM DATABASE older TO catalog")
                 connection.execute("DETACH older")
                 migrate(connection)
-            # An open file outlives its folder.
-            return _quiet(duckdb.connect(str(copy), read_only=True, config=_FENCED))
+            instance.attach(copy, read_only=True)  # an open file outlives its folder
 
-    def _connect(self, deadline: float, *, read_only: bool = False, config: _Config) -> duckdb.DuckDBPyConnection:
-        return self._patiently(
+    def _attach(self, instance: Instance, deadline: float, *, read_only: bool) -> None:
+        self._patiently(
             deadline,
-            lambda: _quiet(duckdb.connect(str(self.path), read_only=read_only, config=config)),
+            lambda: instance.attach(self.path, read_only=read_only),
             0.25 if read_only else 0.1,  # of writers there is one at a time, for whom all the others wait
         )
 
@@ -310,24 +324,12 @@ class Store:
         if _log_of(self.path).exists():
             _log_of(self.path).replace(f"{_log_of(self.path)}.orphaned")
         try:
-            self._fill(new)
+            _blank.write(new)
         except BaseException:  # on a full disk above all, nothing may be left that takes room
             for leftover in (new, _log_of(new)):
                 leftover.unlink(missing_ok=True)
             raise
         new.replace(self.path)
-
-    def _fill(self, new: Path) -> None:
-        with duckdb.connect(config=_CONFIG) as connection:
-            # An older storage version, so that older DuckDB tools open the file too.
-            connection.execute(f"ATTACH {quoted(new)} AS catalog (STORAGE_VERSION 'v1.0.0')")
-            connection.execute("USE catalog")
-            connection.execute("SET TimeZone = 'UTC'")
-            migrate(connection)
-            created_at = datetime.now(UTC).isoformat(timespec="seconds")
-            _batch.upsert(connection, "catalog_info", [{"key": "created_at", "value": created_at}])
-            connection.execute("USE memory")
-            connection.execute("DETACH catalog")
 
     # Reading
 
@@ -433,7 +435,7 @@ class AbsentStore(Store):
 @contextmanager
 def empty_catalog() -> Iterator[duckdb.DuckDBPyConnection]:
     """Open a catalog without rows, in memory, fenced like any other."""
-    with duckdb.connect(config=_CONFIG | {"temp_directory": ""}) as connection:
+    with duckdb.connect(config=CONFIG) as connection:
         migrate(connection)
         connection.execute("SET enable_external_access = false")
         fence(connection)

@@ -166,6 +166,8 @@ class Call:
         try:
             self._take_over()
             if online:
+                if self.lander.writable and not self.options.dry_run:
+                    self.store.get_ready()  # while the server is waited for
                 root = check_server(servers.neurovault_root, self.known.server_root, self.folder)
                 if isinstance(self.reads, LayeredStore):
                     self.reads.check_server(servers.neurovault_root)
