@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from pathlib import Path
 
 import duckdb
 
-from nvcatalog._instances import CONFIG, in_background
+from nvcatalog._background import in_background
+from nvcatalog._instances import CONFIG
 from nvcatalog._progress import logger
 from nvcatalog.errors import MigrationError
 from nvcatalog.migrate import load_migrations, migrate
 from nvcatalog.queries import quoted
 
 _made: dict[tuple[str, ...], bytes] = {}
+_making = threading.Lock()
 
 
 def get_ready() -> None:
@@ -24,11 +27,12 @@ def get_ready() -> None:
 
 def write(path: Path) -> None:
     """Write an empty catalog, whose file must not be there; once this returns it outlives a power cut."""
-    content = _made.get(_schema())
-    if content is None:
-        _make(path)
-        _made[_schema()] = path.read_bytes()
-        return
+    with _making:  # one that is being made is there sooner than another would be
+        content = _made.get(_schema())
+        if content is None:
+            _make(path)
+            _made[_schema()] = path.read_bytes()
+            return
     with path.open("xb") as file:
         file.write(content)
         file.flush()
@@ -52,12 +56,13 @@ def _make(path: Path) -> None:
 
 def _make_somewhere() -> None:
     """Make one where nobody looks; whoever needs one makes it in its place where that does not work."""
-    if _schema() in _made:
-        return
-    try:
-        with tempfile.TemporaryDirectory(prefix="nvcatalog-") as folder:
-            path = Path(folder) / "blank.duckdb"
-            _make(path)
-            _made[_schema()] = path.read_bytes()
-    except (OSError, duckdb.Error, MigrationError) as error:
-        logger.debug("No catalog was made beforehand: %s", error)
+    with _making:
+        if _schema() in _made:
+            return
+        try:
+            with tempfile.TemporaryDirectory(prefix="nvcatalog-") as folder:
+                path = Path(folder) / "blank.duckdb"
+                _make(path)
+                _made[_schema()] = path.read_bytes()
+        except (OSError, duckdb.Error, MigrationError) as error:
+            logger.debug("No catalog was made beforehand: %s", error)

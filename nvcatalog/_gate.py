@@ -8,7 +8,8 @@ until every gate is clear.
 from __future__ import annotations
 
 # Before a fork, handlers run in reverse order. Those of the thread pools and of filelock take locks that a thread
-# may need to get out of a gate: registered before ours, they run when ours has waited for the gates.
+# may need to get out of a gate, and who gets out leaves a database to be closed in the background: registered
+# before ours, they run when ours has waited for the gates.
 import concurrent.futures.thread  # noqa: F401
 import os
 import threading
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 import filelock  # noqa: F401 - as above
+
+import nvcatalog._background  # noqa: F401 - as above
 
 
 class _Closable(Protocol):

@@ -6,15 +6,13 @@ one that is there takes 5. None is used twice, since what a fence has closed sta
 
 from __future__ import annotations
 
-import os
 import threading
-from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import duckdb
 
+from nvcatalog._background import before_fork, in_background
 from nvcatalog._progress import logger
 from nvcatalog.queries import quoted
 
@@ -26,8 +24,6 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "temp_directory": "",
 }
 _NAME = "catalog"
-# A fork waits no longer for what is done beside it: that takes a moment.
-_FORK_PATIENCE_S = 10.0
 
 
 class Instance:
@@ -76,28 +72,9 @@ def get_ready() -> None:
     in_background(_make_one)
 
 
-def in_background(job: Callable[[], object]) -> bool:
-    """Do something that takes a moment after all such things before it; False where there can be no more threads.
-
-    No process forks meanwhile: it would leave threads of DuckDB's in the parent that the child waits for.
-    """
-    _jobs.append(job)
-    if _at_work.locked():
-        return True  # whoever is at work looks once more before it ends
-    try:
-        threading.Thread(target=_work, name="nvcatalog-background").start()
-    except RuntimeError:  # such as while Python ends
-        with suppress(ValueError):  # somebody who was at work has done it
-            _jobs.remove(job)
-            return False
-    return True
-
-
-_ready: deque[duckdb.DuckDBPyConnection] = deque()
+_ready: list[duckdb.DuckDBPyConnection] = []
+_making = threading.Lock()
 _asks_often = False
-_jobs: deque[Callable[[], object]] = deque()
-_at_work, _making = threading.Lock(), threading.Lock()
-_is_held = False  # while this process forks
 
 
 def _take() -> duckdb.DuckDBPyConnection:
@@ -114,8 +91,7 @@ def _take() -> duckdb.DuckDBPyConnection:
 
 def _new() -> duckdb.DuckDBPyConnection:
     # DuckDB would print how far a statement is, in notebooks and terminals, after 2 s.
-    connection = duckdb.connect(config=CONFIG)
-    return connection.execute("SET enable_progress_bar = false")
+    return duckdb.connect(config=CONFIG).execute("SET enable_progress_bar = false")
 
 
 def _make_one() -> None:
@@ -124,44 +100,8 @@ def _make_one() -> None:
             _ready.append(_new())
 
 
-def _work() -> None:
-    while _jobs and _at_work.acquire(blocking=False):
-        try:
-            _do_all()
-        finally:
-            _at_work.release()
-
-
-def _do_all() -> None:
-    while _jobs:
-        _jobs.popleft()()  # by whoever is at work, and nobody else
-
-
-# Around a fork
-
-
-def _before_fork() -> None:
-    global _is_held
-    _is_held = _at_work.acquire(timeout=_FORK_PATIENCE_S)
-    if _is_held:
-        _do_all()
-        with _making:
-            while _ready:
-                _ready.pop().close()
-
-
-def _after_fork_in_parent() -> None:
-    if _is_held:
-        _at_work.release()
-
-
-def _after_fork_in_child() -> None:
-    global _at_work, _making
-    _at_work, _making = threading.Lock(), threading.Lock()
-    _jobs.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
-    )
+@before_fork
+def _close_ready() -> None:
+    # The child would have it without its threads.
+    while _ready:
+        _ready.pop().close()
