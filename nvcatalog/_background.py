@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 from collections import deque
@@ -14,7 +15,7 @@ _FORK_PATIENCE_S = 10.0
 _jobs: deque[Callable[[], object]] = deque()
 _at_work = threading.Lock()
 _is_held = False  # while this process forks
-_clear_for_fork: list[Callable[[], None]] = []
+_to_clear: list[Callable[[], None]] = []
 
 
 def in_background(job: Callable[[], object]) -> bool:
@@ -32,8 +33,8 @@ def in_background(job: Callable[[], object]) -> bool:
 
 
 def before_fork(clear: Callable[[], None]) -> Callable[[], None]:
-    """Have a function called before every fork, when nothing is at work: to close what must not be there twice."""
-    _clear_for_fork.append(clear)
+    """Have a function called before every fork, and at the end, when nothing is at work."""
+    _to_clear.append(clear)
     return clear
 
 
@@ -50,12 +51,21 @@ def _do_all() -> None:
         _jobs.popleft()()  # by whoever is at work, and nobody else
 
 
+@atexit.register
+def _finish() -> None:
+    """Begin nothing any more: a thread that is in DuckDB while Python ends would take the process down with it."""
+    _at_work.acquire()
+    _do_all()
+    for clear in _to_clear:
+        clear()
+
+
 def _before_fork() -> None:
     global _is_held
     _is_held = _at_work.acquire(timeout=_FORK_PATIENCE_S)
     if _is_held:
         _do_all()
-        for clear in _clear_for_fork:
+        for clear in _to_clear:
             clear()
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import duckdb
 
 from nvcatalog._background import in_background
-from nvcatalog._instances import CONFIG
+from nvcatalog._instances import Instance
 from nvcatalog._progress import logger
 from nvcatalog.errors import MigrationError
 from nvcatalog.migrate import load_migrations, migrate
-from nvcatalog.queries import quoted
+from nvcatalog.storage import write_whole
 
 _made: dict[tuple[str, ...], bytes] = {}
 _making = threading.Lock()
@@ -33,10 +33,7 @@ def write(path: Path) -> None:
             _make(path)
             _made[_schema()] = path.read_bytes()
             return
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    write_whole(path, content, lasting=True)
 
 
 def _schema() -> tuple[str, ...]:
@@ -44,14 +41,11 @@ def _schema() -> tuple[str, ...]:
 
 
 def _make(path: Path) -> None:
-    with duckdb.connect(config=CONFIG) as connection:
-        # An older storage version, so that older DuckDB tools open the file too.
-        connection.execute(f"ATTACH {quoted(path)} AS catalog (STORAGE_VERSION 'v1.0.0')")
-        connection.execute("USE catalog")
-        connection.execute("SET TimeZone = 'UTC'")
-        migrate(connection)
-        connection.execute("USE memory")
-        connection.execute("DETACH catalog")
+    with closing(Instance()) as instance:
+        instance.create(path)
+        instance.connection.execute("SET TimeZone = 'UTC'")
+        migrate(instance.connection)
+        instance.detach()
 
 
 def _make_somewhere() -> None:

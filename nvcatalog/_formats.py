@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
+from nvcatalog._instances import in_memory
 from nvcatalog._places import INFO, MANIFEST, FilePlace, FolderPlace, OneFilePlace
-from nvcatalog._store import in_memory
 from nvcatalog.queries import quoted
 
 if TYPE_CHECKING:

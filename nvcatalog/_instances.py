@@ -18,7 +18,7 @@ from nvcatalog.queries import quoted
 
 # No extension of DuckDB is needed, and looking for one on the network would take seconds. Nothing is spilled
 # unless who has one says where to: a folder to spill into would be one that a query can write to.
-CONFIG: dict[str, str | bool | int | float | list[str]] = {
+_CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
     "temp_directory": "",
@@ -44,6 +44,12 @@ class Instance:
         self.connection.execute(f"ATTACH {quoted(path)} AS {_NAME}{options}")
         self.connection.execute(f"USE {_NAME}")
 
+    def create(self, path: Path) -> None:
+        """Make a file that is not there, and open it."""
+        # An older storage version, so that older DuckDB tools open the file too.
+        self.connection.execute(f"ATTACH {quoted(path)} AS {_NAME} (STORAGE_VERSION 'v1.0.0')")
+        self.connection.execute(f"USE {_NAME}")
+
     def detach(self) -> None:
         """Close the file; what was written goes from its log into it, unless that was forbidden."""
         self.connection.execute("USE memory")
@@ -63,6 +69,12 @@ class Instance:
             return
         if not in_background(self.connection.close):
             self.connection.close()
+
+
+def in_memory(*, for_user: bool = False) -> duckdb.DuckDBPyConnection:
+    """Open a database that is no catalog's and has no fence: its owner may do with it as they like."""
+    connection = duckdb.connect()
+    return connection if for_user else _quiet(connection)
 
 
 def get_ready() -> None:
@@ -90,8 +102,12 @@ def _take() -> duckdb.DuckDBPyConnection:
 
 
 def _new() -> duckdb.DuckDBPyConnection:
-    # DuckDB would print how far a statement is, in notebooks and terminals, after 2 s.
-    return duckdb.connect(config=CONFIG).execute("SET enable_progress_bar = false")
+    return _quiet(duckdb.connect(config=_CONFIG))
+
+
+def _quiet(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    """Keep DuckDB from printing how far a statement is, as it does in notebooks and terminals after 2 s."""
+    return connection.execute("SET enable_progress_bar = false")
 
 
 def _make_one() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import duckdb
 
-from nvcatalog._store import in_memory
+from nvcatalog._instances import in_memory
 from nvcatalog.errors import ExportError, InvalidOptionError
 from nvcatalog.queries import quoted
 

@@ -9,7 +9,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
@@ -20,7 +20,7 @@ from filelock import Timeout
 from nvcatalog import _batch, _blank, _marks, _replaced, records
 from nvcatalog._batch import Batch
 from nvcatalog._gate import ForkedOpenError, gate_of
-from nvcatalog._instances import CONFIG, Instance, get_ready
+from nvcatalog._instances import Instance, get_ready
 from nvcatalog._locks import lock_timeout_s, sign, signed, take, wait_while_taken
 from nvcatalog._troubles import (
     NO_LOCKS,
@@ -240,7 +240,8 @@ class Store:
         """Say who has the file open: DuckDB does when it is asked in vain."""
         try:
             if self.exists:
-                duckdb.connect(str(self.path), read_only=True, config=CONFIG).close()
+                with closing(Instance()) as instance:
+                    instance.attach(self.path, read_only=True)
         except duckdb.Error as error:
             return self._who(error)
         who = signed(self.folder / LOCK_NAME)
@@ -284,11 +285,12 @@ class Store:
             return
         with tempfile.TemporaryDirectory(prefix="nvcatalog-") as private:
             copy = Path(private) / FILE_NAME
-            with duckdb.connect(str(copy), config=CONFIG) as connection:
-                self.attach(connection, "older", timeout_s=_left_s(deadline))
-                connection.execute("COPY FROM DATABASE older TO catalog")
-                connection.execute("DETACH older")
-                migrate(connection)
+            instance.create(copy)
+            self.attach(instance.connection, "older", timeout_s=_left_s(deadline))
+            instance.connection.execute("COPY FROM DATABASE older TO catalog")
+            instance.connection.execute("DETACH older")
+            migrate(instance.connection)
+            instance.detach()
             instance.attach(copy, read_only=True)  # an open file outlives its folder
 
     def _attach(self, instance: Instance, deadline: float, *, read_only: bool) -> None:
@@ -435,22 +437,12 @@ class AbsentStore(Store):
 @contextmanager
 def empty_catalog() -> Iterator[duckdb.DuckDBPyConnection]:
     """Open a catalog without rows, in memory, fenced like any other."""
-    with duckdb.connect(config=CONFIG) as connection:
+    with closing(Instance()) as instance:
+        connection = instance.connection
         migrate(connection)
         connection.execute("SET enable_external_access = false")
         fence(connection)
         yield connection
-
-
-def in_memory(*, for_user: bool = False) -> duckdb.DuckDBPyConnection:
-    """Open a database that is no catalog's and has no fence: its owner may do with it as they like."""
-    connection = duckdb.connect()
-    return connection if for_user else _quiet(connection)
-
-
-def _quiet(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
-    """Keep DuckDB from printing how far a statement is, as it does in notebooks and terminals after 2 s."""
-    return connection.execute("SET enable_progress_bar = false")
 
 
 def fence(connection: duckdb.DuckDBPyConnection) -> None:

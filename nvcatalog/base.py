@@ -18,9 +18,10 @@ import duckdb
 from nvcatalog import kept, lookup, storage
 from nvcatalog._batch import Batch
 from nvcatalog._gate import ForkedOpenError, Gate, gate_of
+from nvcatalog._instances import in_memory
 from nvcatalog._layers import layered
 from nvcatalog._locks import QUESTION_PATIENCE_S, lock_timeout_s
-from nvcatalog._store import FILE_NAME, AbsentStore, Store, fence, in_memory
+from nvcatalog._store import FILE_NAME, AbsentStore, Store, fence
 from nvcatalog._troubles import NO_LOCKS
 from nvcatalog.adopt import adopt_folder, collection_folders
 from nvcatalog.connecting import (

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from nvcatalog import connecting, kept
-from nvcatalog._store import Store, in_memory
+from nvcatalog._instances import in_memory
+from nvcatalog._store import Store
 from nvcatalog.errors import SnapshotError
 
 if TYPE_CHECKING:

@@ -17,8 +17,9 @@ from typing import NamedTuple
 import duckdb
 
 from nvcatalog import kept, parts, snapshot
+from nvcatalog._instances import in_memory
 from nvcatalog._locks import QUESTION_PATIENCE_S, lock_timeout_s
-from nvcatalog._store import Store, empty_catalog, in_memory
+from nvcatalog._store import Store, empty_catalog
 from nvcatalog.errors import CatalogLockedError, CatalogTooNewError, CatalogWarning, SnapshotError, SnapshotWarning
 from nvcatalog.migrate import load_migrations
 from nvcatalog.queries import quoted
@@ -218,6 +219,7 @@ class OneState(Store):
         self.base = store.base
         self._there = store.exists
         self._connection = connection
+        [(self._database,)] = connection.execute("SELECT current_database()").fetchall()
 
     @property
     def exists(self) -> bool:
@@ -228,7 +230,7 @@ class OneState(Store):
     def reading(self, *, timeout_s: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
         """Return another cursor of what is open."""
         with self._connection.cursor() as cursor:
-            yield cursor
+            yield cursor.execute(f"USE {self._database}")
 
 
 @contextmanager

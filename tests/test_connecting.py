@@ -25,6 +25,7 @@ from waiting import PATIENCE_S
 
 from nvcatalog import Catalog, connecting, meant, outward, proving, snapshot
 from nvcatalog._batch import Batch, Words
+from nvcatalog._instances import Instance
 from nvcatalog._locks import QUESTION_PATIENCE_S
 from nvcatalog._store import Store
 from nvcatalog.demo.maps import small_map
@@ -474,21 +475,19 @@ def test_where_the_file_system_has_no_locks_a_snapshot_answers_at_once(
     catalog: Catalog, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     catalog.snapshot()
-    connect, tried = duckdb.connect, []
+    tried = []
 
-    def without_locks(path: str = ":memory:", **options: Any) -> duckdb.DuckDBPyConnection:
-        if path == str(store.path):  # what DuckDB says on an NFS mount without a lock daemon
-            tried.append(path)
-            raise duckdb.IOException(f'IO Error: Could not set lock on file "{path}": No locks available')
-        return connect(path, **options)
+    def without_locks(_: Instance, path: Path, *, read_only: bool) -> None:
+        tried.append(read_only)  # what DuckDB says on an NFS mount without a lock daemon
+        raise duckdb.IOException(f'IO Error: Could not set lock on file "{path}": No locks available')
 
-    monkeypatch.setattr(duckdb, "connect", without_locks)
+    monkeypatch.setattr(Instance, "attach", without_locks)
 
     with pytest.warns(CatalogWarning, match=r"cannot be locked \(No locks.*\. The snapshot of .* answers"):
         answer = catalog.sql("SELECT name FROM images")
 
     assert answer.fetchall() == [("a map",)]
-    assert tried == [str(store.path)], "nobody is waited for"
+    assert tried == [True], "nobody is waited for"
 
 
 def frozen(path: Path) -> object:

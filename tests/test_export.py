@@ -29,7 +29,8 @@ from pyarrow import json as pa_json
 from nvcatalog import Catalog, _formats
 from nvcatalog._batch import Batch, Words
 from nvcatalog._formats import WRITERS, Column, Relation, plain
-from nvcatalog._store import Store, in_memory
+from nvcatalog._instances import in_memory
+from nvcatalog._store import Store
 from nvcatalog.errors import ExportError, InvalidOptionError, InvalidOptionTypeError, SelectionWarning
 
 if TYPE_CHECKING:

@@ -37,12 +37,13 @@ CHECKOUT = Path(__file__).parent.parent
 ROWS = tuple(
     tuple(row.split())
     for row in (
-        "errors _resources _progress _parallel _gate _xml _sklearn",
-        "_locks ids records report proving _replaced",
+        "errors _resources _progress _parallel _background _xml _sklearn",
+        "_gate _locks ids records report proving _replaced",
         "_connections",
         "_http",
         "known client neurosynth storage migrate queries words filters labels _marks _kinds",
-        "_batch sidecars servers filter_sql resample extras _expressions parts shelf _layers _troubles",
+        "_instances _batch sidecars servers filter_sql resample extras _expressions parts shelf _layers _troubles",
+        "_blank",
         "_store kept layout",
         "plan landing snapshot outdated lookup where synced lockfile decoders _successor _places",
         "adopt listing moving accounts options private beside seed meant "
@@ -152,7 +153,7 @@ def test_contributors_are_shown_the_same_rows() -> None:
 @pytest.mark.parametrize(
     ("what", "only_in"),
     [
-        ("duckdb.connect", {"_store"}),  # whoever opens the catalog goes through the gate and the lock
+        ("duckdb.connect", {"_instances"}),
         ("print", {"cli"}),
         ("sys.stdout", {"cli"}),
         ("logging.basicConfig", set()),
@@ -171,7 +172,7 @@ def test_contributors_are_shown_the_same_rows() -> None:
 def test_what_one_module_answers_for_is_done_nowhere_else(what: str, only_in: set[str]) -> None:
     users = {module for module, paths in sources().items() for path in paths if what in names_used(path)}
     assert users - {"demo"} <= only_in, f"{what} is used in {users}"
-    assert what != "duckdb.connect" or users == {"_store"}, "the test looks for the wrong thing"
+    assert what != "duckdb.connect" or users == {"_instances"}, "the test looks for the wrong thing"
 
 
 def test_every_module_opens_with_a_sentence_and_fits_on_a_few_screens() -> None:

@@ -210,11 +210,11 @@ def test_a_catalog_that_was_killed_while_it_was_made_is_not_there(store: Store) 
         """
         import os, signal, sys
         from pathlib import Path
-        from nvcatalog import _store
+        from nvcatalog import _blank, _store
         def migrate_and_die(connection):
             migrate(connection)
             os.kill(os.getpid(), signal.SIGKILL)
-        migrate, _store.migrate = _store.migrate, migrate_and_die
+        migrate, _blank.migrate = _blank.migrate, migrate_and_die
         with _store.Store(Path(sys.argv[1])).writing():
             pass
         """.replace("\n        ", "\n"),
