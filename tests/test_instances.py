@@ -19,7 +19,7 @@ from nvcatalog._instances import Instance
 from nvcatalog._store import Store
 
 needs_proc = pytest.mark.skipif(
-    not Path("/proc/self/fd").exists(), reason="nothing tells which files are open here"
+    not Path("/proc/self/fd").exists(), reason="nothing tells what is open here"
 )
 
 
