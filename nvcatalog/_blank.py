@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from contextlib import closing
 from pathlib import Path
 
 import duckdb
@@ -41,11 +40,9 @@ def _schema() -> tuple[str, ...]:
 
 
 def _make(path: Path) -> None:
-    with closing(Instance()) as instance:
+    with Instance() as instance:
         instance.create(path)
-        instance.connection.execute("SET TimeZone = 'UTC'")
         migrate(instance.connection)
-        instance.detach()
 
 
 def _make_somewhere() -> None:

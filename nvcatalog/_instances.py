@@ -1,7 +1,7 @@
-"""DuckDB's databases in memory, to which files are attached: the next one is made while nobody waits for it.
+"""DuckDB's databases in memory, to which files are attached: one is ready before somebody waits for it.
 
 To make one takes DuckDB some 20 ms and to close it 10, most of what a small question takes; to attach a file to
-one that is there takes 5. None is used twice, since what a fence has closed stays closed.
+one that is there takes 5. So one is used again and again, but for those that a fence has closed: they stay closed.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 import duckdb
 
@@ -37,6 +38,19 @@ class Instance:
 
     def __init__(self) -> None:
         self.connection = _take()
+        self._fencing = threading.Lock()
+        self._is_fenced = False
+        self._spills = False
+        self._is_as_new = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:  # there may be a transaction that is not over
+            self.connection.close()
 
     def attach(self, path: Path, *, read_only: bool) -> None:
         """Open a file."""
@@ -59,16 +73,48 @@ class Instance:
         """Return one more connection, for a thread of its own."""
         return self.connection.cursor().execute(f"USE {_NAME}")
 
+    def spill_to(self, folder: Path) -> None:
+        """Let what does not fit into the memory go into a folder."""
+        self._spills = True
+        self.connection.execute(f"SET temp_directory = {quoted(folder)}")
+
+    def put_off_checkpoints(self) -> None:
+        """Leave what is written in the log, however large that gets."""
+        self._is_as_new = False
+        self.connection.execute("PRAGMA disable_checkpoint_on_shutdown")
+        self.connection.execute("SET checkpoint_threshold = '1 TB'")
+
+    def fence(self) -> None:
+        """Leave a query nothing but the file, here and on all its cursors."""
+        with self._fencing:
+            if not self._is_fenced:
+                self._is_as_new, self._is_fenced = False, True
+                self.connection.execute("SET enable_external_access = false")
+                fence(self.connection)
+
     def close(self) -> None:
         """Close the file, whatever has become of it; nobody waits until the database has gone too."""
         try:
             self.detach()
+            if self._spills:  # which DuckDB refuses where it has happened
+                self.connection.execute("SET temp_directory = ''")
         except duckdb.Error as error:  # what was committed is in the log, as after a kill
             logger.debug("A file was not closed in order: %s", error)
             self.connection.close()
             return
-        if not in_background(self.connection.close):
-            self.connection.close()
+        _give_back(self.connection, is_as_new=self._is_as_new)
+
+
+def fence(connection: duckdb.DuckDBPyConnection) -> None:
+    """Leave nothing in a query's reach but what is in the catalog.
+
+    Without external access DuckDB still lets a query read and overwrite the file it is on, its log, and the
+    folder it spills into: one COPY would put an end to the catalog. So no file is opened any more at all;
+    the one that is open stays so.
+    """
+    connection.execute("SET GLOBAL TimeZone = 'UTC'")  # for every cursor; a plain SET is this one's alone
+    connection.execute("SET disabled_filesystems = 'LocalFileSystem'")
+    connection.execute("SET lock_configuration = true")
 
 
 def in_memory(*, for_user: bool = False) -> duckdb.DuckDBPyConnection:
@@ -79,8 +125,6 @@ def in_memory(*, for_user: bool = False) -> duckdb.DuckDBPyConnection:
 
 def get_ready() -> None:
     """Begin to make one, for who will need it soon."""
-    global _asks_often
-    _asks_often = True
     in_background(_make_one)
 
 
@@ -90,24 +134,23 @@ _asks_often = False
 
 
 def _take() -> duckdb.DuckDBPyConnection:
-    """Return one that nobody else has; who takes a second one is likely to want a third."""
-    global _asks_often
+    """Return one that nobody else has."""
     with _making:  # one that is being made is there sooner than another would be
-        connection = _ready.pop() if _ready else None
-    connection = connection or _new()
-    if _asks_often:
+        if _ready:
+            return _ready.pop()
+    return _new()
+
+
+def _give_back(connection: duckdb.DuckDBPyConnection, *, is_as_new: bool) -> None:
+    """Keep one for the next who asks, or another in its place where somebody has asked before."""
+    global _asks_often
+    if is_as_new and not _ready:
+        _ready.append(connection)
+    elif not in_background(connection.close):
+        connection.close()
+    elif _asks_often:
         in_background(_make_one)
     _asks_often = True
-    return connection
-
-
-def _new() -> duckdb.DuckDBPyConnection:
-    return _quiet(duckdb.connect(config=_CONFIG))
-
-
-def _quiet(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
-    """Keep DuckDB from printing how far a statement is, as it does in notebooks and terminals after 2 s."""
-    return connection.execute("SET enable_progress_bar = false")
 
 
 def _make_one() -> None:
@@ -121,3 +164,13 @@ def _close_ready() -> None:
     # The child would have it without its threads.
     while _ready:
         _ready.pop().close()
+
+
+def _new() -> duckdb.DuckDBPyConnection:
+    connection = _quiet(duckdb.connect(config=_CONFIG))
+    return connection.execute("SET GLOBAL TimeZone = 'UTC'")  # for every cursor; a plain SET is this one's alone
+
+
+def _quiet(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    """Keep DuckDB from printing how far a statement is, as it does in notebooks and terminals after 2 s."""
+    return connection.execute("SET enable_progress_bar = false")

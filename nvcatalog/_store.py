@@ -9,7 +9,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
@@ -116,8 +116,13 @@ class Store:
     # Opening
 
     @contextmanager
-    def reading(self, *, timeout_s: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Open the catalog fenced and read-only, beside any other readers; an empty one where there is none."""
+    def reading(
+        self, *, timeout_s: float | None = None, fenced: bool = True
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open the catalog read-only, beside any other readers; an empty one where there is none.
+
+        It is fenced unless told otherwise, by who asks nothing that a user has written.
+        """
         if not self.exists:
             with empty_catalog() as connection:
                 yield connection
@@ -129,7 +134,10 @@ class Store:
                 shared = stack.enter_context(self._gate.reading(self._open_to_read, timeout_s=patience_s))
             except (TimeoutError, ForkedOpenError) as error:
                 raise CatalogLockedError(f"{self.path}: {error}") from error
-            cursor = cast("Instance", shared).cursor()
+            instance = cast("Instance", shared)
+            if fenced:
+                instance.fence()
+            cursor = instance.cursor()
             stack.callback(cursor.close)
             yield cursor
 
@@ -160,13 +168,13 @@ class Store:
                 self._create()
             if marked:
                 stack.callback(_marks.note_state, self.path)
-            connection = self._open_to_write(stack, deadline)
+            instance = self._open_to_write(stack, deadline)
+            connection = instance.connection
             if is_new:
                 created_at = datetime.now(UTC).isoformat(timespec="seconds")
                 _batch.upsert(connection, "catalog_info", [{"key": "created_at", "value": created_at}])
             if one_of_many and self._log_size() < _LARGEST_LOG:
-                connection.execute("PRAGMA disable_checkpoint_on_shutdown")
-                connection.execute("SET checkpoint_threshold = '1 TB'")
+                instance.put_off_checkpoints()
             if not is_as_noted:
                 _marks.mark_everything(connection)
             yield connection
@@ -240,7 +248,7 @@ class Store:
         """Say who has the file open: DuckDB does when it is asked in vain."""
         try:
             if self.exists:
-                with closing(Instance()) as instance:
+                with Instance() as instance:
                     instance.attach(self.path, read_only=True)
         except duckdb.Error as error:
             return self._who(error)
@@ -259,22 +267,18 @@ class Store:
             if pending(instance.connection):
                 instance.detach()
                 self._attach_older(instance, deadline)
-            instance.connection.execute("SET enable_external_access = false")
-            fence(instance.connection)
         except BaseException:
             instance.close()
             raise
         return instance
 
-    def _open_to_write(self, stack: ExitStack, deadline: float) -> duckdb.DuckDBPyConnection:
+    def _open_to_write(self, stack: ExitStack, deadline: float) -> Instance:
         """Open the catalog until the stack is left, migrated where that is due."""
-        instance = Instance()
-        stack.callback(instance.close)
+        instance = stack.enter_context(Instance())
         self._attach(instance, deadline, read_only=False)
-        instance.connection.execute(f"SET temp_directory = {quoted(f'{self.path}.tmp')}")
-        instance.connection.execute("SET TimeZone = 'UTC'")
+        instance.spill_to(self.path.with_name(f"{self.path.name}.tmp"))
         migrate(instance.connection)
-        return instance.connection
+        return instance
 
     def _attach_older(self, instance: Instance, deadline: float) -> None:
         """Open a catalog that an older version made: migrated where we may write, else through a private copy."""
@@ -340,7 +344,7 @@ class Store:
         known = Known()
         if not self.exists:
             return known
-        with self.reading() as connection:
+        with self.reading(fenced=False) as connection:
             connection.execute(
                 "CREATE TEMP TABLE wanted AS SELECT 'collection' AS kind, unnest($collections::INTEGER[]) AS id "
                 "UNION ALL SELECT 'image', unnest($images::INTEGER[])",
@@ -437,24 +441,10 @@ class AbsentStore(Store):
 @contextmanager
 def empty_catalog() -> Iterator[duckdb.DuckDBPyConnection]:
     """Open a catalog without rows, in memory, fenced like any other."""
-    with closing(Instance()) as instance:
-        connection = instance.connection
-        migrate(connection)
-        connection.execute("SET enable_external_access = false")
-        fence(connection)
-        yield connection
-
-
-def fence(connection: duckdb.DuckDBPyConnection) -> None:
-    """Leave nothing in a query's reach but what is in the catalog.
-
-    Without external access DuckDB still lets a query read and overwrite the file it is on, its log, and the
-    folder it spills into: one COPY would put an end to the catalog. So no file is opened any more at all;
-    the one that is open stays so.
-    """
-    connection.execute("SET GLOBAL TimeZone = 'UTC'")  # for every cursor; a plain SET is this one's alone
-    connection.execute("SET disabled_filesystems = 'LocalFileSystem'")
-    connection.execute("SET lock_configuration = true")
+    with Instance() as instance:
+        migrate(instance.connection)
+        instance.fence()
+        yield instance.connection
 
 
 def _log_of(path: Path) -> Path:

@@ -18,10 +18,10 @@ import duckdb
 from nvcatalog import kept, lookup, storage
 from nvcatalog._batch import Batch
 from nvcatalog._gate import ForkedOpenError, Gate, gate_of
-from nvcatalog._instances import in_memory
+from nvcatalog._instances import fence, in_memory
 from nvcatalog._layers import layered
 from nvcatalog._locks import QUESTION_PATIENCE_S, lock_timeout_s
-from nvcatalog._store import FILE_NAME, AbsentStore, Store, fence
+from nvcatalog._store import FILE_NAME, AbsentStore, Store
 from nvcatalog._troubles import NO_LOCKS
 from nvcatalog.adopt import adopt_folder, collection_folders
 from nvcatalog.connecting import (
@@ -191,7 +191,12 @@ class LayeredStore(Store):
         raise DataDirError(f"{self.base} is a base folder, to which nothing is written")
 
     @contextmanager
-    def reading(self, *, timeout_s: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+    def reading(
+        self,
+        *,
+        timeout_s: float | None = None,
+        fenced: bool = True,
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open both catalogs fenced and read-only, as one.
 
         Raises

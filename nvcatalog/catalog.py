@@ -178,7 +178,7 @@ class Catalog(Outward, Upkeep):
         given = shelf.arguments(found, queries.all_params(params, kwargs))
         self._warn_if_absent()
         reads = self._asked(private=bool(given.get("private")))
-        answer = _ask(reads, found.text, given)
+        answer = _ask(reads, found.text, given, fenced=found.file is not None)
         if not answer and reads.exists:
             why = shelf.why_nothing(found, given, lambda text, values: _ask(reads, text, values).fetchall())
             if why:
@@ -559,6 +559,8 @@ class Catalog(Outward, Upkeep):
         )
 
 
-def _ask(reads: Store, query: str, params: Params, tables: Mapping[str, Any] | None = None) -> Answer:
-    with reads.reading() as connection:
+def _ask(
+    reads: Store, query: str, params: Params, tables: Mapping[str, Any] | None = None, *, fenced: bool = True
+) -> Answer:
+    with reads.reading(fenced=fenced) as connection:
         return queries.run(connection, query, params, tables)

@@ -152,8 +152,10 @@ class AskedStore(Store):
         self._place: Path | None = None
 
     @contextmanager
-    def reading(self, *, timeout_s: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Open what answers, fenced: the catalog, or the newest snapshot where that takes long.
+    def reading(
+        self, *, timeout_s: float | None = None, fenced: bool = True
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open what answers: the catalog, or the newest snapshot, always fenced, where that takes long.
 
         Warns
         -----
@@ -167,13 +169,14 @@ class AskedStore(Store):
         """
         patience_s = lock_timeout_s() if timeout_s is None else timeout_s
         with ExitStack() as stack:
-            yield self._open_either(stack, patience_s)
+            yield self._open_either(stack, patience_s, fenced=fenced)
 
-    def _open_either(self, stack: ExitStack, patience_s: float) -> duckdb.DuckDBPyConnection:
+    def _open_either(self, stack: ExitStack, patience_s: float, *, fenced: bool) -> duckdb.DuckDBPyConnection:
         why, told = self._why, self._why is not None
         if why is None:
             try:
-                return stack.enter_context(super().reading(timeout_s=min(QUESTION_PATIENCE_S, patience_s)))
+                at_first_s = min(QUESTION_PATIENCE_S, patience_s)
+                return stack.enter_context(super().reading(timeout_s=at_first_s, fenced=fenced))
             except CatalogLockedError as error:
                 why = error
         place = self._place or kept.newest(self.folder / kept.FOLDER)
@@ -185,7 +188,8 @@ class AskedStore(Store):
             if told:
                 raise
             # Nothing else can answer.
-            return stack.enter_context(super().reading(timeout_s=max(0.0, patience_s - QUESTION_PATIENCE_S)))
+            left_s = max(0.0, patience_s - QUESTION_PATIENCE_S)
+            return stack.enter_context(super().reading(timeout_s=left_s, fenced=fenced))
         if not told:
             warn_user(instead(self, place, why), CatalogWarning)
         self._why, self._place = why, place
@@ -227,7 +231,12 @@ class OneState(Store):
         return self._there
 
     @contextmanager
-    def reading(self, *, timeout_s: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+    def reading(
+        self,
+        *,
+        timeout_s: float | None = None,
+        fenced: bool = True,
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
         """Return another cursor of what is open."""
         with self._connection.cursor() as cursor:
             yield cursor.execute(f"USE {self._database}")

@@ -65,7 +65,7 @@ def _is_behind(store: Store) -> bool:
     manifest = kept.manifest_with_files(place)
     if not store.exists or manifest.get("catalog") == store.state:
         return False
-    with store.reading(timeout_s=min(QUESTION_PATIENCE_S, lock_timeout_s())) as connection:
+    with store.reading(timeout_s=min(QUESTION_PATIENCE_S, lock_timeout_s()), fenced=False) as connection:
         if not store.is_as_noted:
             return True
         wanted = parts.View(connection).parts(parts.layouts_of(manifest))
@@ -239,7 +239,7 @@ class _Files:
         often_enough = 3
         while True:
             store.heed_others()
-            with store.reading() as connection:
+            with store.reading(fenced=False) as connection:
                 # If others land faster than that, it is read to the end at last.
                 release_at = time.monotonic() + (HELD_S if time.monotonic() < patient_until else float("inf"))
                 done = self._go_on(parts.View(connection), release_at)

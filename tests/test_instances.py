@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import threading
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import duckdb
@@ -18,9 +19,7 @@ from nvcatalog import _background, _blank, _instances
 from nvcatalog._instances import Instance
 from nvcatalog._store import Store
 
-needs_proc = pytest.mark.skipif(
-    not Path("/proc/self/fd").exists(), reason="nothing tells what is open here"
-)
+needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="nothing tells what is open here")
 
 
 def put_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,6 +46,15 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "catalog.duckdb"
 
 
+def is_closed(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether a connection can be used no more."""
+    try:
+        connection.execute("SELECT 1")
+    except duckdb.Error:
+        return True
+    return False
+
+
 def is_open(file: Path) -> bool:
     """Whether this process has a file open."""
     return any(link.is_symlink() and link.readlink() == file for link in Path("/proc/self/fd").iterdir())
@@ -55,27 +63,47 @@ def is_open(file: Path) -> bool:
 # One that is ready
 
 
-def test_the_next_one_is_made_for_who_asks_twice(file: Path) -> None:
-    with closing(Instance()):
-        assert not _instances._ready, "who asks once may never ask again"
-    with closing(Instance()):
-        wait_until(lambda: _instances._ready)
-    [ready] = _instances._ready
-
-    with closing(Instance()) as instance:
-        assert instance.connection is ready
-        instance.attach(file, read_only=True)
-        assert instance.connection.execute("SELECT count(*) FROM images").fetchall() == [(0,)]
-
-
-def test_none_is_used_twice(file: Path) -> None:
-    used = []
+def test_one_is_used_again_and_again(file: Path) -> None:
+    used = set()
     for _ in range(5):
-        with closing(Instance()) as instance:
-            used.append(instance.connection)
+        with Instance() as instance:
+            used.add(id(instance.connection))
             instance.attach(file, read_only=True)
-            instance.connection.execute("SET enable_external_access = false")
-    assert len({id(connection) for connection in used}) == 5
+            instance.spill_to(file.parent)
+            assert instance.connection.execute("SELECT count(*) FROM images").fetchall() == [(0,)]
+    assert len(used) == 1
+
+
+def test_of_two_at_a_time_one_is_kept(file: Path) -> None:
+    with Instance() as one, Instance() as other:
+        assert one.connection is not other.connection
+        one.attach(file, read_only=True)
+        other.create(file.with_name("other"))
+    wait_until(lambda: is_closed(one.connection))
+    assert _instances._ready == [other.connection]
+
+
+@pytest.mark.parametrize("spoil", [Instance.fence, Instance.put_off_checkpoints])
+def test_one_that_is_no_longer_as_new_gives_way_to_another(file: Path, spoil: Callable[[Instance], None]) -> None:
+    for asks_again in (False, True):
+        with Instance() as instance:
+            instance.attach(file, read_only=True)
+            spoil(instance)
+            spoil(instance)
+        _background.in_background(lambda: None)
+        wait_until(lambda: is_closed(instance.connection))
+        if asks_again:  # who asks once may never ask again
+            wait_until(lambda: _instances._ready)
+    assert instance.connection not in _instances._ready
+
+
+def test_what_ends_in_an_error_is_not_used_again(file: Path) -> None:
+    with suppress(KeyError), Instance() as instance:
+        instance.attach(file, read_only=False)
+        instance.connection.begin()
+        raise KeyError
+    assert not _instances._ready
+    assert not is_open(file)
 
 
 @needs_proc
@@ -84,12 +112,12 @@ def test_a_file_is_closed_at_once_and_its_database_when_there_is_time(file: Path
         instance = Instance()
         instance.attach(file, read_only=False)
         assert is_open(file)
+        instance.fence()
         instance.close()
         assert not is_open(file)
-        instance.connection.execute("SELECT 1")
+        assert not is_closed(instance.connection)
     _background.in_background(lambda: None)
-    with pytest.raises(duckdb.ConnectionException):
-        wait_until(lambda: not instance.connection.execute("SELECT 1").fetchall())
+    wait_until(lambda: is_closed(instance.connection))
 
 
 def test_where_there_can_be_no_more_threads_everything_is_done_at_once(
@@ -99,9 +127,9 @@ def test_where_there_can_be_no_more_threads_everything_is_done_at_once(
     for _ in range(2):
         instance = Instance()
         instance.attach(file, read_only=True)
+        instance.fence()
         instance.close()
-        with pytest.raises(duckdb.ConnectionException):
-            instance.connection.execute("SELECT 1")
+        assert is_closed(instance.connection)
     assert not _instances._ready
     assert not _background._jobs
 
@@ -149,7 +177,7 @@ def test_where_none_can_be_made_beforehand_it_is_made_in_its_place(
     _blank._make_somewhere()
     assert not _blank._made
     _blank.write(tmp_path / "catalog.duckdb")
-    with closing(Instance()) as instance:
+    with Instance() as instance:
         instance.attach(tmp_path / "catalog.duckdb", read_only=True)
         assert instance.connection.execute("SELECT count(*) FROM images").fetchall() == [(0,)]
 
@@ -158,10 +186,10 @@ def test_where_none_can_be_made_beforehand_it_is_made_in_its_place(
 
 
 def count(folder: Path) -> int:
-    """Ask twice, so that the next is made."""
+    """Leave one to be closed, and one that is ready."""
     store = Store(folder)
-    for _ in range(2):
-        with store.reading() as connection:
+    for fenced in (True, False, True, False):
+        with store.reading(fenced=fenced) as connection:
             [(rows,)] = connection.execute("SELECT count(*) FROM images").fetchall()
     return int(rows)
 
