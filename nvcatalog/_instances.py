@@ -7,7 +7,7 @@ one that is there takes 5. So one is used again and again, but for those that a 
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
@@ -34,10 +34,13 @@ class Instance:
     ----------
     connection : duckdb.DuckDBPyConnection
         To both.
+    afterwards : contextlib.ExitStack
+        What is to be done once the file is closed.
     """
 
     def __init__(self) -> None:
         self.connection = _take()
+        self.afterwards = ExitStack()
         self._fencing = threading.Lock()
         self._is_fenced = False
         self._spills = False
@@ -50,7 +53,8 @@ class Instance:
         if kind is None:
             self.close()
         else:  # there may be a transaction that is not over
-            self.connection.close()
+            with self.afterwards:
+                self.connection.close()
 
     def attach(self, path: Path, *, read_only: bool) -> None:
         """Open a file."""
@@ -94,6 +98,10 @@ class Instance:
 
     def close(self) -> None:
         """Close the file, whatever has become of it; nobody waits until the database has gone too."""
+        with self.afterwards:
+            self._close()
+
+    def _close(self) -> None:
         try:
             self.detach()
             if self._spills:  # which DuckDB refuses where it has happened

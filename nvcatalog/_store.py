@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
@@ -21,6 +22,7 @@ from nvcatalog import _batch, _blank, _marks, _replaced, records
 from nvcatalog._batch import Batch
 from nvcatalog._gate import ForkedOpenError, gate_of
 from nvcatalog._instances import Instance, get_ready
+from nvcatalog._line import in_line
 from nvcatalog._locks import lock_timeout_s, sign, signed, take, wait_while_taken
 from nvcatalog._troubles import (
     NO_LOCKS,
@@ -117,11 +119,12 @@ class Store:
 
     @contextmanager
     def reading(
-        self, *, timeout_s: float | None = None, fenced: bool = True
+        self, *, timeout_s: float | None = None, fenced: bool = True, brief: bool = False
     ) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open the catalog read-only, beside any other readers; an empty one where there is none.
 
-        It is fenced unless told otherwise, by who asks nothing that a user has written.
+        It is fenced unless told otherwise, by who asks nothing that a user has written. Who is ``brief`` and does
+        what many do at a time stands in line for it.
         """
         if not self.exists:
             with empty_catalog() as connection:
@@ -130,8 +133,9 @@ class Store:
         patience_s = lock_timeout_s() if timeout_s is None else timeout_s
         with ExitStack() as stack:
             stack.enter_context(troubles_told(self.path))
+            open_it = partial(self._open_to_read, brief=brief)
             try:
-                shared = stack.enter_context(self._gate.reading(self._open_to_read, timeout_s=patience_s))
+                shared = stack.enter_context(self._gate.reading(open_it, timeout_s=patience_s))
             except (TimeoutError, ForkedOpenError) as error:
                 raise CatalogLockedError(f"{self.path}: {error}") from error
             instance = cast("Instance", shared)
@@ -169,7 +173,8 @@ class Store:
             if marked:
                 stack.callback(_marks.note_state, self.path)
             instance = self._open_to_write(stack, deadline)
-            connection = instance.connection
+            connection = instance.cursor()  # with which goes what is made for it alone
+            stack.callback(connection.close)
             if is_new:
                 created_at = datetime.now(UTC).isoformat(timespec="seconds")
                 _batch.upsert(connection, "catalog_info", [{"key": "created_at", "value": created_at}])
@@ -258,10 +263,12 @@ class Store:
     def _who(self, error: duckdb.Error) -> str:
         return holder_in(error, signed(self.folder / LOCK_NAME))
 
-    def _open_to_read(self, timeout_s: float) -> Instance:
+    def _open_to_read(self, timeout_s: float, *, brief: bool) -> Instance:
         deadline = time.monotonic() + timeout_s
         instance = Instance()  # before the file is opened: whoever wants to write waits for all who have it open
         try:
+            if brief:
+                instance.afterwards.enter_context(in_line(self.folder, timeout_s=timeout_s))
             self._let_writers_go_first(timeout_s)
             self._attach(instance, deadline, read_only=True)
             if pending(instance.connection):
@@ -301,7 +308,7 @@ class Store:
         self._patiently(
             deadline,
             lambda: instance.attach(self.path, read_only=read_only),
-            0.25 if read_only else 0.1,  # of writers there is one at a time, for whom all the others wait
+            0.25 if read_only else 0.03,  # of writers there is one at a time, for whom all the others wait
         )
 
     def _patiently(
@@ -344,7 +351,7 @@ class Store:
         known = Known()
         if not self.exists:
             return known
-        with self.reading(fenced=False) as connection:
+        with self.reading(fenced=False, brief=True) as connection:
             connection.execute(
                 "CREATE TEMP TABLE wanted AS SELECT 'collection' AS kind, unnest($collections::INTEGER[]) AS id "
                 "UNION ALL SELECT 'image', unnest($images::INTEGER[])",

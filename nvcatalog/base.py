@@ -196,6 +196,7 @@ class LayeredStore(Store):
         *,
         timeout_s: float | None = None,
         fenced: bool = True,
+        brief: bool = False,
     ) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open both catalogs fenced and read-only, as one.
 

@@ -153,7 +153,7 @@ class AskedStore(Store):
 
     @contextmanager
     def reading(
-        self, *, timeout_s: float | None = None, fenced: bool = True
+        self, *, timeout_s: float | None = None, fenced: bool = True, brief: bool = False
     ) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open what answers: the catalog, or the newest snapshot, always fenced, where that takes long.
 
@@ -169,14 +169,14 @@ class AskedStore(Store):
         """
         patience_s = lock_timeout_s() if timeout_s is None else timeout_s
         with ExitStack() as stack:
-            yield self._open_either(stack, patience_s, fenced=fenced)
+            yield self._open_either(stack, patience_s, {"fenced": fenced, "brief": brief})
 
-    def _open_either(self, stack: ExitStack, patience_s: float, *, fenced: bool) -> duckdb.DuckDBPyConnection:
+    def _open_either(self, stack: ExitStack, patience_s: float, how: dict[str, bool]) -> duckdb.DuckDBPyConnection:
         why, told = self._why, self._why is not None
         if why is None:
             try:
                 at_first_s = min(QUESTION_PATIENCE_S, patience_s)
-                return stack.enter_context(super().reading(timeout_s=at_first_s, fenced=fenced))
+                return stack.enter_context(super().reading(timeout_s=at_first_s, **how))
             except CatalogLockedError as error:
                 why = error
         place = self._place or kept.newest(self.folder / kept.FOLDER)
@@ -189,7 +189,7 @@ class AskedStore(Store):
                 raise
             # Nothing else can answer.
             left_s = max(0.0, patience_s - QUESTION_PATIENCE_S)
-            return stack.enter_context(super().reading(timeout_s=left_s, fenced=fenced))
+            return stack.enter_context(super().reading(timeout_s=left_s, **how))
         if not told:
             warn_user(instead(self, place, why), CatalogWarning)
         self._why, self._place = why, place
@@ -236,6 +236,7 @@ class OneState(Store):
         *,
         timeout_s: float | None = None,
         fenced: bool = True,
+        brief: bool = False,
     ) -> Iterator[duckdb.DuckDBPyConnection]:
         """Return another cursor of what is open."""
         with self._connection.cursor() as cursor:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from nvcatalog import _batch, _replaced, storage
 from nvcatalog._batch import Batch
+from nvcatalog._line import make_line
 from nvcatalog._progress import logger
 from nvcatalog._store import Store
 from nvcatalog.errors import CatalogLockedError
@@ -106,6 +107,8 @@ class Lander:
         """Land the rest, or note who keeps it from landing."""
         try:
             self.land()
+            if self.landed:
+                make_line(self._store.folder)
         finally:
             self._thread.shutdown()
         if self.locked is not None:

@@ -16,6 +16,7 @@ import pytest
 from waiting import PATIENCE_S, wait_until
 
 from nvcatalog import _background, _blank, _instances
+from nvcatalog._batch import Batch
 from nvcatalog._instances import Instance
 from nvcatalog._store import Store
 
@@ -143,6 +144,15 @@ def test_a_file_that_cannot_be_closed_in_order_is_closed_all_the_same(file: Path
         instance.connection.execute("SELECT nonsense")  # the transaction is aborted, and nothing goes on in it
     instance.close()
     assert not is_open(file)
+
+
+def test_what_was_landed_leaves_nothing_in_it(tmp_path: Path) -> None:
+    store, batch = Store(tmp_path), Batch()
+    batch.add_record("collection", {"id": 1, "name": "a name"})
+    assert store.land(batch) == []
+    with store.reading(fenced=False) as connection:
+        left = "SELECT view_name FROM duckdb_views() WHERE temporary UNION FROM duckdb_tables() SELECT table_name "
+        assert connection.execute(f"{left} WHERE temporary").fetchall() == []
 
 
 # An empty catalog

@@ -39,7 +39,7 @@ ROWS = tuple(
     for row in (
         "errors _resources _progress _parallel _background _xml _sklearn",
         "_gate _locks ids records report proving _replaced",
-        "_connections",
+        "_connections _line",
         "_http",
         "known client neurosynth storage migrate queries words filters labels _marks _kinds",
         "_instances _batch sidecars servers filter_sql resample extras _expressions parts shelf _layers _troubles",
