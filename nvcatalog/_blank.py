@@ -43,6 +43,7 @@ def _make(path: Path) -> None:
     with Instance() as instance:
         instance.create(path)
         migrate(instance.connection)
+        instance.detach()  # which says it where the file could not be completed
 
 
 def _make_somewhere() -> None:

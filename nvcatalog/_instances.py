@@ -41,6 +41,7 @@ class Instance:
     def __init__(self) -> None:
         self.connection = _take()
         self.afterwards = ExitStack()
+        self._is_attached = False
         self._fencing = threading.Lock()
         self._is_fenced = False
         self._spills = False
@@ -58,20 +59,23 @@ class Instance:
 
     def attach(self, path: Path, *, read_only: bool) -> None:
         """Open a file."""
-        options = " (READ_ONLY)" if read_only else ""
-        self.connection.execute(f"ATTACH {quoted(path)} AS {_NAME}{options}")
-        self.connection.execute(f"USE {_NAME}")
+        self._attach(path, " (READ_ONLY)" if read_only else "")
 
     def create(self, path: Path) -> None:
         """Make a file that is not there, and open it."""
         # An older storage version, so that older DuckDB tools open the file too.
-        self.connection.execute(f"ATTACH {quoted(path)} AS {_NAME} (STORAGE_VERSION 'v1.0.0')")
+        self._attach(path, " (STORAGE_VERSION 'v1.0.0')")
+
+    def _attach(self, path: Path, options: str) -> None:
+        self.connection.execute(f"ATTACH {quoted(path)} AS {_NAME}{options}")
+        self._is_attached = True
         self.connection.execute(f"USE {_NAME}")
 
     def detach(self) -> None:
         """Close the file; what was written goes from its log into it, unless that was forbidden."""
         self.connection.execute("USE memory")
         self.connection.execute(f"DETACH {_NAME}")
+        self._is_attached = False
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """Return one more connection, for a thread of its own."""
@@ -103,7 +107,8 @@ class Instance:
 
     def _close(self) -> None:
         try:
-            self.detach()
+            if self._is_attached:
+                self.detach()
             if self._spills:  # which DuckDB refuses where it has happened
                 self.connection.execute("SET temp_directory = ''")
         except duckdb.Error as error:  # what was committed is in the log, as after a kill

@@ -37,7 +37,8 @@ def make_line(folder: Path) -> None:
         (folder / FOLDER).mkdir(exist_ok=True)
         for place in _places(folder):
             if not place.exists():
-                place.touch(mode=0o666)
+                place.touch()
+                place.chmod(0o666)  # for a group, whatever the umask
 
 
 @contextmanager

@@ -36,6 +36,8 @@ _DAMAGES = ("Corrupt database file", "Could not read enough bytes")
 _DISK_TROUBLES = ("No space left", "File too large", "quota exceeded", "Could not write", "has been invalidated")
 
 _NO_FILE_LEFT = "Too many open files"
+# What DuckDB makes of Ctrl-C during a statement.
+_INTERRUPTED = "Query interrupted"
 
 
 def locked_message(path: Path, holder: str) -> str:
@@ -122,6 +124,10 @@ def troubles_told(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in TOO_MANY:
             raise _no_file_left(path) from error
+        raise
+    except RuntimeError as error:
+        if str(error) == _INTERRUPTED:
+            raise KeyboardInterrupt from error
         raise
 
 
