@@ -19,7 +19,7 @@ WITH maps AS (
         coalesce(nullif(trim(lower(contrast_definition)), ''), lower(cognitive_contrast_cogatlas)) AS typed,
         nullif(left(lower(analysis_level), 1), '') AS level,  -- group or G, single-subject or S, meta-analysis or M
         -- One number for all that a pair has in common: texts take longer to compare.
-        hash(pack, level, cognitive_paradigm_cogatlas, typed) AS thing,
+        hash(collection_id, pack, level, cognitive_paradigm_cogatlas, typed) AS thing,
         name,
         path
     FROM stat_maps
@@ -29,43 +29,41 @@ WITH maps AS (
       AND ($collection_ids IS NULL OR list_contains($collection_ids::INTEGER[], collection_id))
 ),
 things AS (
-    SELECT collection_id, thing, any_value(in_pack) AS in_pack, count(*) = 2 AS one_each
+    SELECT thing, count(*) = 2 AS one_each
     FROM maps
-    GROUP BY collection_id, thing
-    HAVING bool_or(is_a)
-       AND NOT bool_and(is_a)
-       AND (any_value(in_pack) OR NOT regexp_full_match(any_value(typed), ' *(none( / other)?|null|n/a|na)? *'))
+    GROUP BY thing
+    HAVING count(*) FILTER (WHERE is_a) BETWEEN 1 AND count(*) - 1
 ),
 named AS (
-    SELECT m.image_id, m.collection_id, m.is_a, m.thing, m.name, t.in_pack, t.one_each
+    SELECT m.image_id, m.collection_id, m.is_a, m.thing, m.name, m.in_pack, t.one_each
     FROM maps AS m
-    JOIN things AS t USING (collection_id, thing)
+    JOIN things AS t USING (thing)
 ),
 stems AS (
     -- Names are looked at only where they must be, and each once, however many maps have it: "Z-Statistic Map: Visual"
     -- is "visual", and "sub-01_stat-variance_statmap" and "SUB 01 beta" are "sub 01".
     SELECT
         name,
-        trim(regexp_replace(
+        hash(trim(regexp_replace(
             lower(name),
             '(?:(?:^|[^a-z0-9])[tzfp](?:[^a-z0-9]|stat|map|$)|[^a-z0-9]|var(?:cope|beta|iance)?|cope|beta|effect'
             '|statistics?|stats?|maps?|parameter|estimate|spm[tf]?|con(?:trast)?)+',
             ' ',
             'g'
-        )) AS stem
+        ))) AS stem
     FROM (SELECT DISTINCT name FROM named WHERE NOT one_each)
 ),
 pairs AS (
     SELECT
         min(n.image_id) FILTER (WHERE n.is_a) AS image_id_a,
         min(n.image_id) FILTER (WHERE NOT n.is_a) AS image_id_b,
-        n.collection_id,
-        CASE WHEN bool_or(n.in_pack) THEN 'pack' ELSE 'contrast' END
-            || CASE WHEN bool_or(n.one_each) THEN '' ELSE ' and name' END AS paired_by
+        any_value(n.collection_id) AS collection_id,
+        CASE WHEN any_value(n.in_pack) THEN 'pack' ELSE 'contrast' END
+            || CASE WHEN any_value(n.one_each) THEN '' ELSE ' and name' END AS paired_by
     FROM named AS n
     LEFT JOIN stems AS s ON s.name = n.name AND NOT n.one_each
-    GROUP BY n.collection_id, n.thing, s.stem
-    HAVING count(*) = 2 AND bool_or(n.is_a) AND NOT bool_and(n.is_a)
+    GROUP BY n.thing, s.stem
+    HAVING count(*) = 2 AND image_id_a IS NOT NULL AND image_id_b IS NOT NULL
 )
 SELECT
     p.image_id_a,
@@ -79,5 +77,9 @@ SELECT
 FROM pairs AS p
 JOIN maps AS a ON a.image_id = p.image_id_a
 JOIN maps AS b ON b.image_id = p.image_id_b
+-- What stands for no contrast makes no pair; few pairs are left to look at.
+WHERE a.in_pack
+   OR left(a.typed, 1) NOT IN (' ', 'n')
+   OR NOT regexp_full_match(a.typed, ' *(none( / other)?|null|n/a|na)? *')
 ORDER BY p.collection_id, p.image_id_a, p.image_id_b
 LIMIT $limit
