@@ -9,7 +9,7 @@
 -- $private: maps of private collections too, not only where collection_ids names them (boolean, default false)
 -- $gone: maps that are gone from the server too (boolean, default false)
 -- $limit: how many rows at most (count, default NULL)
-WITH labelled AS (
+WITH maps AS MATERIALIZED (  -- with none, too: to leave those out here would be to find each label twice
     SELECT
         image_id,
         CASE $label
@@ -27,10 +27,14 @@ WITH labelled AS (
         collection_id,
         path
     FROM stat_maps
-    WHERE label IS NOT NULL
-      AND ($gone OR gone_at IS NULL)
+    WHERE ($gone OR gone_at IS NULL)
       AND ($private OR $collection_ids IS NOT NULL OR image_id NOT IN (SELECT image_id FROM private_images))
       AND ($collection_ids IS NULL OR list_contains($collection_ids::INTEGER[], collection_id))
+),
+labelled AS (
+    SELECT image_id, label, collection_id, path
+    FROM maps
+    WHERE label IS NOT NULL
 ),
 by_collection AS (
     SELECT label, collection_id, count(*) AS images

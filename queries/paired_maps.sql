@@ -77,8 +77,8 @@ SELECT
 FROM pairs AS p
 JOIN maps AS a ON a.image_id = p.image_id_a
 JOIN maps AS b ON b.image_id = p.image_id_b
--- What stands for no contrast makes no pair; few pairs are left to look at.
-WHERE a.in_pack
+-- What stands for no contrast makes no pair; it is looked for where few maps are left.
+WHERE p.paired_by LIKE 'pack%'
    OR left(a.typed, 1) NOT IN (' ', 'n')
    OR NOT regexp_full_match(a.typed, ' *(none( / other)?|null|n/a|na)? *')
 ORDER BY p.collection_id, p.image_id_a, p.image_id_b
