@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import zlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
+from zlib_ng import zlib_ng
 
 from nvcatalog.errors import NVCatalogError
 
+_GzipError = cast("type[Exception]", zlib_ng.error)
 _CHUNK = 1 << 18
 _UNPACKED = 1 << 18  # larger pieces cost more than they save: fresh pages of memory for each
 _HEADER = 540  # the bytes of a NIfTI-2 header, the larger of the two
@@ -128,7 +129,7 @@ class Prover(FileProver):
     """
 
     largest: int | None = LARGEST
-    _gzip: Any = field(default_factory=lambda: zlib.decompressobj(wbits=31))
+    _gzip: Any = field(default_factory=lambda: zlib_ng.decompressobj(wbits=31))
     _head: bytearray = field(default_factory=bytearray)
     _unpacked: int = 0
     _facts: _Facts | None = None
@@ -137,7 +138,7 @@ class Prover(FileProver):
     def _look_at(self, chunk: bytes) -> None:
         try:
             self._unpack(chunk)
-        except zlib.error as error:
+        except _GzipError as error:
             raise NotAMapError(f"not a whole gzip file ({error})") from error
         if self.size > self._unpacked + _MOST_BEHIND_VOXELS:
             raise NotAMapError(f"{self.size:,} bytes that unpack to {self._unpacked:,}")
@@ -148,7 +149,7 @@ class Prover(FileProver):
                 chunk = chunk.lstrip(b"\0")  # padding after the end is harmless, and Python's gzip skips it too
                 if not chunk:
                     return
-                self._gzip = zlib.decompressobj(wbits=31)
+                self._gzip = zlib_ng.decompressobj(wbits=31)
             self._take(self._gzip.decompress(chunk, _UNPACKED))
             chunk = self._gzip.unused_data if self._gzip.eof else self._gzip.unconsumed_tail
 
