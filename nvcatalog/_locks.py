@@ -127,11 +127,11 @@ def wait_while_taken(path: Path, at_most_s: float) -> None:
         time.sleep(min(next(pauses_s), left_s))
 
 
-def _take_now(path: Path) -> BaseFileLock:
+def _take_now(path: Path, lock: BaseFileLock | None = None) -> BaseFileLock:
     """Take a lock, or raise Timeout: to look first takes a fraction of the time, and hundreds may be looking."""
     if _is_taken(path):
         raise Timeout(str(path))
-    return file_lock(path).acquire(blocking=False).lock
+    return (lock or file_lock(path)).acquire(blocking=False).lock
 
 
 def _is_taken(path: Path) -> bool:
@@ -329,6 +329,7 @@ class Turns:
         self._folder = folder / FOLDER
         self._name = f"{of_what}-" if of_what else ""
         self._lock = threading.Lock()
+        self._locks: dict[int, BaseFileLock] = {}  # to make one takes longer than to take it
         self._held: dict[int, BaseFileLock | None] = {}
         self._users: Counter[int] = Counter()
         self._taking: dict[int, threading.Lock] = {}
@@ -343,7 +344,7 @@ class Turns:
         try:
             with taking:
                 if number not in self._held:
-                    self._held[number] = self._take(self._folder / f"{self._name}{number:02}", wait)
+                    self._held[number] = self._take(number, wait)
             yield
         finally:
             self._leave(number)
@@ -352,15 +353,18 @@ class Turns:
         with self._lock:
             self._users[number] -= 1
             lock = None if self._users[number] else self._held.pop(number, None)
-        if lock:
-            lock.release()
+            if lock:
+                lock.release()
 
-    def _take(self, path: Path, wait: Wait) -> BaseFileLock | None:
+    def _take(self, number: int, wait: Wait) -> BaseFileLock | None:
+        path = self._folder / f"{self._name}{number:02}"
         deadline, pauses_s = time.monotonic() + lock_timeout_s(), _pauses_s()
         while True:
             try:
-                path.parent.mkdir(exist_ok=True)
-                return _take_now(path)
+                if number not in self._locks:
+                    path.parent.mkdir(exist_ok=True)
+                    self._locks[number] = file_lock(path)
+                return _take_now(path, self._locks[number])
             except Timeout:
                 if time.monotonic() >= deadline:
                     return None
