@@ -6,6 +6,7 @@ one that is there takes 5. So one is used again and again, but for those that a 
 
 from __future__ import annotations
 
+import os
 import threading
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -187,3 +188,13 @@ def _new() -> duckdb.DuckDBPyConnection:
 def _quiet(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
     """Keep DuckDB from printing how far a statement is, as it does in notebooks and terminals after 2 s."""
     return connection.execute("SET enable_progress_bar = false")
+
+
+def _begin_anew() -> None:
+    # Another thread may have held it while this one forked.
+    global _making
+    _making = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
