@@ -15,7 +15,7 @@ _FORK_PATIENCE_S = 10.0
 _jobs: deque[Callable[[], object]] = deque()
 _at_work = threading.Lock()
 _is_held = False  # while this process forks
-_to_clear: list[Callable[[], None]] = []
+_on_stop: list[Callable[[], None]] = []
 
 
 def in_background(job: Callable[[], object]) -> bool:
@@ -32,9 +32,9 @@ def in_background(job: Callable[[], object]) -> bool:
     return True
 
 
-def before_fork(clear: Callable[[], None]) -> Callable[[], None]:
-    """Have a function called before every fork, and at the end, when nothing is at work."""
-    _to_clear.append(clear)
+def on_stop(clear: Callable[[], None]) -> Callable[[], None]:
+    """Have a function called whenever nothing is begun any more: before a fork, and at the end of the process."""
+    _on_stop.append(clear)
     return clear
 
 
@@ -55,8 +55,12 @@ def _do_all() -> None:
 def _finish() -> None:
     """Begin nothing any more: a thread that is in DuckDB while Python ends would take the process down with it."""
     _at_work.acquire()
+    _clear()
+
+
+def _clear() -> None:
     _do_all()
-    for clear in _to_clear:
+    for clear in _on_stop:
         clear()
 
 
@@ -64,9 +68,7 @@ def _before_fork() -> None:
     global _is_held
     _is_held = _at_work.acquire(timeout=_FORK_PATIENCE_S)
     if _is_held:
-        _do_all()
-        for clear in _to_clear:
-            clear()
+        _clear()
 
 
 def _after_fork_in_parent() -> None:

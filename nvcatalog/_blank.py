@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import threading
 from pathlib import Path
@@ -59,13 +58,3 @@ def _make_somewhere() -> None:
                 _made[_schema()] = path.read_bytes()
         except (OSError, duckdb.Error, MigrationError) as error:
             logger.debug("No catalog was made beforehand: %s", error)
-
-
-def _begin_anew() -> None:
-    # Another thread may have held it while this one forked.
-    global _making
-    _making = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)

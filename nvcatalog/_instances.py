@@ -14,7 +14,7 @@ from typing import Self
 
 import duckdb
 
-from nvcatalog._background import before_fork, in_background
+from nvcatalog._background import in_background, on_stop
 from nvcatalog._progress import logger
 from nvcatalog.queries import quoted
 
@@ -98,7 +98,6 @@ class Instance:
         with self._fencing:
             if not self._is_fenced:
                 self._is_as_new, self._is_fenced = False, True
-                self.connection.execute("SET enable_external_access = false")
                 fence(self.connection)
 
     def close(self) -> None:
@@ -126,6 +125,7 @@ def fence(connection: duckdb.DuckDBPyConnection) -> None:
     folder it spills into: one COPY would put an end to the catalog. So no file is opened any more at all;
     the one that is open stays so.
     """
+    connection.execute("SET enable_external_access = false")
     connection.execute("SET GLOBAL TimeZone = 'UTC'")  # for every cursor; a plain SET is this one's alone
     connection.execute("SET disabled_filesystems = 'LocalFileSystem'")
     connection.execute("SET lock_configuration = true")
@@ -144,7 +144,7 @@ def get_ready() -> None:
 
 _ready: list[duckdb.DuckDBPyConnection] = []
 _making = threading.Lock()
-_asks_often = False
+_was_asked = False
 
 
 def _take() -> duckdb.DuckDBPyConnection:
@@ -157,14 +157,14 @@ def _take() -> duckdb.DuckDBPyConnection:
 
 def _give_back(connection: duckdb.DuckDBPyConnection, *, is_as_new: bool) -> None:
     """Keep one for the next who asks, or another in its place where somebody has asked before."""
-    global _asks_often
+    global _was_asked
     if is_as_new and not _ready:
         _ready.append(connection)
     elif not in_background(connection.close):
         connection.close()
-    elif _asks_often:
+    elif _was_asked:
         in_background(_make_one)
-    _asks_often = True
+    _was_asked = True
 
 
 def _make_one() -> None:
@@ -173,7 +173,7 @@ def _make_one() -> None:
             _ready.append(_new())
 
 
-@before_fork
+@on_stop
 def _close_ready() -> None:
     # The child would have it without its threads.
     while _ready:

@@ -166,8 +166,7 @@ class Store:
             except (TimeoutError, ForkedOpenError) as error:
                 raise CatalogLockedError(f"{self.path}: {error}") from error
             is_as_noted = self.is_as_noted
-            is_new = not self.exists
-            if is_new:
+            if not self.exists:
                 self.check_not_lost()
                 self._create()
             if marked:
@@ -175,9 +174,6 @@ class Store:
             instance = self._open_to_write(stack, deadline)
             connection = instance.cursor()  # with which goes what is made for it alone
             stack.callback(connection.close)
-            if is_new:
-                created_at = datetime.now(UTC).isoformat(timespec="seconds")
-                _batch.upsert(connection, "catalog_info", [{"key": "created_at", "value": created_at}])
             if one_of_many and self._log_size() < _LARGEST_LOG:
                 instance.put_off_checkpoints()
             if not is_as_noted:
@@ -338,6 +334,12 @@ class Store:
             _log_of(self.path).replace(f"{_log_of(self.path)}.orphaned")
         try:
             _blank.write(new)
+            with Instance() as instance:
+                instance.attach(new, read_only=False)
+                created_at = datetime.now(UTC).isoformat(timespec="seconds")
+                with instance.cursor() as connection:
+                    _batch.upsert(connection, "catalog_info", [{"key": "created_at", "value": created_at}])
+                instance.detach()  # which says it where the file could not be completed
         except BaseException:  # on a full disk above all, nothing may be left that takes room
             for leftover in (new, _log_of(new)):
                 leftover.unlink(missing_ok=True)

@@ -24,7 +24,7 @@ from nvcatalog.errors import (
 from nvcatalog.storage import TOO_MANY
 
 _OPEN_HERE = "Unique file handle conflict"
-#: What DuckDB says when a file is open elsewhere: in another process, or in this one with other settings.
+#: What DuckDB says when a file is open elsewhere: in another process, or in this one by somebody else.
 REFUSALS = ("Could not set lock on file", _OPEN_HERE, "Conflicting lock is held")
 _HOLDER = re.compile(r"lock is held in (?P<program>.+?) \(PID (?P<pid>\d+)\)")
 

@@ -192,11 +192,7 @@ class LayeredStore(Store):
 
     @contextmanager
     def reading(
-        self,
-        *,
-        timeout_s: float | None = None,
-        fenced: bool = True,
-        brief: bool = False,
+        self, *, timeout_s: float | None = None, fenced: bool = True, brief: bool = False
     ) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open both catalogs fenced and read-only, as one.
 
@@ -379,7 +375,6 @@ class _Opened:
             }
             fence_in(self.connection, named)
         else:
-            self.connection.execute("SET enable_external_access = false")
             fence(self.connection)
 
     def close(self) -> None:

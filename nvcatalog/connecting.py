@@ -9,8 +9,8 @@ import tempfile
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from functools import cache
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from nvcatalog.errors import CatalogLockedError, CatalogTooNewError, CatalogWarn
 from nvcatalog.migrate import load_migrations
 from nvcatalog.queries import quoted
 
+_Reading = Callable[..., AbstractContextManager[duckdb.DuckDBPyConnection]]
 # Whose frames lie between the line that a warning is about, and what warns.
 _OURS = ("nvcatalog", "contextlib")
 
@@ -169,14 +170,19 @@ class AskedStore(Store):
         """
         patience_s = lock_timeout_s() if timeout_s is None else timeout_s
         with ExitStack() as stack:
-            yield self._open_either(stack, patience_s, {"fenced": fenced, "brief": brief})
+            read = partial(super().reading, fenced=fenced, brief=brief)
+            yield self._open_either(stack, patience_s, read)
 
-    def _open_either(self, stack: ExitStack, patience_s: float, how: dict[str, bool]) -> duckdb.DuckDBPyConnection:
+    def _open_either(
+        self,
+        stack: ExitStack,
+        patience_s: float,
+        read: _Reading,
+    ) -> duckdb.DuckDBPyConnection:
         why, told = self._why, self._why is not None
         if why is None:
             try:
-                at_first_s = min(QUESTION_PATIENCE_S, patience_s)
-                return stack.enter_context(super().reading(timeout_s=at_first_s, **how))
+                return stack.enter_context(read(timeout_s=min(QUESTION_PATIENCE_S, patience_s)))
             except CatalogLockedError as error:
                 why = error
         place = self._place or kept.newest(self.folder / kept.FOLDER)
@@ -188,8 +194,7 @@ class AskedStore(Store):
             if told:
                 raise
             # Nothing else can answer.
-            left_s = max(0.0, patience_s - QUESTION_PATIENCE_S)
-            return stack.enter_context(super().reading(timeout_s=left_s, **how))
+            return stack.enter_context(read(timeout_s=max(0.0, patience_s - QUESTION_PATIENCE_S)))
         if not told:
             warn_user(instead(self, place, why), CatalogWarning)
         self._why, self._place = why, place
@@ -232,11 +237,7 @@ class OneState(Store):
 
     @contextmanager
     def reading(
-        self,
-        *,
-        timeout_s: float | None = None,
-        fenced: bool = True,
-        brief: bool = False,
+        self, *, timeout_s: float | None = None, fenced: bool = True, brief: bool = False
     ) -> Iterator[duckdb.DuckDBPyConnection]:
         """Return another cursor of what is open."""
         with self._connection.cursor() as cursor:

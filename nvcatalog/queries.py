@@ -80,7 +80,7 @@ class Answer:
 def run(
     connection: duckdb.DuckDBPyConnection, query: str, params: Params, tables: Mapping[str, Any] | None
 ) -> Answer:
-    """Run a query on a connection that is fenced and of this query alone, and return its rows.
+    """Run a query on a connection of this query alone, fenced unless the query is ours, and return its rows.
 
     Raises
     ------

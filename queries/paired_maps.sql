@@ -58,8 +58,8 @@ pairs AS (
         min(n.image_id) FILTER (WHERE n.is_a) AS image_id_a,
         min(n.image_id) FILTER (WHERE NOT n.is_a) AS image_id_b,
         any_value(n.collection_id) AS collection_id,
-        CASE WHEN any_value(n.in_pack) THEN 'pack' ELSE 'contrast' END
-            || CASE WHEN any_value(n.one_each) THEN '' ELSE ' and name' END AS paired_by
+        any_value(n.in_pack) AS in_pack,
+        any_value(n.one_each) AS one_each
     FROM named AS n
     LEFT JOIN stems AS s ON s.name = n.name AND NOT n.one_each
     GROUP BY n.thing, s.stem
@@ -69,7 +69,8 @@ SELECT
     p.image_id_a,
     p.image_id_b,
     p.collection_id,
-    p.paired_by,
+    CASE WHEN p.in_pack THEN 'pack' ELSE 'contrast' END
+        || CASE WHEN p.one_each THEN '' ELSE ' and name' END AS paired_by,
     a.name AS name_a,
     b.name AS name_b,
     a.path AS path_a,
@@ -78,7 +79,7 @@ FROM pairs AS p
 JOIN maps AS a ON a.image_id = p.image_id_a
 JOIN maps AS b ON b.image_id = p.image_id_b
 -- What stands for no contrast makes no pair; it is looked for where few maps are left.
-WHERE p.paired_by LIKE 'pack%'
+WHERE p.in_pack
    OR left(a.typed, 1) NOT IN (' ', 'n')
    OR NOT regexp_full_match(a.typed, ' *(none( / other)?|null|n/a|na)? *')
 ORDER BY p.collection_id, p.image_id_a, p.image_id_b

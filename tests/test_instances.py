@@ -36,7 +36,7 @@ def put_off(monkeypatch: pytest.MonkeyPatch) -> None:
 def nothing_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     """Begin with nothing that other tests have left."""
     monkeypatch.setattr(_instances, "_ready", [])
-    monkeypatch.setattr(_instances, "_asks_often", False)
+    monkeypatch.setattr(_instances, "_was_asked", False)
     monkeypatch.setattr(_blank, "_made", {})
 
 

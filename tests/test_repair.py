@@ -576,7 +576,7 @@ def test_whenever_a_repair_is_killed_the_next_one_ends_it(
     whole = {path.name: data for path, data in contents(tmp_path / "whole/neurovault").items()}
     shutil.copytree(tmp_path / "whole", tmp_path / "spoilt")
     damage(tmp_path / "spoilt")
-    for at in some_steps(every=4):
+    for at in some_steps(every=3):
         data_dir = tmp_path / str(at)
         shutil.copytree(tmp_path / "spoilt", data_dir)
         came_so_far = dies(at, "repair", data_dir)
