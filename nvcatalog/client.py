@@ -20,7 +20,8 @@ DEFAULT_ROOT = "https://neurovault.org"
 FILE_CONNECTIONS = 6
 LIST_CONNECTIONS = 2
 
-FIRST_PAGE, LARGEST_PAGE = 100, 1000
+# Most collections fit on the first page; a page of 1,000 records is some 3 MB.
+FIRST_PAGE, LARGEST_PAGE = 250, 1000
 _PAGE_PATIENCE_S = 5.0
 _PASSES = 3
 _COLLECTION_PASSES = 6
@@ -444,7 +445,7 @@ class _Place:
     """Where in a list to read next: large pages while they come, ever smaller ones around a broken record."""
 
     offset: int = 0
-    limit: int = FIRST_PAGE
+    limit: int = field(default_factory=lambda: FIRST_PAGE)
     stands_still: bool = False
     hints_at_more: bool = False  # whatever the count says, which may be too low
     _failures: int = 0  # in a row

@@ -128,6 +128,12 @@ def no_internet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def pages_of_100(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have lists begin with pages of 100 records: more than one of them takes few images then."""
+    monkeypatch.setattr("nvcatalog.client.FIRST_PAGE", 100)
+
+
+@pytest.fixture
 def world() -> World:
     """Return the shipped records and files; change them as the test needs."""
     return World.demo()

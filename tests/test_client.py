@@ -26,7 +26,7 @@ BIG = 900  # a collection that World.demo has not
 
 
 @pytest.fixture(autouse=True)
-def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+def fast(monkeypatch: pytest.MonkeyPatch, pages_of_100: None) -> None:
     monkeypatch.setattr("nvcatalog._http.BACKOFF_S", 0.001)
 
 
@@ -225,7 +225,7 @@ def test_many_broken_records_do_not_end_the_server(world: World, vault: NeuroVau
 # Lists: pages
 
 
-def test_pages_begin_with_100_and_grow_to_1000(server: DemoServer, world: World, vault: NeuroVault) -> None:
+def test_pages_grow_to_1000(server: DemoServer, world: World, vault: NeuroVault) -> None:
     ids = add_images(world, 2600)
     listing = read_list(vault)
     assert sorted(listing.ids) == ids

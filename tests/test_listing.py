@@ -69,6 +69,13 @@ def test_a_collection_is_known_with_all_its_images(server: DemoServer, world: Wo
     assert server.requests == 2
 
 
+def test_most_collections_take_one_page(server: DemoServer, world: World, bench: Bench) -> None:
+    ids = world.add_synthetic(BIG, 249, first_id=50_001, file_bytes=1000)
+    bench.run((BIG,))
+    assert bench.known.images_of(BIG) == ids
+    assert [hit.query for hit in server.log if hit.path.endswith("/images/")] == [{"limit": "250", "offset": "0"}]
+
+
 def test_what_was_listed_lands(world: World, bench: Bench) -> None:
     bench.run((555,))
     known = bench.landed((555,))
@@ -228,6 +235,7 @@ def test_what_a_list_lacks_is_known_where_the_collections_own_record_is_broken(w
     assert known.refusals["collection", 555].status == "broken_on_server"
 
 
+@pytest.mark.usefixtures("pages_of_100")
 def test_pages_before_the_trouble_are_known_and_the_collection_is_not_complete(
     server: DemoServer, world: World, bench: Bench
 ) -> None:
@@ -251,6 +259,7 @@ def test_a_list_that_comes_short_is_not_complete(server: DemoServer, bench: Benc
     assert not bench.landed((555,)).collections[555].complete
 
 
+@pytest.mark.usefixtures("pages_of_100")
 def test_a_list_that_does_not_stand_still_says_so(server: DemoServer, world: World, bench: Bench) -> None:
     world.add_synthetic(BIG, 150, first_id=50_001, file_bytes=1000)
 

@@ -508,6 +508,7 @@ def test_a_server_that_is_given_up_ends_it_with_what_is_there(
     assert lists_read(server) == unread
 
 
+@pytest.mark.usefixtures("pages_of_100")
 def test_pages_of_collections_before_the_trouble_are_of_use(
     server: DemoServer, world: World, sync: Sync, ask: Any
 ) -> None:
