@@ -32,10 +32,10 @@ things AS (
     SELECT thing, count(*) = 2 AS one_each
     FROM maps
     GROUP BY thing
-    HAVING count(*) FILTER (WHERE is_a) BETWEEN 1 AND count(*) - 1
+    HAVING bool_or(is_a) AND NOT bool_and(is_a)
 ),
 named AS (
-    SELECT m.image_id, m.collection_id, m.is_a, m.thing, m.name, m.in_pack, t.one_each
+    SELECT m.image_id, m.is_a, m.thing, m.name, t.one_each
     FROM maps AS m
     JOIN things AS t USING (thing)
 ),
@@ -57,8 +57,6 @@ pairs AS (
     SELECT
         min(n.image_id) FILTER (WHERE n.is_a) AS image_id_a,
         min(n.image_id) FILTER (WHERE NOT n.is_a) AS image_id_b,
-        any_value(n.collection_id) AS collection_id,
-        any_value(n.in_pack) AS in_pack,
         any_value(n.one_each) AS one_each
     FROM named AS n
     LEFT JOIN stems AS s ON s.name = n.name AND NOT n.one_each
@@ -68,8 +66,8 @@ pairs AS (
 SELECT
     p.image_id_a,
     p.image_id_b,
-    p.collection_id,
-    CASE WHEN p.in_pack THEN 'pack' ELSE 'contrast' END
+    a.collection_id,
+    CASE WHEN a.in_pack THEN 'pack' ELSE 'contrast' END
         || CASE WHEN p.one_each THEN '' ELSE ' and name' END AS paired_by,
     a.name AS name_a,
     b.name AS name_b,
@@ -79,8 +77,8 @@ FROM pairs AS p
 JOIN maps AS a ON a.image_id = p.image_id_a
 JOIN maps AS b ON b.image_id = p.image_id_b
 -- What stands for no contrast makes no pair; it is looked for where few maps are left.
-WHERE p.in_pack
+WHERE a.in_pack
    OR left(a.typed, 1) NOT IN (' ', 'n')
    OR NOT regexp_full_match(a.typed, ' *(none( / other)?|null|n/a|na)? *')
-ORDER BY p.collection_id, p.image_id_a, p.image_id_b
+ORDER BY a.collection_id, p.image_id_a, p.image_id_b
 LIMIT $limit
