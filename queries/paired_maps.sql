@@ -9,24 +9,41 @@
 -- $private: maps of private collections too, not only where collection_ids names them (boolean, default false)
 -- $gone: maps that are gone from the server too (boolean, default false)
 -- $limit: how many rows at most (count, default NULL)
-WITH maps AS (
+WITH labels AS (
+    -- What stat_maps makes statistics of: to tell that of every image takes longer than to find these two.
+    SELECT of_stat[$stat_a] AS a, of_stat[$stat_b] AS b
+    FROM (
+        SELECT map {
+            't': ['T map', 'T'],
+            'z': ['Z map', 'Z'],
+            'f': ['F map', 'F'],
+            'beta': ['univariate-beta map', 'U'],
+            'varcope': ['variance', 'V'],
+            'p': ['P map (given null hypothesis)', 'P']
+        } AS of_stat
+    )
+),
+maps AS (
     SELECT
-        image_id,
-        collection_id,
-        stat = $stat_a AS is_a,
-        nullif(nidm_results, '') AS pack,
+        i.image_id,
+        i.collection_id,
+        list_contains(l.a, i.map_type) AS is_a,
+        nullif(i.nidm_results, '') AS pack,
         pack IS NOT NULL AS in_pack,
-        coalesce(nullif(trim(lower(contrast_definition)), ''), lower(cognitive_contrast_cogatlas)) AS typed,
-        nullif(left(lower(analysis_level), 1), '') AS level,  -- group or G, single-subject or S, meta-analysis or M
+        coalesce(nullif(trim(lower(i.contrast_definition)), ''), lower(i.cognitive_contrast_cogatlas)) AS typed,
+        nullif(lower(left(i.analysis_level, 1)), '') AS level,  -- group or G, single-subject or S, meta-analysis or M
         -- One number for all that a pair has in common: texts take longer to compare.
-        hash(collection_id, pack, level, cognitive_paradigm_cogatlas, typed) AS thing,
-        name,
-        path
-    FROM stat_maps
-    WHERE stat IN ($stat_a, $stat_b)
-      AND ($gone OR gone_at IS NULL)
-      AND ($private OR $collection_ids IS NOT NULL OR image_id NOT IN (SELECT image_id FROM private_images))
-      AND ($collection_ids IS NULL OR list_contains($collection_ids::INTEGER[], collection_id))
+        hash(i.collection_id, pack, level, i.cognitive_paradigm_cogatlas, typed) AS thing,
+        i.name,
+        f.path
+    FROM images AS i
+    CROSS JOIN labels AS l
+    LEFT JOIN files AS f ON f.image_id = i.image_id AND f.kind = 'original' AND f.state = 'present'
+    WHERE i.image_type IS DISTINCT FROM 'atlas'
+      AND list_contains(l.a || l.b, i.map_type)
+      AND ($gone OR i.gone_at IS NULL)
+      AND ($private OR $collection_ids IS NOT NULL OR i.image_id NOT IN (SELECT image_id FROM private_images))
+      AND ($collection_ids IS NULL OR list_contains($collection_ids::INTEGER[], i.collection_id))
 ),
 things AS (
     SELECT thing, count(*) = 2 AS one_each

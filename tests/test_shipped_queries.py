@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import json
 import math
 import re
@@ -941,3 +942,19 @@ def test_an_extra_field_may_have_any_name(tmp_path: Path) -> None:
     catalog = small(tmp_path, {"id": 4, **odd})
     found = catalog.query("extra_fields").df().set_index("field")["example"]
     assert found.to_dict() == odd
+
+
+def test_maps_pair_by_the_statistics_that_they_have_in_the_view(tmp_path: Path) -> None:
+    types = [(stat, map_type) for stat, both in STATS.items() for map_type in both]
+    kinds = [(a, b) for a in types for b in types if a[0] < b[0]]
+    images = [
+        {"id": 2 * n + place, "map_type": map_type, "contrast_definition": f"contrast {n}"}
+        for n, pair in enumerate(kinds, start=1)
+        for place, (_, map_type) in enumerate(pair)
+    ]
+    catalog = small(tmp_path, *images)
+    stats = dict(catalog.sql("SELECT image_id, stat FROM stat_maps").fetchall())
+    for stat_a, stat_b in itertools.combinations(sorted(STATS), 2):
+        found = catalog.query("paired_maps", {"stat_a": stat_a, "stat_b": stat_b}).fetchall()
+        assert len(found) == 4
+        assert {(stats[row[0]], stats[row[1]]) for row in found} == {(stat_a, stat_b)}
