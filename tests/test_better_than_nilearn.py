@@ -147,7 +147,7 @@ def test_paging_ends_at_an_empty_page(
 def test_paging_ends_when_an_image_is_deleted_meanwhile(
     nilearn: Fetch, ours: Fetch, server: DemoServer, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second, *others = world.add_synthetic(7, 120, file_bytes=2_000)
+    first, second, *others = world.add_synthetic(7, 300, file_bytes=200)
 
     def delete_behind_the_first_page(image_id: int) -> None:
         def edit(body: bytes) -> bytes:

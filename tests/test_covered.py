@@ -83,7 +83,7 @@ MAP = """
 - either configuration: with Range and ETag, or without
     storage: a_file_arrives_from_either, without_an_etag
 - pages: at most 1000 whatever is asked; next says http and is not to be followed
-    client: pages_begin_with_100, a_page_that_names_a_next_one, next_is_not_followed
+    client: pages_grow_to_1000, a_page_that_names_a_next_one, next_is_not_followed
     demo_api: pages_hold
 - offset past the end is an empty page
     client: behind_a_full_last_page, a_server_that_has_no_page_behind
