@@ -173,12 +173,7 @@ class AskedStore(Store):
             read = partial(super().reading, fenced=fenced, brief=brief)
             yield self._open_either(stack, patience_s, read)
 
-    def _open_either(
-        self,
-        stack: ExitStack,
-        patience_s: float,
-        read: _Reading,
-    ) -> duckdb.DuckDBPyConnection:
+    def _open_either(self, stack: ExitStack, patience_s: float, read: _Reading) -> duckdb.DuckDBPyConnection:
         why, told = self._why, self._why is not None
         if why is None:
             try:

@@ -204,8 +204,8 @@ class View:
     def parts(self, layouts: dict[str, Layout]) -> list[Part]:
         """Return the files that a snapshot of this moment is made of; layouts are brought up to date."""
         found: list[Part] = []
-        counts = " UNION ALL ".join(f"SELECT '{table}', count(*) FROM {table}" for table in TABLES)  # noqa: S608 - our own
-        rows = dict(self._connection.execute(counts).fetchall())
+        query = " UNION ALL ".join(f"SELECT '{table}', count(*) FROM {table}" for table in TABLES)  # noqa: S608 - our own
+        rows = dict(self._connection.execute(query).fetchall())
         for table in TABLES:
             layouts[table] = self._layout(table, rows[table], layouts.get(table))
             found += self._parts_of(table, layouts[table])
