@@ -168,7 +168,7 @@ def test_where_fetches_what_a_condition_selects(nvcatalog: Run, server: DemoServ
     assert planned.returncode == 0
     fates = [line.split(",")[1] for line in planned.stdout.decode().splitlines()]
     assert fates == ["fate", "to fetch", "to fetch"]
-    assert b"12 of them are left out; max_images=None (or -1) takes all" in planned.stderr
+    assert b"12 of them are left out; --max-images -1 takes all" in planned.stderr
     assert not list(data_dir.rglob("*.nii.gz"))
     done = nvcatalog("where", *condition, "-n", "-1", "-q", "--words")
     assert done.returncode == 0
@@ -179,8 +179,8 @@ def test_where_says_what_is_wrong_as_it_is_typed_here(nvcatalog: Run, filled: Pa
     for condition, message in (
         (["n_subjects > $n"], b"give --param n="),
         (["n_subject > 3"], b"did you mean n_subjects"),
-        ([], b"either a condition (where) or a query"),
-        (["true", "--max-age", "-1"], b"max_age is -1"),
+        ([], b"either a condition or --query;"),
+        (["true", "--max-age", "-1"], b"--max-age is -1"),
     ):
         done = nvcatalog("where", *condition, "-d", filled)
         assert (done.returncode, message in done.stderr) == (2, True), done.stderr
@@ -370,6 +370,12 @@ def test_messages_name_the_flags_of_the_command_line(nvcatalog: Run, filled: Pat
     assert b"--private takes those too" in said
     said = nvcatalog("freeze", tmp_path / "a.json", "--where", "true", "-i", "10426", "-d", filled).stderr
     assert b"--where or --images" in said
+    said = nvcatalog("snapshot", "-d", tmp_path / "none").stderr
+    assert b"nvcatalog adopt" in said
+    said = nvcatalog("fetch", "-i", "999999", "-d", filled).stderr
+    assert b"; stdout has a row for each." in said
+    said = nvcatalog("fetch", "-i", "999999", "--max-workers", "0", "-d", filled).stderr
+    assert b"Error: --max-workers is 0; give a number of connections from 1 to" in said
 
 
 def test_a_query_comes_from_stdin_too(nvcatalog: Run, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

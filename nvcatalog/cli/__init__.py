@@ -43,7 +43,8 @@ from nvcatalog.cli.arguments import (
 )
 from nvcatalog.cli.demonstration import demonstrate, earlier_demo, serve_until_stopped
 from nvcatalog.cli.named import as_pairs, list_queries, show_help
-from nvcatalog.cli.output import Format, err, out, outcome_rows, show, show_warning, with_flags
+from nvcatalog.cli.output import Format, err, out, outcome_rows, show, show_warning
+from nvcatalog.cli.wording import in_commands
 from nvcatalog.errors import DataDirError, NVCatalogError, NVCatalogWarning, SelectionWarning
 
 if TYPE_CHECKING:
@@ -270,7 +271,7 @@ def adopt(data_dir: DataDir = None, quiet: Quiet = False) -> None:
     """Register what is in the folder already, such as what nilearn downloaded."""
     report = catalog_in(data_dir).adopt(verbose=0 if quiet else 2)
     for outcome in report.missing:
-        err.print(f"[red]{escape(str(outcome.reason))}[/]", soft_wrap=True)
+        err.print(f"[red]{escape(in_commands(str(outcome.reason)))}[/]", soft_wrap=True)
     if report.missing:
         raise typer.Exit(SOMETHING_MISSING)
 
@@ -311,7 +312,7 @@ def sync(
     show(pa.table(dict(zip(("what", "new", "changed", "gone"), columns, strict=True))), output)
     missing = found.report.missing
     for outcome in missing[:MOST_NAMED]:
-        err.print(f"[red]{escape(str(outcome.reason))}[/]", soft_wrap=True)
+        err.print(f"[red]{escape(in_commands(str(outcome.reason)))}[/]", soft_wrap=True)
     if len(missing) > MOST_NAMED:
         err.print(f"… and {len(missing) - MOST_NAMED} more: nvcatalog sql 'FROM outcomes'", soft_wrap=True)
     if found.report.missing or not found.complete:
@@ -542,7 +543,7 @@ def main() -> None:
         try:
             app()
         except (NVCatalogError, OSError) as error:
-            err.print(f"[bold red]Error:[/] {escape(with_flags(str(error)))}", soft_wrap=True)
+            err.print(f"[bold red]Error:[/] {escape(in_commands(str(error)))}", soft_wrap=True)
             misused = isinstance(error, ValueError | TypeError | DataDirError)
             raise SystemExit(WRONG_USE if misused else SOMETHING_MISSING) from None
 

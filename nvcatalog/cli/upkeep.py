@@ -23,6 +23,7 @@ from nvcatalog.cli.arguments import (
     split,
 )
 from nvcatalog.cli.output import Format, err, out, show
+from nvcatalog.cli.wording import in_commands
 from nvcatalog.errors import DataDirError
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def doctor(
     Ends with status 1 when anything is wrong.
     """
     found = catalog_in(data_dir).doctor(timeout=timeout)
-    out.out(str(found), highlight=False)
+    out.out(in_commands(str(found)), highlight=False)
     if not found.ok:
         raise typer.Exit(SOMETHING_MISSING)
 
