@@ -221,6 +221,25 @@ def test_sql_answers_in_every_format(nvcatalog: Run, filled: Path) -> None:
     assert b"10426" in nvcatalog(*ask, "--format", "table").stdout
 
 
+def test_sql_asks_a_snapshot_by_its_name_fenced(nvcatalog: Run, filled: Path) -> None:
+    count = ("sql", "SELECT count(*) AS n FROM images WHERE image_id = $id", "-p", "id=10426", "-d", filled)
+    nvcatalog("snapshot", "--name", "paper-v1", "-d", filled)
+    with Store(filled / "neurovault").writing() as connection:
+        connection.execute("DELETE FROM images")
+    assert nvcatalog(*count).stdout == b"n\n0\n"
+    assert nvcatalog(*count, "--snapshot", "paper-v1").stdout == b"n\n1\n"
+    assert nvcatalog(*count, "--snapshot", filled / "neurovault/snapshots/paper-v1").stdout == b"n\n1\n"
+
+    for arguments, told in (
+        (["SELECT 1", "--snapshot", "paper-v2"], b"did you mean paper-v1?"),
+        (["FROM read_text('/etc/passwd')", "--snapshot", "paper-v1"], b"no files"),
+        (["SELECT $a", "--snapshot", "paper-v1"], b"give --param a="),
+        (["SELECT 1", "--snapshot", "paper-v1", "--base", filled], b"give either --snapshot or --base"),
+    ):
+        done = nvcatalog("sql", *arguments, "-d", filled)
+        assert (done.returncode, told in done.stderr) == (2, True), done.stderr
+
+
 def test_a_named_query_takes_its_parameters(nvcatalog: Run, filled: Path) -> None:
     done = nvcatalog("query", "top_terms", "-p", "image_id=10426", "-p", "limit=3", "--data-dir", filled)
     assert len(done.stdout.splitlines()) == 4
