@@ -240,6 +240,37 @@ def test_sql_asks_a_snapshot_by_its_name_fenced(nvcatalog: Run, filled: Path) ->
         assert (done.returncode, told in done.stderr) == (2, True), done.stderr
 
 
+def test_words_gives_the_terms_of_the_images_that_are_chosen(nvcatalog: Run, filled: Path) -> None:
+    def rows(*arguments: str) -> list[list[str]]:
+        done = nvcatalog("words", *arguments, "-d", filled)
+        assert done.returncode == 0, done.stderr
+        return list(csv.reader(io.StringIO(done.stdout.decode())))
+
+    assert rows()[0] == ["image_id", "term", "weight"]
+    assert {row[0] for row in rows("-c", "1058", "-i", "10426")[1:]} > {"10426"}
+    few = rows("--where", "image_id = $id", "-p", "id=10426", "-t", "motor, reward", "-t", "chronic pain")[1:]
+    assert [row[:2] for row in few] == [["10426", term] for term in ("motor", "reward", "chronic pain")]
+    strong = rows("-i", "10426", "--min-abs-weight", "0.3")[1:]
+    assert strong
+    assert all(abs(float(row[2])) >= 0.3 for row in strong)
+    whole = nvcatalog("words", "--format", "parquet", "-d", filled).stdout
+    assert parquet.read_table(io.BytesIO(whole)).num_rows == len(rows()) - 1
+
+
+def test_words_says_what_is_not_here_and_how_to_have_it(nvcatalog: Run, filled: Path) -> None:
+    fetch_neurovault_ids(image_ids=[9034], data_dir=filled, verbose=0)
+    done = nvcatalog("words", "-i", "9034", "-d", filled)
+    assert (done.returncode, done.stdout) == (0, b"image_id,term,weight\n")
+    assert b"Of 1 images no terms are here: 9034. nvcatalog fetch --words fetches them\n" in done.stderr
+    for arguments, told in (
+        (["-t", "pian"], b"--terms: no image here has 'pian' (did you mean"),
+        (["-i", "9034", "--where", "true"], b"give one of --images and --where"),
+        (["--min-abs-weight", "-1"], b"--min-abs-weight is -1.0; give a number"),
+    ):
+        done = nvcatalog("words", *arguments, "-d", filled)
+        assert (done.returncode, told in done.stderr) == (2, True), done.stderr
+
+
 def test_a_named_query_takes_its_parameters(nvcatalog: Run, filled: Path) -> None:
     done = nvcatalog("query", "top_terms", "-p", "image_id=10426", "-p", "limit=3", "--data-dir", filled)
     assert len(done.stdout.splitlines()) == 4

@@ -14,10 +14,16 @@ from rich.markup import escape
 from nvcatalog.cli.arguments import (
     SOMETHING_MISSING,
     Base,
+    Collections,
     DataDir,
+    Gone,
+    Images,
     OutputFormat,
     Params,
+    Private,
+    Where,
     catalog_in,
+    chosen_ids,
     named_as_here,
     parse_params,
 )
@@ -78,6 +84,49 @@ def _ask_snapshot(catalog: Catalog, name: str, query: str, params: dict[str, str
 
     with connecting.fenced(Store(catalog.folder), name) as connection:
         return queries.run(connection, query, params, None).arrow()
+
+
+@app.command()
+def words(
+    where: Where = None,
+    images: Images = None,
+    collections: Collections = None,
+    param: Params = None,
+    terms: Annotated[
+        list[str] | None,
+        typer.Option("--terms", "-t", metavar="TERMS", help='Only these: "pain,working memory"; repeatable.'),
+    ] = None,
+    min_abs_weight: Annotated[
+        float | None, typer.Option("--min-abs-weight", metavar="WEIGHT", help="None nearer to zero than this.")
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option("--reference", metavar="NAME", help="Which set of terms, where there are several."),
+    ] = None,
+    private: Private = False,
+    gone: Gone = False,
+    data_dir: DataDir = None,
+    base: Base = None,
+    output: OutputFormat = None,
+) -> None:
+    """Give the terms of images that are here, of all or of those chosen: a row an image and term.
+
+    For a file: nvcatalog words --format parquet > words.parquet.
+    """
+    catalog = catalog_in(data_dir, base)
+    chosen = [term for text in terms or [] for each in text.split(",") if (term := each.strip())]
+    with asking(catalog):
+        found = catalog.words(
+            chosen_ids(catalog, images, collections, gone=gone),
+            where=where,
+            params=parse_params(param) or None,
+            terms=chosen or None,
+            min_abs_weight=min_abs_weight,
+            reference=reference,
+            private=private,
+            gone=gone,
+        )
+        show(found.arrow(), output)
 
 
 @app.command(

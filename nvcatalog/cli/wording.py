@@ -7,7 +7,7 @@ from functools import partial
 
 _COMMANDS = "adopt|cite|diff|doctor|export|freeze|prune|rebuild|repair|snapshot|sync|usage|verify"
 _SWITCHES = "private|gone|overwrite|resample|dry_run|force|extras"
-_OPTIONS = "max_age|max_images|max_workers|min_abs_weight|name|older_than|order_by|reference|timeout"
+_OPTIONS = "max_age|max_images|max_workers|min_abs_weight|name|older_than|order_by|reference|terms|timeout"
 
 # What is said, and what is said here; in this order.
 _WORDINGS = tuple(
@@ -51,7 +51,7 @@ _WORDINGS = tuple(
         (r"^(what|by)(?= (?:has|is) )", r"--\1"),
         (r"^target is ", "TARGET is "),
         (r"\band format is (.*); give a target\b", r"and --format is \1; give a TARGET"),
-        (rf"^({_OPTIONS})(?=: | is | goes )", r"--\1"),
+        (rf"^({_OPTIONS})(?=: | is | has | goes )", r"--\1"),
         (r"(?<= or )older_than$", "--older-than"),
         (r"\ba timedelta, or (.*), or None$", r"\1"),
         (r"(^--max-images .*), or None for all$", r"\1, or -1 for all"),
