@@ -107,7 +107,7 @@ def fetch(
     collection_ids, image_ids = split(collections), split(images)
     if not collection_ids and not image_ids:
         raise typer.BadParameter("give --collections or --images, such as: nvcatalog fetch --collections 555")
-    with leaving_politely():
+    with leaving_politely(quiet=quiet):
         maps = fetch_neurovault_ids(
             collection_ids=collection_ids,
             image_ids=image_ids,
@@ -157,7 +157,7 @@ def where(
     """
     from nvcatalog.select import fetch_where
 
-    with leaving_politely(), named_as_here():
+    with leaving_politely(quiet=quiet), named_as_here():
         maps = fetch_where(
             condition,
             parse_params(param),
@@ -214,7 +214,7 @@ def sync(
     """
     import pyarrow as pa
 
-    with leaving_politely():
+    with leaving_politely(quiet=quiet):
         found = catalog_in(data_dir).sync(
             collection_ids=split(collections) if collections else None,
             exclude_owners=exclude_owner or (),
@@ -287,7 +287,7 @@ def thaw(
     """
     from nvcatalog.freeze import fetch_frozen
 
-    with leaving_politely():
+    with leaving_politely(quiet=quiet):
         maps = fetch_frozen(
             path,
             strict=not latest,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nvcatalog._progress import BARS, telling_of_waits
 from nvcatalog.cli.output import Format, err
 from nvcatalog.errors import InvalidOptionError, QueryError, listed
 
@@ -93,10 +94,11 @@ def parse_params(pairs: list[str] | None) -> dict[str, str | float]:
 
 
 @contextmanager
-def leaving_politely() -> Iterator[None]:
-    """Say of Ctrl-C what it leaves behind, and end with the status that shells expect."""
+def leaving_politely(*, quiet: bool) -> Iterator[None]:
+    """Say what is waited for long and what Ctrl-C leaves behind, and end with the status that shells expect."""
     try:
-        yield
+        with telling_of_waits(0 if quiet else BARS):
+            yield
     except KeyboardInterrupt:
         err.print("Interrupted. What arrived is kept; run the same again for the rest.", soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from nvcatalog._progress import BARS, telling_of_waits
 from nvcatalog.cli.arguments import (
     SOMETHING_MISSING,
     Base,
@@ -185,7 +186,7 @@ def query(
 def asking(catalog: Catalog) -> Iterator[None]:
     """Name missing parameters as they are given here, and tell an answer from no catalog by the status."""
     there = _exists(catalog)
-    with named_as_here():
+    with named_as_here(), telling_of_waits(BARS):
         yield
     if not there:
         raise typer.Exit(SOMETHING_MISSING)
