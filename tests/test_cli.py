@@ -19,7 +19,7 @@ import duckdb
 import pytest
 from fetching import Once, filled_once
 from pyarrow import parquet
-from waiting import PATIENCE_S, started
+from waiting import PATIENCE_S, patience, started
 
 from nvcatalog import Catalog, fetch_neurovault_ids
 from nvcatalog._store import Store
@@ -426,6 +426,21 @@ def test_messages_name_the_flags_of_the_command_line(nvcatalog: Run, filled: Pat
     assert b"; stdout has a row for each." in said
     said = nvcatalog("fetch", "-i", "999999", "--max-workers", "0", "-d", filled).stderr
     assert b"Error: --max-workers is 0; give a number of connections from 1 to" in said
+
+
+@pytest.mark.parametrize(
+    "command", [("snapshot",), ("adopt",), ("sync", "-c", "658"), ("freeze", "maps.lock.json")]
+)
+def test_a_command_says_that_it_waits_for_who_is_writing_unless_it_shall_be_quiet(
+    nvcatalog: Run, filled: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("nvcatalog._progress.WAIT_TOLD_AFTER_S", 0.01)
+    monkeypatch.chdir(filled)
+    with patience(1), duckdb.connect(filled / "neurovault/catalog.duckdb"):
+        said = nvcatalog(*command, "-d", filled).stderr
+        assert b"Waiting for whoever has" in said
+        if command[0] != "snapshot":
+            assert b"Waiting for" not in nvcatalog(*command, "-d", filled, "--quiet").stderr
 
 
 def test_a_query_comes_from_stdin_too(nvcatalog: Run, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,7 @@ from nvcatalog.cli.arguments import (
     named_as_here,
     parse_params,
     split,
+    telling,
 )
 from nvcatalog.cli.asked import asking
 from nvcatalog.cli.demonstration import demonstrate, earlier_demo, serve_until_stopped
@@ -183,7 +184,8 @@ def where(
 @app.command()
 def adopt(data_dir: DataDir = None, quiet: Quiet = False) -> None:
     """Register what is in the folder already, such as what nilearn downloaded."""
-    report = catalog_in(data_dir).adopt(verbose=0 if quiet else 2)
+    with telling(quiet=quiet):
+        report = catalog_in(data_dir).adopt(verbose=0 if quiet else 2)
     for outcome in report.missing:
         err.print(f"[red]{escape(in_commands(str(outcome.reason)))}[/]", soft_wrap=True)
     if report.missing:
@@ -252,7 +254,7 @@ def freeze(
     There, nvcatalog thaw PATH does.
     """
     catalog = catalog_in(data_dir)
-    with named_as_here():
+    with named_as_here(), telling(quiet=quiet):
         written = catalog.freeze(
             path,
             where=where,
@@ -378,7 +380,7 @@ def export(
     Of the whole catalog, or of what belongs to the images that are chosen.
     """
     catalog = catalog_in(data_dir)
-    with named_as_here():
+    with named_as_here(), telling(quiet=quiet):
         written = catalog.export(
             target,
             split(what) or None,
@@ -403,7 +405,9 @@ def snapshot(
     data_dir: DataDir = None,
 ) -> None:
     """Write the catalog as Parquet now, and say where."""
-    out.print(str(catalog_in(data_dir).snapshot(name, whole=whole)), soft_wrap=True, markup=False)
+    with telling():
+        written = catalog_in(data_dir).snapshot(name, whole=whole)
+    out.print(str(written), soft_wrap=True, markup=False)
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -93,11 +93,16 @@ def parse_params(pairs: list[str] | None) -> dict[str, str | float]:
     return params
 
 
+def telling(*, quiet: bool = False) -> AbstractContextManager[None]:
+    """Say what is waited for long."""
+    return telling_of_waits(0 if quiet else BARS)
+
+
 @contextmanager
 def leaving_politely(*, quiet: bool) -> Iterator[None]:
     """Say what is waited for long and what Ctrl-C leaves behind, and end with the status that shells expect."""
     try:
-        with telling_of_waits(0 if quiet else BARS):
+        with telling(quiet=quiet):
             yield
     except KeyboardInterrupt:
         err.print("Interrupted. What arrived is kept; run the same again for the rest.", soft_wrap=True)

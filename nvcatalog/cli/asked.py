@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from nvcatalog._progress import BARS, telling_of_waits
 from nvcatalog.cli.arguments import (
     SOMETHING_MISSING,
     Base,
@@ -27,6 +26,7 @@ from nvcatalog.cli.arguments import (
     chosen_ids,
     named_as_here,
     parse_params,
+    telling,
 )
 from nvcatalog.cli.named import as_pairs, list_queries, show_help
 from nvcatalog.cli.output import err, out, show, show_warning
@@ -186,7 +186,7 @@ def query(
 def asking(catalog: Catalog) -> Iterator[None]:
     """Name missing parameters as they are given here, and tell an answer from no catalog by the status."""
     there = _exists(catalog)
-    with named_as_here(), telling_of_waits(BARS):
+    with named_as_here(), telling():
         yield
     if not there:
         raise typer.Exit(SOMETHING_MISSING)
