@@ -20,7 +20,10 @@ OPTIONS = (
     "data_dir|image_ids|collection_ids|exclude_owners?|max_images|max_age|max_workers|older_than|order_by|"
     "min_abs_weight|fetch_neurosynth_words|vectorize_words"
 )
-PYTHON = re.compile(rf"\w\(\)|\.report\b|\b[a-z_]+=(?:True|False|None|'|\{{|X)|(?<![\w./-])(?:{OPTIONS})\b")
+PYTHON = re.compile(
+    rf"\w\(\)| \.(?:report|left)\b|\bCatalog\.(?!add_words \(in Python)|(?<![\w./-])(?:{OPTIONS})\b"
+    r"|\b[a-z_]+=(?:True|False|None|'|\{|X)"
+)
 # No command leads to these, and none is about Python: they begin so.
 NOT_SAID_HERE = (
     "base is X, a X",
@@ -93,6 +96,8 @@ def test_no_message_that_a_command_can_lead_to_speaks_python() -> None:
             "Not all of NeuroVault's metadata: 1. x; .report has them all.",
             "; nvcatalog sql 'FROM outcomes' has them",
         ),
+        ("/a cannot be read: x. Catalog.freeze writes such a file", "nvcatalog freeze writes such a file"),
+        ("3 files could not be put right: x; .left has them all", "; stdout has a row for each"),
         ("a later version; mode='overwrite' asks the server", "; --mode overwrite asks"),
         ("dry_run=True only looks", "--dry-run only looks"),
         ("/a cannot be written: no. Give another data_dir", "Give another --data-dir"),

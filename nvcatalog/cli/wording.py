@@ -21,13 +21,13 @@ _WORDINGS = tuple(
         (r", or Catalog\.\w+\(\) in Python", ""),
         # Commands.
         (r"\badopt\(\) what is there", "take over what is there: nvcatalog adopt"),
-        (rf"\b(?:Catalog(?:\(\))?\.)?({_COMMANDS})\(\)", r"nvcatalog \1"),
+        (rf"\bCatalog(?:\(\))?\.({_COMMANDS})\b(?:\(\))?|\b({_COMMANDS})\(\)", r"nvcatalog \1\2"),
         (r"(?<![\w.])add_words\b", "Catalog.add_words (in Python)"),
         (
             r"(^Not all of NeuroVault's(?s:.*); )\.report has them all",
             r"\1nvcatalog sql 'FROM outcomes' has them all",
         ),
-        (r"(?<= )\.report has them all", "stdout has a row for each"),
+        (r"(?<= )\.(?:report|left) has them all", "stdout has a row for each"),
         (r"(?<= )\.report says what", "the rows on stdout say what"),
         # Flags.
         (r"\bmode='(\w+)'", r"--mode \1"),
