@@ -22,7 +22,7 @@ from urllib3.exceptions import HTTPError, NewConnectionError
 
 from nvcatalog._connections import Lines
 from nvcatalog._locks import Pause, Slots
-from nvcatalog._progress import logger
+from nvcatalog._progress import WAIT_TOLD_AFTER_S, logger, waiting_for
 from nvcatalog.errors import (
     HostGivenUpError,
     InvalidOptionError,
@@ -126,6 +126,7 @@ class Service:
         self._secrets: set[str] = set()
         self.health = health or Health(name)
         self._timeout_s = timeout_s
+        self._silence = f"{root} (no answer for {WAIT_TOLD_AFTER_S:g} s)"
         self._log_requests = log_requests
         # Held from the check of the server's health to the end of its answer: whoever waits for a connection
         # then learns first that there will be none.
@@ -213,7 +214,8 @@ class Service:
         arrived, waited_s = 0, 0.0
         while True:
             started = time.monotonic()
-            chunk: bytes = response.raw.read1(_CHUNK, decode_content=False)
+            with waiting_for(self._silence):
+                chunk: bytes = response.raw.read1(_CHUNK, decode_content=False)
             waited_s += time.monotonic() - started
             if not chunk:
                 return
@@ -273,14 +275,16 @@ class Service:
         headers: Mapping[str, str] | None,
     ) -> Iterator[requests.Response]:
         try:
-            with session.get(
-                url,
-                params=params,
-                headers=headers,
-                stream=True,
-                timeout=self._timeout_s,
-                allow_redirects=False,
-            ) as response:
+            with waiting_for(self._silence):
+                answer = session.get(
+                    url,
+                    params=params,
+                    headers=headers,
+                    stream=True,
+                    timeout=self._timeout_s,
+                    allow_redirects=False,
+                )
+            with answer as response:
                 try:
                     yield response
                 except ServerError:
@@ -421,7 +425,8 @@ class Health:
     def check(self) -> None:
         """Wait out a pause the server asked for; raise when it has been given up."""
         shared_s = self._pause.left_s if self._pause else 0.0
-        self.pause(max(shared_s, self._resume_at - time.monotonic()))
+        with waiting_for(f"{self._name}, which asked for a pause"):
+            self.pause(max(shared_s, self._resume_at - time.monotonic()))
 
     def pause(self, seconds: float) -> None:
         """Sleep, but wake at once when the server is given up."""

@@ -371,3 +371,52 @@ class Turns:
                 wait(next(pauses_s))
             except OSError:
                 return None
+
+
+class Underway:
+    """The sign that a call brings files into a folder which have not landed yet.
+
+    Any number of calls may show it, and it goes with its process. Where files cannot be locked there is none.
+
+    Parameters
+    ----------
+    folder : Path
+        The data folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FOLDER / "underway"
+        self._file: int | None = None
+
+    def show(self) -> None:
+        """Show the sign, unless that is done already."""
+        if self._file is not None or not _CAN_LOOK:
+            return
+        with suppress(OSError):
+            self._path.parent.mkdir(exist_ok=True)
+            _signal(self._path)
+            self._file = os.open(self._path, os.O_RDONLY)
+            fcntl.flock(self._file, fcntl.LOCK_SH)  # whoever looks for it keeps nobody waiting
+
+    def take_down(self) -> None:
+        """Show it no more."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether anybody shows it now."""
+        if not _CAN_LOOK:
+            return False
+        try:
+            file = os.open(self._path, os.O_RDONLY)
+        except OSError:  # no call has ever moved anything here
+            return False
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno in (errno.EAGAIN, errno.EACCES)
+        finally:
+            os.close(file)
+        return False

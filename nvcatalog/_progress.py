@@ -7,6 +7,8 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,9 +21,15 @@ logger = logging.getLogger("nvcatalog")
 SUMMARY, BARS, REQUESTS = 1, 2, 3
 #: Where no bar is drawn, a line comes so often.
 LINE_EVERY_S = 30.0
+#: Who waits for longer than this is told what for.
+WAIT_TOLD_AFTER_S = 5.0
 
 # What has been imported where a notebook shows stderr, which is no terminal there.
 _NOTEBOOKS = ("ipykernel.zmqshell", "IPython.utils._process_emscripten")
+
+# What threads wait for, and since when.
+_waits: dict[object, tuple[str, float]] = {}
+_telling = threading.Lock()
 
 
 class Progress:
@@ -82,6 +90,45 @@ def summarise(text: str, *, verbose: int) -> None:
         _write(text)
 
 
+@contextmanager
+def waiting_for(what: str) -> Iterator[None]:
+    """Let whoever tells of waits say what this thread waits for here, should that take long."""
+    me = object()
+    _waits[me] = what, time.monotonic()
+    try:
+        yield
+    finally:
+        _waits.pop(me, None)  # nobody waits in a process that was forked meanwhile
+
+
+@contextmanager
+def telling_of_waits(verbose: int) -> Iterator[None]:
+    """Say once, from ``verbose=2`` on, what has been waited for for some seconds; one call says it for all."""
+    over, mine = threading.Event(), _telling
+    if verbose < BARS or not mine.acquire(blocking=False):
+        yield
+        return
+    thread = threading.Thread(target=_tell_of_waits, args=(over,), name="nvcatalog-waits", daemon=True)
+    try:
+        with suppress(RuntimeError):  # the system may refuse to start it
+            thread.start()
+        yield
+    finally:
+        over.set()
+        if thread.ident is not None:
+            thread.join()
+        mine.release()
+
+
+def _tell_of_waits(over: threading.Event) -> None:
+    told: set[str] = set()
+    while not over.wait(WAIT_TOLD_AFTER_S / 10):
+        late = time.monotonic() - WAIT_TOLD_AFTER_S
+        for what in sorted({what for what, since in list(_waits.values()) if since <= late} - told):
+            told.add(what)
+            _write(f"Waiting for {what}")
+
+
 def _write(text: str) -> None:
     from tqdm.auto import tqdm
 
@@ -95,6 +142,9 @@ def _can_draw() -> bool:
 
 def _forget_who_was_writing() -> None:
     """Let a forked child write: a thread of its parent's that drew a bar just then is not there to finish."""
+    global _telling
+    _telling = threading.Lock()
+    _waits.clear()
     tqdm = sys.modules.get("tqdm.auto")
     if tqdm is not None:
         tqdm.tqdm.set_lock(threading.RLock())

@@ -24,6 +24,7 @@ from nvcatalog._gate import ForkedOpenError, gate_of
 from nvcatalog._instances import Instance, get_ready
 from nvcatalog._line import in_line
 from nvcatalog._locks import lock_timeout_s, sign, signed, take, wait_while_taken
+from nvcatalog._progress import waiting_for
 from nvcatalog._troubles import (
     NO_LOCKS,
     REFUSALS,
@@ -234,7 +235,8 @@ class Store:
     def _file_lock(self, deadline: float) -> Iterator[None]:
         """Keep every other nvcatalog from writing, whatever DuckDB's own lock is worth on this file system."""
         try:
-            lock = take(self.folder / LOCK_NAME, _left_s(deadline))
+            with waiting_for(f"another process, which is writing {self.path}"):
+                lock = take(self.folder / LOCK_NAME, _left_s(deadline))
         except Timeout as error:
             raise CatalogLockedError(locked_message(self.path, self._holder())) from error
         except OSError as error:
@@ -312,16 +314,17 @@ class Store:
     ) -> Opened:
         """Open the file, trying again while somebody else has it: DuckDB itself refuses at once."""
         pause_s = 0.005
-        while True:
-            try:
-                return open_file()
-            except duckdb.Error as error:
-                if not any(refusal in str(error) for refusal in REFUSALS):
-                    raise unreadable(self.path, error) from error
-                if time.monotonic() >= deadline or NO_LOCKS in str(error):
-                    raise CatalogLockedError(locked_message(self.path, self._who(error))) from error
-            time.sleep(min(pause_s * random.uniform(0.5, 1.5), _left_s(deadline)))  # noqa: S311 - jitter, no secret
-            pause_s = min(pause_s * 1.5, longest_pause_s)
+        with waiting_for(f"whoever has {self.path} open"):
+            while True:
+                try:
+                    return open_file()
+                except duckdb.Error as error:
+                    if not any(refusal in str(error) for refusal in REFUSALS):
+                        raise unreadable(self.path, error) from error
+                    if time.monotonic() >= deadline or NO_LOCKS in str(error):
+                        raise CatalogLockedError(locked_message(self.path, self._who(error))) from error
+                time.sleep(min(pause_s * random.uniform(0.5, 1.5), _left_s(deadline)))  # noqa: S311 - jitter, no secret
+                pause_s = min(pause_s * 1.5, longest_pause_s)
 
     def _create(self) -> None:
         """Make a new catalog beside its place and move it there whole."""

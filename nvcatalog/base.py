@@ -119,8 +119,9 @@ def base_folder(base: str | os.PathLike[str], *, named: str = "") -> Path:
     except (RuntimeError, ValueError, OSError) as error:  # "~nobody", a zero byte, a folder closed to this user
         found = f"cannot be read ({error})"
     if found is not None:
+        without = f"unset {VARIABLE}" if named else "no base"
         raise DataDirError(
-            f"The base folder {shown(base)}{named} {found}. Give the data_dir that was shared, or no base"
+            f"The base folder {shown(base)}{named} {found}. Give the data_dir that was shared, or {without}"
         )
     return folder
 

@@ -95,6 +95,8 @@ class Besides:
     def run(self, image_ids: Iterable[int], *, verbose: int) -> list[Outcome]:
         """Fetch what the records of these images, and the packs they are in, name; return an outcome for each."""
         to_fetch = self.plan(image_ids)
+        if to_fetch:
+            self._lander.expect_files()
         lane = Lane(self._move, to_fetch, workers=min(self._servers.max_workers, len(to_fetch)))
         with Progress("Fetching extras", total=len(to_fetch), verbose=verbose) as progress:
             for put in in_parallel([lane], stop=self._servers.stop):

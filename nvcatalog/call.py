@@ -145,7 +145,7 @@ class Call:
         with Servers(
             timeout_s=options.timeout_s,
             max_workers=options.max_workers,
-            log_requests=options.logs_requests,
+            verbose=options.verbose,
             folder=self.folder if self._can_write else None,
         ) as servers:
             self.run(servers)

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 from nvcatalog import adopt, connecting, lookup, matrix, outdated, queries, shelf, snapshot, storage
 from nvcatalog._store import Store
 from nvcatalog.base import LayeredStore, store_of
-from nvcatalog.errors import LabelsError, SelectionWarning, SnapshotWarning
+from nvcatalog.errors import (
+    DataDirError,
+    InvalidOptionError,
+    LabelsError,
+    NVCatalogError,
+    SelectionWarning,
+    SnapshotWarning,
+)
 from nvcatalog.ids import parse_ids
 from nvcatalog.labels import read_labels
 from nvcatalog.meant import images_meant
@@ -67,12 +74,18 @@ class Catalog(Outward, Upkeep):
         base: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__(Store(storage.data_folder(data_dir)))
-        layers = store_of(self._folder, base)
-        self._base = layers.base if isinstance(layers, LayeredStore) else None
+        self._base: Path | None = None
+        self._no_base: NVCatalogError | None = None
+        try:
+            self._base = store_of(self._folder, base).base
+        except (DataDirError, InvalidOptionError) as error:
+            if base is not None:
+                raise
+            self._no_base = error  # the environment names it, for much that needs none
 
     def _asked(self, *, private: bool = False) -> Store:
-        if self._base is not None:
-            return LayeredStore(self._folder, self._base, asks=True, whole=private)
+        if self.base is not None:
+            return LayeredStore(self._folder, self.base, asks=True, whole=private)
         return self._store if private else connecting.AskedStore(self._store)
 
     def __repr__(self) -> str:
@@ -87,7 +100,15 @@ class Catalog(Outward, Upkeep):
 
     @property
     def base(self) -> Path | None:
-        """The base's ``neurovault`` folder, by its real path; None where there is no base."""
+        """The base's ``neurovault`` folder, by its real path; None where there is no base.
+
+        Raises
+        ------
+        DataDirError, InvalidOptionError
+            When ``NVCATALOG_BASE`` names what cannot be one; what is about `data_dir` alone does without.
+        """
+        if self._no_base is not None:
+            raise self._no_base
         return self._base
 
     def sql(

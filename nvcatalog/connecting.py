@@ -196,6 +196,11 @@ class AskedStore(Store):
         return connection
 
 
+def fenced(store: Store, name: str | os.PathLike[str]) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+    """Open a snapshot for a question of a user's, which reaches its files and nothing else."""
+    return _fenced(kept.find(store.folder / kept.FOLDER, name))
+
+
 @contextmanager
 def _fenced(place: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open a snapshot for a question of a user's: what they wrote reaches its files and nothing else."""

@@ -23,6 +23,7 @@ from nvcatalog._http import Service
 from nvcatalog._locks import QUESTION_PATIENCE_S, lock_timeout_s
 from nvcatalog._parallel import Lane, in_parallel
 from nvcatalog._store import Store
+from nvcatalog.base import store_of
 from nvcatalog.errors import NVCatalogError
 from nvcatalog.migrate import load_migrations
 from nvcatalog.options import is_offline_here
@@ -182,6 +183,18 @@ def _folder(store: Store) -> Iterator[_Fact]:
     yield "free", f"{free / 1e9:,.1f} GB", free < _LITTLE_SPACE
     if obstacle is None and folder.is_dir():
         yield from _tried(folder)
+    yield from _base(folder)
+
+
+def _base(folder: Path) -> Iterator[_Fact]:
+    """Say which shared folder the environment names, if any, and whether that can be one."""
+    try:
+        below = store_of(folder).base
+    except NVCatalogError as error:
+        yield "base", str(error), True
+        return
+    if below is not None:
+        yield "base", str(below), False
 
 
 def _owner(place: Path) -> str:

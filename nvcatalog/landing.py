@@ -12,6 +12,7 @@ from typing import NamedTuple
 from nvcatalog import _batch, _replaced, storage
 from nvcatalog._batch import Batch
 from nvcatalog._line import make_line
+from nvcatalog._locks import Underway
 from nvcatalog._progress import logger
 from nvcatalog._store import Store
 from nvcatalog.errors import CatalogLockedError
@@ -82,11 +83,15 @@ class Lander:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="nvcatalog-lander")
         self._landing: Future[list[str]] | None = None
         self._taken = _Load(Batch(), set(), [])
+        self._underway = Underway(store.folder)
         self.locked: CatalogLockedError | None = None
 
-    @staticmethod
-    def get_ready() -> None:
-        """Import what landing needs where transfers could use up all files that this process may open."""
+    def expect_files(self) -> None:
+        """Get ready for files that come before their rows land, and show others that they do, to the end.
+
+        What landing needs is imported where transfers could use up all files that this process may open.
+        """
+        self._underway.show()
         if 0 <= resource.getrlimit(resource.RLIMIT_NOFILE)[0] < _FEW_FILES:
             _batch.get_ready()  # with many it is done beside the first transfers
 
@@ -111,6 +116,7 @@ class Lander:
                 make_line(self._store.folder)
         finally:
             self._thread.shutdown()
+            self._underway.take_down()
         if self.locked is not None:
             self.troubles.append(f"What this call fetched is on disk but not in the catalog yet: {self.locked}")
 

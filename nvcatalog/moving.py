@@ -84,7 +84,8 @@ class Mover:
         words = [id_ for id_ in plan.images if id_ in plan.words_to_fetch]
         self._before = {id_: self._doubted(self._known.images[id_]) for id_ in images}
         self._words_before = {id_: storage.identity(self._words_path(self._known.images[id_])) for id_ in words}
-        self._lander.get_ready()
+        if images or words or here:
+            self._lander.expect_files()
         self._write_collections({self._known.images[id_].collection_id for id_ in (*images, *words, *here)})
         lanes = [
             Lane(self._move_file, images, workers=min(self._servers.max_workers + _SPARE, len(images))),

@@ -13,7 +13,6 @@ from typing import Any, cast
 
 import numpy as np
 
-from nvcatalog._progress import REQUESTS
 from nvcatalog.errors import InvalidOptionError, InvalidOptionTypeError, QueryError, shown
 from nvcatalog.known import MapKind
 from nvcatalog.plan import Mode, Request, parse_mode
@@ -80,11 +79,6 @@ class Options:
             max_age=self.max_age,
             extras=self.extras,
         )
-
-    @property
-    def logs_requests(self) -> bool:
-        """Whether each request is logged."""
-        return self.verbose >= REQUESTS
 
 
 def parse_options(

@@ -132,7 +132,7 @@ class _Restoring(Call):
         """Go all the way, without an answer; who called tells how it went."""
         options = self.options
         with Servers(
-            timeout_s=options.timeout_s, max_workers=options.max_workers, log_requests=options.logs_requests
+            timeout_s=options.timeout_s, max_workers=options.max_workers, verbose=options.verbose
         ) as servers:
             self.run(servers)
         return self

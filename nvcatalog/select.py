@@ -307,7 +307,7 @@ def _ask_for_collections(
     if options.mode == "offline":
         trouble = Outcome("collection", None, "missing_offline", f"no collection here has the DOI {wanted}")
         return known, None if known else trouble
-    with Servers(timeout_s=options.timeout_s, log_requests=options.logs_requests) as servers:
+    with Servers(timeout_s=options.timeout_s, verbose=options.verbose) as servers:
         try:
             titles = known | _collections_on_server(wanted, typed, servers.neurovault)
         except ServerError as error:

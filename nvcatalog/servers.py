@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from nvcatalog import client, neurosynth
 from nvcatalog._http import LONGEST_RETRY_AFTER_S, Health, Service, root_from_environment, same_host
 from nvcatalog._locks import Pause, Slots
+from nvcatalog._progress import REQUESTS, telling_of_waits
 from nvcatalog.errors import WrongServerError
 
 
@@ -62,8 +63,8 @@ class Servers:
         How long to wait for a connection, and for the next byte; Neurosynth gets at least a minute.
     max_workers : int or None
         Connections for NeuroVault's files; None means the polite default.
-    log_requests : bool
-        Whether each request is logged.
+    verbose : int
+        From 2 on it is said what is waited for long, from 3 on each request is logged.
     folder : Path or None
         The data folder, whose other processes share the connections with this call; None where nothing can be
         written.
@@ -74,9 +75,11 @@ class Servers:
         *,
         timeout_s: float,
         max_workers: int | None = None,
-        log_requests: bool = False,
+        verbose: int = 0,
         folder: Path | None = None,
     ) -> None:
+        self._telling = telling_of_waits(verbose)
+        log_requests = verbose >= REQUESTS
         self.max_workers = max_workers or client.FILE_CONNECTIONS
         self.neurovault_root = client.root()
         self.neurosynth_root = neurosynth.root()
@@ -114,11 +117,13 @@ class Servers:
         self.neurosynth = neurosynth.Neurosynth(self._decoder)
 
     def __enter__(self) -> Self:
+        self._telling.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._telling.__exit__(kind, error, trace)
         for service in (self.files, self._lists, self._decoder):
             service.close()
 

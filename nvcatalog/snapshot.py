@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import shutil
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+from filelock import Timeout
 
 from nvcatalog import __version__, kept, neurosynth, parts
 from nvcatalog._locks import QUESTION_PATIENCE_S, lock_timeout_s
@@ -167,7 +169,19 @@ def _alone(home: Path) -> Iterator[None]:
         finally:
             lock.release()
     except (OSError, duckdb.Error) as error:
-        raise SnapshotError(f"{home}: {str(error).splitlines()[0]}") from error
+        raise SnapshotError(_why_not(home, error)) from error
+
+
+def _why_not(home: Path, error: Exception) -> str:
+    """Say why no snapshot can be written, and what to do."""
+    if isinstance(error, Timeout):
+        return f"{home}: another process is writing a snapshot; call again when it is there"
+    if not isinstance(error, OSError) or error.errno is None:
+        return f"{home}: {str(error).splitlines()[0]}"
+    found = f"{home} cannot be written: {error.strerror}"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{found}. Let somebody call who may write there; what was published can be read all the same"
+    return f"{found}. Mend that and call again: the catalog itself is fine"
 
 
 def _take(store: Store, name: str | None, *, whole: bool) -> Path:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from nvcatalog import __version__, lookup, records, snapshot, storage
 from nvcatalog._batch import Batch, Listing
 from nvcatalog._parallel import Lane, in_parallel
-from nvcatalog._progress import BARS, REQUESTS, Progress, summarise
+from nvcatalog._progress import BARS, Progress, summarise
 from nvcatalog._store import Store
 from nvcatalog.client import FIRST_PAGE, LARGEST_PAGE, LIST_CONNECTIONS, CollectionList, ImageList, NeuroVault
 from nvcatalog.errors import (
@@ -160,7 +160,7 @@ def sync_catalog(
         raise DataDirError(
             f"{obstacle} cannot be written, and a sync has nothing else to do. Give another data_dir"
         )
-    with Servers(timeout_s=timeout_s, log_requests=verbose >= REQUESTS, folder=store.folder) as servers:
+    with Servers(timeout_s=timeout_s, verbose=verbose, folder=store.folder) as servers:
         sync = _Sync(store, servers, asked, owners, verbose=verbose)
         return sync.run(None if seed is None else Seed(seed))
 

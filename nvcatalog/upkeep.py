@@ -65,7 +65,7 @@ class Upkeep:
         from nvcatalog.verify import verify
 
         check_flags(deep=deep)
-        self._warn_if_absent()
+        self._warn_if_none_here()
         return verify(self._store, deep=deep, verbose=verbose)
 
     def repair(
@@ -233,7 +233,7 @@ class Upkeep:
 
         check_flags(dry_run=dry_run)
         params = named_values(self.prune, where, params, kwargs)
-        self._warn_if_absent()
+        self._warn_if_none_here()
         return prune(
             self._store,
             where=where,
@@ -302,6 +302,6 @@ class Upkeep:
 
         return diagnose(self._store, timeout_s=parse_timeout(timeout))
 
-    def _warn_if_absent(self) -> None:
+    def _warn_if_none_here(self) -> None:
         if not self._store.exists:
             warnings.warn(self._store.absence, CatalogWarning, stacklevel=3)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from nvcatalog import _replaced, extras, kept, layout, lookup, neurosynth, parts, proving, sidecars, storage
+from nvcatalog._locks import Underway
 from nvcatalog._parallel import Lane, in_parallel
 from nvcatalog._progress import Progress, summarise
 from nvcatalog._store import Store
@@ -32,6 +33,7 @@ Kind = Literal[
     "duplicate",
     "replaced",
     "foreign",
+    "unlanded",
 ]
 
 # Unpacking and hashing leave Python's lock, so more than one core is of use.
@@ -39,8 +41,9 @@ _PROVERS = min(4, os.cpu_count() or 1)
 # Each asks the disk and waits for it.
 _LOOKERS = 4
 # What there is to say of, and nothing is wrong with.
-_NOTES = frozenset({"duplicate", "replaced", "foreign"})
+_NOTES = frozenset({"duplicate", "replaced", "foreign", "unlanded"})
 _FOREIGN = "no file of nvcatalog's or nilearn's"
+_RUNNING = "a running call may land it yet"
 
 
 class Finding(NamedTuple):
@@ -54,7 +57,8 @@ class Finding(NamedTuple):
         nilearn reads beside a map, missing or unreadable. ``snapshot``: a file of the newest snapshot that is not
         what was written. ``leftover``: what a killed process left.
         No problems are ``duplicate`` (the same bytes as another image's file), ``replaced`` (kept aside by
-        :func:`nvcatalog.fetch_frozen`) and ``foreign`` (no file of nvcatalog's or nilearn's).
+        :func:`nvcatalog.fetch_frozen`), ``foreign`` (no file of nvcatalog's or nilearn's) and ``unlanded`` (the
+        catalog has nothing of it yet: a call that is running may land it, or the next fetch with terms takes it).
     image_id : int or None
         The image, or the NIDM pack, that it belongs to.
     path : str
@@ -114,7 +118,9 @@ class Verification:
         """What was looked at and how much is wrong, in a line."""
         wrong = ", ".join(f"{number} {kind}" for kind, number in self.counts.items()) or "all is well"
         how = "read" if self.deep else "looked at"
-        return f"{self.files:,} files {how} ({self.bytes / 1e6:,.1f} MB): {wrong}"
+        running = sum(finding.reason.endswith(_RUNNING) for finding in self.findings)
+        more = f"; {running:,} of a call that is running" if running else ""
+        return f"{self.files:,} files {how} ({self.bytes / 1e6:,.1f} MB): {wrong}{more}"
 
     @property
     def ok(self) -> bool:
@@ -181,13 +187,18 @@ def verify(store: Store, *, deep: bool = False, verbose: int = 2) -> Verificatio
     """
     rows = file_rows(store)
     look = _look_at(store.folder, rows, verbose=verbose)
+    # Before the catalog is asked: whatever of this a call has brought that is over then, has landed.
+    underway = Underway(store.folder).is_shown
     findings = [*look.findings, *_strangers(store, look)]
     if deep:
         findings += _read(store.folder, look, verbose=verbose)
         findings += _damages_of_newest(store.folder)
     findings = list(_confirmed(store, findings, {row.path: row for row in rows}, deep=deep))
     findings = list(_with_replaced(store.folder, findings, {row.path: row for row in rows}))
-    findings += _duplicates(rows, {finding.path for finding in findings})
+    if underway:
+        findings = [_unlanded(store.folder, finding) for finding in findings]
+    findings = _once_each(findings)
+    findings += _duplicates(rows, {finding.path for finding in findings if finding.is_problem})
     findings.sort(key=lambda finding: (not finding.is_problem, _order(finding.path)))
     size = sum(row.size or 0 for row in rows)
     found = Verification(store.folder, deep, len(rows), size, tuple(findings))
@@ -375,6 +386,9 @@ def _strangers(store: Store, look: _Look) -> Iterator[Finding]:
     for path, place in places.items():
         if known(place):
             look.sidecars.append(path)
+        elif known.of_image_here(place):
+            look.sidecars.append(path)
+            yield Finding("unlanded", place.id, path, "the next fetch with terms takes them from here")
         else:
             yield Finding("stray", place.id, path, "metadata that the catalog does not have")
     for path, place in lacking.items():
@@ -408,6 +422,10 @@ class KnownSidecars:
         if place.kind == "metadata":
             return self._collection_of.get(place.id or 0) == place.collection_id
         return self.has_record(place)
+
+    def of_image_here(self, place: Place) -> bool:
+        """Whether these are terms of an image that the catalog has: unknown terms were forgotten."""
+        return place.kind == "words" and self._collection_of.get(place.id or 0) == place.collection_id
 
     def has_record(self, place: Place) -> bool:
         """Whether the catalog has the record that belongs into a sidecar."""
@@ -537,6 +555,22 @@ def _with_replaced(folder: Path, findings: list[Finding], rows: Mapping[str, Fil
                 if why_not_whole(folder, row._replace(size=None, sha256=None)) is None:
                     finding = finding._replace(kind="stray", reason="its row is still about the file it replaced")
             yield finding
+
+
+def _unlanded(folder: Path, finding: Finding) -> Finding:
+    """Return a note for a stray that is so new that a call which is running may have brought it."""
+    if finding.kind == "stray":
+        with suppress(OSError):
+            if (folder / finding.path).stat().st_mtime >= time.time() - storage.LEFTOVER_S:
+                return finding._replace(kind="unlanded", reason=f"{finding.reason}; {_RUNNING}")
+    return finding
+
+
+def _once_each(findings: Iterable[Finding]) -> list[Finding]:
+    """Leave out what is unlanded and wrong besides."""
+    findings = list(findings)
+    wrong = {finding.path for finding in findings if finding.is_problem}
+    return [finding for finding in findings if finding.kind != "unlanded" or finding.path not in wrong]
 
 
 def _duplicates(rows: Iterable[FileRow], wrong: set[str]) -> Iterator[Finding]:

@@ -263,6 +263,34 @@ def test_a_base_is_named_by_the_environment_too(fetch: Fetch, base: Path, monkey
         fetch(data_dir=base, image_ids=[3])
 
 
+def test_a_base_that_the_environment_names_and_is_not_there_stops_only_what_reads_it(
+    fetch: Fetch, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch(image_ids=[3])
+    monkeypatch.setenv("NVCATALOG_BASE", str(tmp_path / "nowhere"))
+
+    catalog = Catalog(data_dir)
+    assert catalog.verify(verbose=0)
+    assert len(catalog.usage("kind"))
+    assert catalog.snapshot().is_dir()
+    assert repr(catalog) == f"Catalog({str(data_dir)!r})"
+    why = r"nowhere.* \(NVCATALOG_BASE\) does not exist\. Give .*, or unset NVCATALOG_BASE"
+    with pytest.raises(DataDirError, match=why):
+        catalog.sql("FROM images")
+    with pytest.raises(DataDirError, match=why):
+        _ = catalog.base
+
+
+def test_what_is_about_the_folder_alone_says_that_it_has_no_catalog_whatever_the_base_has(
+    base: Path, data_dir: Path
+) -> None:
+    catalog = Catalog(data_dir, base=base)
+    with pytest.warns(CatalogWarning, match="There is no catalog in"):
+        catalog.verify(verbose=0)
+    with pytest.warns(CatalogWarning, match="There is no catalog in"):
+        catalog.prune(image_ids=[3], dry_run=True, verbose=0)
+
+
 def test_a_base_that_cannot_be_one_is_an_error_that_says_why(fetch: Fetch, tmp_path: Path, data_dir: Path) -> None:
     file = tmp_path / "file"
     file.touch()

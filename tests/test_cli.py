@@ -19,7 +19,7 @@ import duckdb
 import pytest
 from fetching import Once, filled_once
 from pyarrow import parquet
-from waiting import PATIENCE_S, started
+from waiting import PATIENCE_S, patience, started
 
 from nvcatalog import Catalog, fetch_neurovault_ids
 from nvcatalog._store import Store
@@ -168,7 +168,7 @@ def test_where_fetches_what_a_condition_selects(nvcatalog: Run, server: DemoServ
     assert planned.returncode == 0
     fates = [line.split(",")[1] for line in planned.stdout.decode().splitlines()]
     assert fates == ["fate", "to fetch", "to fetch"]
-    assert b"12 of them are left out; max_images=None (or -1) takes all" in planned.stderr
+    assert b"12 of them are left out; --max-images -1 takes all" in planned.stderr
     assert not list(data_dir.rglob("*.nii.gz"))
     done = nvcatalog("where", *condition, "-n", "-1", "-q", "--words")
     assert done.returncode == 0
@@ -179,8 +179,8 @@ def test_where_says_what_is_wrong_as_it_is_typed_here(nvcatalog: Run, filled: Pa
     for condition, message in (
         (["n_subjects > $n"], b"give --param n="),
         (["n_subject > 3"], b"did you mean n_subjects"),
-        ([], b"either a condition (where) or a query"),
-        (["true", "--max-age", "-1"], b"max_age is -1"),
+        ([], b"either a condition or --query;"),
+        (["true", "--max-age", "-1"], b"--max-age is -1"),
     ):
         done = nvcatalog("where", *condition, "-d", filled)
         assert (done.returncode, message in done.stderr) == (2, True), done.stderr
@@ -219,6 +219,56 @@ def test_sql_answers_in_every_format(nvcatalog: Run, filled: Path) -> None:
     table = parquet.read_table(io.BytesIO(nvcatalog(*ask, "--format", "parquet").stdout))
     assert table.column("image_id").to_pylist() == [10426]
     assert b"10426" in nvcatalog(*ask, "--format", "table").stdout
+
+
+def test_sql_asks_a_snapshot_by_its_name_fenced(nvcatalog: Run, filled: Path) -> None:
+    count = ("sql", "SELECT count(*) AS n FROM images WHERE image_id = $id", "-p", "id=10426", "-d", filled)
+    nvcatalog("snapshot", "--name", "paper-v1", "-d", filled)
+    with Store(filled / "neurovault").writing() as connection:
+        connection.execute("DELETE FROM images")
+    assert nvcatalog(*count).stdout == b"n\n0\n"
+    assert nvcatalog(*count, "--snapshot", "paper-v1").stdout == b"n\n1\n"
+    assert nvcatalog(*count, "--snapshot", filled / "neurovault/snapshots/paper-v1").stdout == b"n\n1\n"
+
+    for arguments, told in (
+        (["SELECT 1", "--snapshot", "paper-v2"], b"did you mean paper-v1?"),
+        (["FROM read_text('/etc/passwd')", "--snapshot", "paper-v1"], b"no files"),
+        (["SELECT $a", "--snapshot", "paper-v1"], b"give --param a="),
+        (["SELECT 1", "--snapshot", "paper-v1", "--base", filled], b"give either --snapshot or --base"),
+    ):
+        done = nvcatalog("sql", *arguments, "-d", filled)
+        assert (done.returncode, told in done.stderr) == (2, True), done.stderr
+
+
+def test_words_gives_the_terms_of_the_images_that_are_chosen(nvcatalog: Run, filled: Path) -> None:
+    def rows(*arguments: str) -> list[list[str]]:
+        done = nvcatalog("words", *arguments, "-d", filled)
+        assert done.returncode == 0, done.stderr
+        return list(csv.reader(io.StringIO(done.stdout.decode())))
+
+    assert rows()[0] == ["image_id", "term", "weight"]
+    assert {row[0] for row in rows("-c", "1058", "-i", "10426")[1:]} > {"10426"}
+    few = rows("--where", "image_id = $id", "-p", "id=10426", "-t", "motor, reward", "-t", "chronic pain")[1:]
+    assert [row[:2] for row in few] == [["10426", term] for term in ("motor", "reward", "chronic pain")]
+    strong = rows("-i", "10426", "--min-abs-weight", "0.3")[1:]
+    assert strong
+    assert all(abs(float(row[2])) >= 0.3 for row in strong)
+    whole = nvcatalog("words", "--format", "parquet", "-d", filled).stdout
+    assert parquet.read_table(io.BytesIO(whole)).num_rows == len(rows()) - 1
+
+
+def test_words_says_what_is_not_here_and_how_to_have_it(nvcatalog: Run, filled: Path) -> None:
+    fetch_neurovault_ids(image_ids=[9034], data_dir=filled, verbose=0)
+    done = nvcatalog("words", "-i", "9034", "-d", filled)
+    assert (done.returncode, done.stdout) == (0, b"image_id,term,weight\n")
+    assert b"Of 1 images no terms are here: 9034. nvcatalog fetch --words fetches them\n" in done.stderr
+    for arguments, told in (
+        (["-t", "pian"], b"--terms: no image here has 'pian' (did you mean"),
+        (["-i", "9034", "--where", "true"], b"give one of --images and --where"),
+        (["--min-abs-weight", "-1"], b"--min-abs-weight is -1.0; give a number"),
+    ):
+        done = nvcatalog("words", *arguments, "-d", filled)
+        assert (done.returncode, told in done.stderr) == (2, True), done.stderr
 
 
 def test_a_named_query_takes_its_parameters(nvcatalog: Run, filled: Path) -> None:
@@ -370,6 +420,27 @@ def test_messages_name_the_flags_of_the_command_line(nvcatalog: Run, filled: Pat
     assert b"--private takes those too" in said
     said = nvcatalog("freeze", tmp_path / "a.json", "--where", "true", "-i", "10426", "-d", filled).stderr
     assert b"--where or --images" in said
+    said = nvcatalog("snapshot", "-d", tmp_path / "none").stderr
+    assert b"nvcatalog adopt" in said
+    said = nvcatalog("fetch", "-i", "999999", "-d", filled).stderr
+    assert b"; stdout has a row for each." in said
+    said = nvcatalog("fetch", "-i", "999999", "--max-workers", "0", "-d", filled).stderr
+    assert b"Error: --max-workers is 0; give a number of connections from 1 to" in said
+
+
+@pytest.mark.parametrize(
+    "command", [("snapshot",), ("adopt",), ("sync", "-c", "658"), ("freeze", "maps.lock.json")]
+)
+def test_a_command_says_that_it_waits_for_who_is_writing_unless_it_shall_be_quiet(
+    nvcatalog: Run, filled: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("nvcatalog._progress.WAIT_TOLD_AFTER_S", 0.01)
+    monkeypatch.chdir(filled)
+    with patience(1), duckdb.connect(filled / "neurovault/catalog.duckdb"):
+        said = nvcatalog(*command, "-d", filled).stderr
+        assert b"Waiting for whoever has" in said
+        if command[0] != "snapshot":
+            assert b"Waiting for" not in nvcatalog(*command, "-d", filled, "--quiet").stderr
 
 
 def test_a_query_comes_from_stdin_too(nvcatalog: Run, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,16 @@ def test_where_all_is_well_nothing_is_marked(
     assert "no problems" in repr(found)
 
 
+def test_a_base_that_is_not_there_is_a_trouble_and_no_end(
+    look: Callable[[], Diagnosis], server: DemoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shared/neurovault").mkdir(parents=True)
+    monkeypatch.setenv("NVCATALOG_BASE", str(tmp_path / "shared"))
+    assert facts(look(), "Folder")["base"] == str(tmp_path / "shared/neurovault")
+    monkeypatch.setenv("NVCATALOG_BASE", str(tmp_path / "nowhere"))
+    assert "does not exist" in troubles(look())["base"]
+
+
 def test_no_secret_and_no_home_is_in_it(
     fetch: Fetch, world: World, look: Callable[[], Diagnosis], data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from filelock import Timeout
 from waiting import PATIENCE_S
 
 from nvcatalog import _locks
-from nvcatalog._locks import FOLDER, Pause, Slots, Turns, file_lock, take, wait_while_taken
+from nvcatalog._locks import FOLDER, Pause, Slots, Turns, Underway, file_lock, take, wait_while_taken
 from nvcatalog.errors import InvalidOptionError
 
 # Holds a lock from a process of its own until its input ends.
@@ -216,3 +216,18 @@ def test_an_unknown_kind_of_lock_is_refused(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("NVCATALOG_LOCK", "fluffy")
     with pytest.raises(InvalidOptionError, match="fluffy"):
         file_lock(tmp_path / "catalog.lock")
+
+
+def test_a_call_is_underway_until_the_last_one_is_over(tmp_path: Path) -> None:
+    one, other = Underway(tmp_path), Underway(tmp_path)
+    assert not one.is_shown
+    assert not list(tmp_path.iterdir()), "to look leaves nothing"
+    one.show()
+    one.show()
+    other.show()
+    assert Underway(tmp_path).is_shown
+    one.take_down()
+    assert Underway(tmp_path).is_shown
+    other.take_down()
+    other.take_down()
+    assert not Underway(tmp_path).is_shown

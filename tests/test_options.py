@@ -166,4 +166,3 @@ def test_a_mode_that_is_none_is_refused_in_nilearns_words() -> None:
 def test_numbers_of_numpy_will_do() -> None:
     options = parse(verbose=np.int64(2), timeout=np.float32(2.5), max_workers=np.int8(3), dry_run=np.bool_(1))
     assert (options.verbose, options.timeout_s, options.max_workers, options.dry_run) == (2, 2.5, 3, True)
-    assert not options.logs_requests

@@ -8,14 +8,30 @@ import subprocess
 import sys
 import termios
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
+from fetching import fetch as fetch
+from fetching import world as world
 from test_store import in_forked_child
 from tqdm.auto import tqdm
+from waiting import PATIENCE_S, wait_until
 
 from nvcatalog import _progress
-from nvcatalog._progress import Progress, summarise
+from nvcatalog._locks import file_lock
+from nvcatalog._progress import Progress, summarise, telling_of_waits, waiting_for
+from nvcatalog._store import Store
+from nvcatalog.demo.faults import Fault
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fetching import Fetch
+
+    from nvcatalog.demo import DemoServer
+    from nvcatalog.demo.wire import Answer
 
 COUNT = """
 from nvcatalog._progress import Progress, summarise
@@ -103,3 +119,79 @@ def test_a_process_forked_while_a_bar_is_drawn_can_write_too() -> None:
     finally:
         forked.set()
         thread.join()
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_progress, "WAIT_TOLD_AFTER_S", 0.01)
+
+
+@pytest.mark.usefixtures("soon")
+def test_what_is_waited_for_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    said = ""
+
+    def has_said(what: str) -> bool:
+        nonlocal said
+        said += capsys.readouterr().err
+        return what in said
+
+    with telling_of_waits(2), telling_of_waits(2):
+        with waiting_for("this"), waiting_for("this"):
+            wait_until(lambda: has_said("Waiting for this\n"))
+        with waiting_for("this"), waiting_for("that"):
+            wait_until(lambda: has_said("Waiting for that\n"))
+    assert said == "Waiting for this\nWaiting for that\n"
+    assert not any(thread.name == "nvcatalog-waits" for thread in threading.enumerate())
+
+
+@pytest.mark.usefixtures("soon")
+def test_whoever_asks_for_no_bar_is_not_told_what_is_waited_for() -> None:
+    with telling_of_waits(1), waiting_for("this"):
+        assert not any(thread.name == "nvcatalog-waits" for thread in threading.enumerate())
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_process_forked_while_it_is_told_of_waits_can_tell_too() -> None:
+    def tell() -> None:
+        with telling_of_waits(2):
+            assert any(thread.name == "nvcatalog-waits" for thread in threading.enumerate())
+
+    with telling_of_waits(2), waiting_for("this"):
+        assert in_forked_child(tell) == "fine"
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_silent_server_is_told_of(fetch: Fetch, server: DemoServer, capsys: pytest.CaptureFixture[str]) -> None:
+    go_on = threading.Event()
+
+    def wait(answer: Answer) -> Answer:
+        assert go_on.wait(PATIENCE_S)
+        return answer
+
+    server.fail("/media/*", Fault("silent", wait), times=1)
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            call = pool.submit(fetch, image_ids=[3], verbose=2)
+            line = f"Waiting for {server.neurovault_url} (no answer for 5 s)"
+            wait_until(lambda: line in capsys.readouterr().err)
+        finally:
+            go_on.set()
+        call.result()
+
+
+@pytest.mark.usefixtures("soon")
+def test_who_is_writing_the_catalog_is_told_of(
+    fetch: Fetch, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fetch(image_ids=[3])
+    store = Store(data_dir / "neurovault")
+
+    def write() -> None:
+        with telling_of_waits(2), store.writing():
+            pass
+
+    with ThreadPoolExecutor(1) as pool, file_lock(store.folder / "catalog.lock"):
+        call = pool.submit(write)
+        line = f"Waiting for another process, which is writing {store.path}"
+        wait_until(lambda: line in capsys.readouterr().err)
+    call.result()

@@ -20,6 +20,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.dataset
 import pytest
+from fetching import open_dir as open_dir
+from filelock import FileLock
+from test_store import as_nobody
 from waiting import PATIENCE_S
 
 from nvcatalog import Catalog, fetch_neurovault_ids, snapshot
@@ -392,12 +395,33 @@ def tables_of(store: Store) -> list[str]:
 def test_what_cannot_be_written_is_an_error_for_who_asked_and_told_to_who_publishes(store: Store) -> None:
     home(store).write_text("a file in the way")
 
-    with pytest.raises(SnapshotError, match="snapshots: "):
+    with pytest.raises(SnapshotError, match=r"snapshots cannot be written: File exists\. Mend that"):
         snapshot.take(store)
     trouble = snapshot.publish(store)
     assert trouble
-    assert re.match("The Parquet snapshot was not published: .*snapshots: ", trouble)
+    assert re.match("The Parquet snapshot was not published: .*snapshots cannot be written: ", trouble)
     assert current(store.folder) is None
+
+
+def test_in_a_folder_that_may_only_be_read_the_error_says_who_can_write_one(store: Store, open_dir: Path) -> None:
+    shutil.copytree(store.folder, open_dir / "neurovault")
+    store = Store(open_dir / "neurovault")
+    snapshot.take(store)
+    for path in (store.folder, *store.folder.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+
+    def ask() -> None:
+        with pytest.raises(SnapshotError, match=r"written: Permission denied\. Let somebody call who may"):
+            Catalog(store.folder.parent).snapshot()
+
+    assert as_nobody(ask) == "fine"
+
+
+def test_who_waits_in_vain_for_another_snapshot_is_told_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    home(store).mkdir()
+    monkeypatch.setenv("NVCATALOG_LOCK_TIMEOUT", "0")
+    with FileLock(home(store) / ".lock"), pytest.raises(SnapshotError, match="another process is writing a snap"):
+        snapshot.take(store)
 
 
 def test_a_full_disk_leaves_the_former_snapshot(store: Store) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
+import threading
 import time
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from fetching import fetch as fetch
@@ -17,10 +20,12 @@ from fetching import world as world
 from oracle import nilearn as nilearn
 from oracle import nilearn_dir as nilearn_dir
 from test_store import as_nobody
+from waiting import PATIENCE_S, started, wait_until
 
 from nvcatalog import Catalog, verify
 from nvcatalog._store import Store
 from nvcatalog.errors import CatalogCorruptError, CatalogWarning
+from nvcatalog.moving import Mover
 from nvcatalog.verify import Verification
 
 if TYPE_CHECKING:
@@ -323,6 +328,67 @@ def test_what_another_process_does_meanwhile_is_no_problem(
 
     monkeypatch.setattr(verify, "_look_at", fetched_and_overwritten_meanwhile)
     assert Catalog(data_dir).verify(deep=True, verbose=0).problems == ()
+
+
+def test_what_a_running_call_has_yet_to_land_is_left_alone_and_told_of(
+    filled: Path, fetch: Fetch, look: Callable[..., Verification], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = filled / "collection_3/image_98.nii.gz"
+    old.write_bytes(b"of a call that was killed yesterday")
+    os.utime(old, (YESTERDAY, YESTERDAY))
+    put, go_on = Mover._put_download, threading.Event()
+
+    def put_late(*arguments: Any) -> None:
+        assert go_on.wait(PATIENCE_S)
+        put(*arguments)
+
+    monkeypatch.setattr(Mover, "_put_download", put_late)
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            call = pool.submit(fetch, collection_ids=[1058])
+            wait_until(lambda: len(list(filled.glob("collection_1058/*.nii.gz"))) == 3)
+            found = look()
+        finally:
+            go_on.set()
+        call.result()
+    assert kinds(found) == {"collection_3/image_98.nii.gz": "stray"}
+    notes = {finding.path: finding for finding in found.findings if finding.kind == "unlanded"}
+    assert all(path.startswith("collection_1058/") for path in notes)
+    assert "a running call may land it yet" in next(iter(notes.values())).reason
+    assert f"1 stray; {len(notes)} of a call that is running" in found.summary
+    after = look()
+    assert kinds(after) == {"collection_3/image_98.nii.gz": "stray"}
+    assert len(after.findings) == 1
+
+
+def test_a_call_that_is_killed_leaves_strays(filled: Path, look: Callable[..., Verification]) -> None:
+    (filled / "collection_3/image_98.nii.gz").write_bytes(b"")
+    sign = "import sys; from pathlib import Path; from nvcatalog._locks import Underway\n"
+    show = f"{sign}Underway(Path(sys.argv[1])).show()\nprint('shown', flush=True); sys.stdin.read()"
+    with started(
+        [sys.executable, "-c", show, str(filled)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "shown\n"
+        assert look().counts == {}
+        process.kill()
+        process.wait()
+        assert look().counts == {"stray": 1}
+
+
+def test_neurosynths_terms_that_were_forgotten_are_no_stray_and_are_read(
+    filled: Path, fetch: Fetch, look: Callable[..., Verification], data_dir: Path
+) -> None:
+    fetch(image_ids=[4], fetch_neurosynth_words=True)
+    assert Catalog(data_dir).forget_words([4], reference="terms_20k") == 1
+    path = "collection_3/neurosynth_words_for_image_4.json"
+    for deep in (False, True):
+        found = look(deep=deep)
+        assert found.ok
+        assert {finding.path: finding.kind for finding in found.findings} == {path: "unlanded"}
+    (filled / path).write_text("[]")
+    found = look(deep=True)
+    assert {finding.path: finding.kind for finding in found.findings} == {path: "sidecar"}
 
 
 def test_a_summary_and_a_bar_say_how_it_goes(

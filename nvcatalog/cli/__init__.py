@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from nvcatalog import __version__
-from nvcatalog.cli import upkeep
+from nvcatalog.cli import asked, upkeep
 from nvcatalog.cli.arguments import (
     ALL_THERE,
     MOST_NAMED,
@@ -40,14 +37,13 @@ from nvcatalog.cli.arguments import (
     named_as_here,
     parse_params,
     split,
+    telling,
 )
+from nvcatalog.cli.asked import asking
 from nvcatalog.cli.demonstration import demonstrate, earlier_demo, serve_until_stopped
-from nvcatalog.cli.named import as_pairs, list_queries, show_help
-from nvcatalog.cli.output import Format, err, out, outcome_rows, show, show_warning, with_flags
-from nvcatalog.errors import DataDirError, NVCatalogError, NVCatalogWarning, SelectionWarning
-
-if TYPE_CHECKING:
-    from nvcatalog.catalog import Catalog
+from nvcatalog.cli.output import Format, err, out, outcome_rows, show, show_warning
+from nvcatalog.cli.wording import in_commands
+from nvcatalog.errors import DataDirError, NVCatalogError, NVCatalogWarning
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -112,7 +108,7 @@ def fetch(
     collection_ids, image_ids = split(collections), split(images)
     if not collection_ids and not image_ids:
         raise typer.BadParameter("give --collections or --images, such as: nvcatalog fetch --collections 555")
-    with leaving_politely():
+    with leaving_politely(quiet=quiet):
         maps = fetch_neurovault_ids(
             collection_ids=collection_ids,
             image_ids=image_ids,
@@ -162,7 +158,7 @@ def where(
     """
     from nvcatalog.select import fetch_where
 
-    with leaving_politely(), named_as_here():
+    with leaving_politely(quiet=quiet), named_as_here():
         maps = fetch_where(
             condition,
             parse_params(param),
@@ -186,91 +182,12 @@ def where(
 
 
 @app.command()
-def outdated(data_dir: DataDir = None, output: OutputFormat = None) -> None:
-    """List the local files whose record changed on the server since they came.
-
-    The catalog is compared with itself: sync first to hear what is new.
-    """
-    catalog = catalog_in(data_dir)
-    with _asking(catalog):
-        show(catalog.outdated().arrow(), output)
-
-
-@app.command()
-def sql(
-    query: Annotated[
-        str, typer.Argument(help="A SELECT in DuckDB's SQL; $name stands for a parameter. - reads it from stdin.")
-    ],
-    param: Params = None,
-    data_dir: DataDir = None,
-    base: Base = None,
-    output: OutputFormat = None,
-) -> None:
-    """Ask the catalog in SQL."""
-    catalog, params = catalog_in(data_dir, base), parse_params(param)
-    text = sys.stdin.read() if query == "-" else query
-    with _asking(catalog):
-        show(catalog.sql(text, params or None).arrow(), output)
-
-
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    options_metavar="[OPTIONS] [--PARAMETER VALUE]...",
-    add_help_option=False,  # with a name, that query's help is wanted
-)
-def query(
-    context: typer.Context,
-    name: Annotated[str | None, typer.Argument(help="Which; without it, they are listed.")] = None,
-    param: Params = None,
-    data_dir: DataDir = None,
-    base: Base = None,
-    output: OutputFormat = None,
-    helped: Annotated[
-        bool, typer.Option("--help", "-h", help="Show this message or, after a query's name, what it takes.")
-    ] = False,
-) -> None:
-    """Run a query that ships with the package or one of your own, or list them with their parameters.
-
-    Your own are in the folder NVCATALOG_QUERIES, or in neurovault/queries below the data folder.
-    """
-    from nvcatalog import shelf
-
-    if helped and name is None:
-        out.print(context.get_help(), markup=False, soft_wrap=True)
-        return
-    catalog = catalog_in(data_dir, base)
-    if name is None:
-        list_queries(catalog, output)
-        return
-    if name.startswith("-"):
-        raise typer.BadParameter(f"{name} stands before the query's name; write nvcatalog query NAME {name} VALUE")
-    found = shelf.find(name, shelf.own_folder(catalog.folder))
-    if helped:
-        show_help(found)
-        return
-    kinds = {each.name: each.kind for each in found.parameters}
-    pairs = [*(param or []), *as_pairs(context.args, kinds)]
-    # A parameter of a declared kind is read as such: its text must not become a number on the way.
-    texts = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
-    params = {key: texts[key] if kinds.get(key.lower()) else value for key, value in parse_params(pairs).items()}
-    with _asking(catalog):
-        with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always", NVCatalogWarning)
-            rows = catalog.query(name, params).arrow()
-        show(rows, output)
-        for each in told:
-            show_warning(each.message, each.category)
-        is_explained = any(issubclass(each.category, SelectionWarning) for each in told)
-        if not rows.num_rows and not is_explained and _exists(catalog):
-            err.print(escape(shelf.found_nothing(found, shelf.arguments(found, params))), soft_wrap=True)
-
-
-@app.command()
 def adopt(data_dir: DataDir = None, quiet: Quiet = False) -> None:
     """Register what is in the folder already, such as what nilearn downloaded."""
-    report = catalog_in(data_dir).adopt(verbose=0 if quiet else 2)
+    with telling(quiet=quiet):
+        report = catalog_in(data_dir).adopt(verbose=0 if quiet else 2)
     for outcome in report.missing:
-        err.print(f"[red]{escape(str(outcome.reason))}[/]", soft_wrap=True)
+        err.print(f"[red]{escape(in_commands(str(outcome.reason)))}[/]", soft_wrap=True)
     if report.missing:
         raise typer.Exit(SOMETHING_MISSING)
 
@@ -299,7 +216,7 @@ def sync(
     """
     import pyarrow as pa
 
-    with leaving_politely():
+    with leaving_politely(quiet=quiet):
         found = catalog_in(data_dir).sync(
             collection_ids=split(collections) if collections else None,
             exclude_owners=exclude_owner or (),
@@ -311,7 +228,7 @@ def sync(
     show(pa.table(dict(zip(("what", "new", "changed", "gone"), columns, strict=True))), output)
     missing = found.report.missing
     for outcome in missing[:MOST_NAMED]:
-        err.print(f"[red]{escape(str(outcome.reason))}[/]", soft_wrap=True)
+        err.print(f"[red]{escape(in_commands(str(outcome.reason)))}[/]", soft_wrap=True)
     if len(missing) > MOST_NAMED:
         err.print(f"… and {len(missing) - MOST_NAMED} more: nvcatalog sql 'FROM outcomes'", soft_wrap=True)
     if found.report.missing or not found.complete:
@@ -337,7 +254,7 @@ def freeze(
     There, nvcatalog thaw PATH does.
     """
     catalog = catalog_in(data_dir)
-    with named_as_here():
+    with named_as_here(), telling(quiet=quiet):
         written = catalog.freeze(
             path,
             where=where,
@@ -372,7 +289,7 @@ def thaw(
     """
     from nvcatalog.freeze import fetch_frozen
 
-    with leaving_politely():
+    with leaving_politely(quiet=quiet):
         maps = fetch_frozen(
             path,
             strict=not latest,
@@ -410,7 +327,7 @@ def cite(
     Ends with status 1 when there is none.
     """
     catalog = catalog_in(data_dir, base)
-    with _asking(catalog):
+    with asking(catalog):
         citations = catalog.cite(
             where=where,
             image_ids=chosen_ids(catalog, images, collections, gone=gone),
@@ -463,7 +380,7 @@ def export(
     Of the whole catalog, or of what belongs to the images that are chosen.
     """
     catalog = catalog_in(data_dir)
-    with named_as_here():
+    with named_as_here(), telling(quiet=quiet):
         written = catalog.export(
             target,
             split(what) or None,
@@ -488,7 +405,9 @@ def snapshot(
     data_dir: DataDir = None,
 ) -> None:
     """Write the catalog as Parquet now, and say where."""
-    out.print(str(catalog_in(data_dir).snapshot(name, whole=whole)), soft_wrap=True, markup=False)
+    with telling():
+        written = catalog_in(data_dir).snapshot(name, whole=whole)
+    out.print(str(written), soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -531,6 +450,7 @@ def demo(
         raise typer.Exit(SOMETHING_MISSING)
 
 
+app.add_typer(asked.app)
 app.add_typer(upkeep.app)
 
 
@@ -542,7 +462,7 @@ def main() -> None:
         try:
             app()
         except (NVCatalogError, OSError) as error:
-            err.print(f"[bold red]Error:[/] {escape(with_flags(str(error)))}", soft_wrap=True)
+            err.print(f"[bold red]Error:[/] {escape(in_commands(str(error)))}", soft_wrap=True)
             misused = isinstance(error, ValueError | TypeError | DataDirError)
             raise SystemExit(WRONG_USE if misused else SOMETHING_MISSING) from None
 
@@ -555,22 +475,6 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Say the ve
 
 
 # Input and output
-
-
-@contextmanager
-def _asking(catalog: Catalog) -> Iterator[None]:
-    """Name missing parameters as they are given here, and tell an answer from no catalog by the status."""
-    there = _exists(catalog)
-    with named_as_here():
-        yield
-    if not there:
-        raise typer.Exit(SOMETHING_MISSING)
-
-
-def _exists(catalog: Catalog) -> bool:
-    from nvcatalog._store import FILE_NAME
-
-    return catalog.base is not None or (catalog.folder / FILE_NAME).is_file()
 
 
 def _show_fetched(maps: Any, output: Format | None) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nvcatalog._progress import BARS, telling_of_waits
 from nvcatalog.cli.output import Format, err
 from nvcatalog.errors import InvalidOptionError, QueryError, listed
 
@@ -92,11 +93,17 @@ def parse_params(pairs: list[str] | None) -> dict[str, str | float]:
     return params
 
 
+def telling(*, quiet: bool = False) -> AbstractContextManager[None]:
+    """Say what is waited for long."""
+    return telling_of_waits(0 if quiet else BARS)
+
+
 @contextmanager
-def leaving_politely() -> Iterator[None]:
-    """Say of Ctrl-C what it leaves behind, and end with the status that shells expect."""
+def leaving_politely(*, quiet: bool) -> Iterator[None]:
+    """Say what is waited for long and what Ctrl-C leaves behind, and end with the status that shells expect."""
     try:
-        yield
+        with telling(quiet=quiet):
+            yield
     except KeyboardInterrupt:
         err.print("Interrupted. What arrived is kept; run the same again for the rest.", soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from nvcatalog.cli.wording import in_commands
 from nvcatalog.errors import NVCatalogWarning
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ def outcome_rows(maps: Any) -> pa.Table:
 
     paths = {meta["id"]: path for meta, path in zip(maps.images_meta, maps.images, strict=True)}
     rows = [
-        {**outcome._asdict(), "path": paths.get(outcome.id) if outcome.kind == "image" else None}
+        outcome._asdict()
+        | {"reason": outcome.reason and in_commands(outcome.reason)}
+        | {"path": paths.get(outcome.id) if outcome.kind == "image" else None}
         for outcome in maps.report
     ]
     texts = ("kind", "id", "status", "reason", "path")
@@ -161,24 +164,4 @@ def _rich_table(names: list[str], rows: list[list[str]], widest: int | None = No
 def show_warning(message: Warning | str, category: type[Warning], *_place: object, **_more: object) -> None:
     """Write a warning as one line."""
     name = "Warning" if issubclass(category, NVCatalogWarning) else category.__name__
-    err.print(f"[yellow]{name}:[/] {escape(_harmless(with_flags(str(message))))}", soft_wrap=True)
-
-
-# What is said in Python, in the words of the command line.
-_FLAGS = {"fetch_neurosynth_words": "--words"} | {
-    name: f"--{name.replace('_', '-')}"
-    for name in ("private", "gone", "overwrite", "resample", "dry_run", "force", "extras")
-}
-
-
-def with_flags(text: str) -> str:
-    """Return a message of the library with the command line's flags in place of keywords.
-
-    Examples
-    --------
-    >>> with_flags("give another path, or overwrite=True (--overwrite); gone=True takes those too")
-    'give another path, or --overwrite; --gone takes those too'
-    """
-    text = re.sub(r"\b\w+=\S+ \((--[^)]+)\)", r"\1", text)
-    text = re.sub(r"\bmode='(\w+)'", r"--mode \1", text)
-    return re.sub(r"\b(\w+)=True\b", lambda found: _FLAGS.get(found[1], found[0]), text)
+    err.print(f"[yellow]{name}:[/] {escape(_harmless(in_commands(str(message))))}", soft_wrap=True)

@@ -23,6 +23,7 @@ from nvcatalog.cli.arguments import (
     split,
 )
 from nvcatalog.cli.output import Format, err, out, show
+from nvcatalog.cli.wording import in_commands
 from nvcatalog.errors import DataDirError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def verify(
     Ends with status 1 when there is any. Only reads.
     """
     catalog = _catalog_that_is_there(data_dir)
-    with leaving_politely():
+    with leaving_politely(quiet=quiet):
         found = catalog.verify(deep=deep, verbose=_verbosity(quiet=quiet))
     frame = found.df()
     _show_frame(frame if notes else frame[frame["problem"]].drop(columns="problem"), output)
@@ -73,7 +74,7 @@ def repair(
     Ends with status 1 when anything could not be put right.
     """
     catalog = _catalog_that_is_there(data_dir)
-    with leaving_politely():
+    with leaving_politely(quiet=quiet):
         done = catalog.repair(
             offline=offline,
             deep=not shallow,
@@ -93,7 +94,7 @@ def rebuild(
     quiet: Quiet = False,
 ) -> None:
     """Make a lost or damaged catalog again, from the newest snapshot and the folder; says what is lost."""
-    with leaving_politely():
+    with leaving_politely(quiet=quiet):
         done = catalog_in(data_dir).rebuild(force=force, verbose=_verbosity(quiet=quiet))
     if done.set_aside is not None:
         out.print(str(done.set_aside), soft_wrap=True, markup=False)
@@ -135,7 +136,7 @@ def prune(
     if not dry_run:
         if done.removed and not yes:
             typer.confirm(f"{catalog.folder}: {done.summary}. Remove them?", abort=True, err=True)
-        with leaving_politely():
+        with leaving_politely(quiet=quiet):
             done = catalog.prune(**chosen, verbose=_verbosity(quiet=quiet))
     _show_frame(done.df(), output)
     if done.kept:
@@ -168,7 +169,7 @@ def doctor(
     Ends with status 1 when anything is wrong.
     """
     found = catalog_in(data_dir).doctor(timeout=timeout)
-    out.out(str(found), highlight=False)
+    out.out(in_commands(str(found)), highlight=False)
     if not found.ok:
         raise typer.Exit(SOMETHING_MISSING)
 
