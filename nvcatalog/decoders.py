@@ -273,7 +273,9 @@ def _check_each(column: pa.ChunkedArray, name: str, is_good: Callable[[pa.Chunke
 
     wrong = pc.invert(pc.fill_null(is_good(column), fill_value=False))
     if (row := pc.index(wrong, value=True).as_py()) >= 0:
-        raise WordsError(f"row {row}: {name} is {shown(column[row].as_py())}; nothing of the table has landed")
+        value = column[row].as_py()
+        found = "missing (None or NaN)" if value is None else shown(value)
+        raise WordsError(f"row {row}: {name} is {found}; nothing of the table has landed")
 
 
 def _check_distinct(words: pa.Table) -> None:
