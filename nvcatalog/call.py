@@ -540,7 +540,8 @@ class Call:
                 filter(None, (counts_text(self.report, k) for k in ("image", "words", "extra", "collection")))
             )
             text = f"nvcatalog: {counts or 'nothing asked for'}{size} in {seconds:.1f} s, in {self.folder}"
-        for line in (text, *self.notes):
+        warned = {line for warning, _ in self._warnings for line in warning.splitlines()}
+        for line in (text, *(note for note in self.notes if note not in warned)):  # nothing is said twice
             summarise(line, verbose=self.options.verbose)
         healths = (servers.neurovault_health, servers.neurosynth_health)
         notes = self.reads.notes if isinstance(self.reads, LayeredStore) else []

@@ -105,6 +105,14 @@ def test_where_nothing_is_left_the_report_says_what_each_part_keeps(where: Selec
     assert maps.images == []
 
 
+def test_what_a_warning_says_is_not_said_once_more(where: Select, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.warns(SelectionWarning, match="No image matches .*\n.*each part"):
+        where("stat = 't' AND n_subjects > 500", verbose=1)
+    assert "each part" not in capsys.readouterr().err
+    where("n_subjects > 1", verbose=1)
+    assert capsys.readouterr().err.count("each part") == 1
+
+
 def test_rows_that_null_leaves_out_are_said_beside_an_answer(where: Select) -> None:
     assert any("NULL" in note for note in where("n_subjects > 1").report.notes)
     assert where("stat = 'z'").report.notes == ()
