@@ -611,11 +611,12 @@ def test_demo_serve_prints_what_a_shell_can_evaluate_and_ends_with_ctrl_c(tmp_pa
     environment = {**os.environ, "TMPDIR": str(tmp_path), "COLUMNS": "20"}
     with started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
         assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(5)]
+        lines = [process.stdout.readline() for _ in range(6)]
         exports = dict(line.removeprefix("export ").strip().split("=") for line in lines[1:4])
         assert list(exports) == ["NVCATALOG_NEUROVAULT_URL", "NVCATALOG_NEUROSYNTH_URL", "NILEARN_DATA"]
         assert Path(exports["NILEARN_DATA"]).parent == tmp_path
-        assert all(line.startswith("# ") for line in (lines[0], lines[4]))
+        assert lines[4] == "unset NILEARN_SHARED_DATA NVCATALOG_BASE\n"
+        assert all(line.startswith("# ") for line in (lines[0], lines[5]))
         os.kill(process.pid, signal.SIGINT)
         assert process.wait(timeout=PATIENCE_S) == 0
 

@@ -32,6 +32,7 @@ def serve_until_stopped(environment: dict[str, str]) -> None:
     lines = (
         "# A local NeuroVault and Neurosynth are up until Ctrl-C. In another shell:",
         *(f"export {name}={shlex.quote(value)}" for name, value in environment.items()),
+        "unset NILEARN_SHARED_DATA NVCATALOG_BASE",  # they would come before the demo's folder
         "# and then, say: nvcatalog fetch --collections 555 --images 10426 --words",
     )
     try:
