@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,12 @@ class Line:
     def is_due(self) -> bool:
         """Whether another process waits for the place of this one."""
         return self._slot is not None and self._slot.is_due
+
+    def cut(self) -> None:
+        """End what is under way on it: whoever waits for bytes learns that there are no more."""
+        for adapter in self.session.adapters.values():
+            if isinstance(adapter, _Adapter):
+                adapter.cut()
 
     def close(self) -> None:
         """Close the connection, then leave its place."""
@@ -112,6 +118,11 @@ class Lines:
             self._change.notify_all()
         for line in idle:
             line.close()
+
+    def cut(self) -> None:
+        """End what is under way on those that are lent."""
+        for line in list(self._lent.values()):
+            line.cut()
 
     def _give_back(self, line: Line) -> None:
         keep = not line.is_due
@@ -238,11 +249,28 @@ class _TlsConnection(HTTPSConnection):
     response_class = _Answer
 
 
-class _Pool(HTTPConnectionPool):
+class _Cut:
+    """A pool that can end what is under way on its last connection, which it has lent and no longer knows."""
+
+    _last: HTTPConnection | None = None
+
+    def _new_conn(self) -> Any:
+        self._last = super()._new_conn()  # type: ignore[misc]  # the pool's, which stands behind this one
+        return self._last
+
+    def cut(self) -> None:
+        sock = self._last.sock if self._last else None
+        if isinstance(sock, socket.socket):
+            with suppress(OSError):  # it is closed already
+                # Below TLS, whose state belongs to the thread that reads.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+class _Pool(_Cut, HTTPConnectionPool):
     ConnectionCls = _Connection
 
 
-class _TlsPool(HTTPSConnectionPool):
+class _TlsPool(_Cut, HTTPSConnectionPool):
     ConnectionCls = _TlsConnection
 
 
@@ -257,6 +285,14 @@ class _Adapter(HTTPAdapter):
         manager: PoolManager = super().proxy_manager_for(*args, **kwargs)
         _use_our_pools(manager)
         return manager
+
+    def cut(self) -> None:
+        """End what is under way."""
+        for manager in (self.poolmanager, *self.proxy_manager.values()):
+            for key in manager.pools.keys():  # noqa: SIM118 - it cannot be iterated over otherwise
+                pool = manager.pools.get(key)
+                if isinstance(pool, _Cut):
+                    pool.cut()
 
 
 def _use_our_pools(manager: PoolManager) -> None:

@@ -137,6 +137,11 @@ class Service:
         """Close the connections."""
         self._lines.close()
 
+    def interrupt(self) -> None:
+        """Let no further request through, and end those under way, however silent the server is."""
+        self.health.interrupt()
+        self._lines.cut()
+
     def keep_secret(self, token: str) -> None:
         """Let a token be part of requests, and of no message and no log."""
         self._secrets.add(token)
@@ -436,7 +441,7 @@ class Health:
             raise HostGivenUpError(self.given_up)
 
     def interrupt(self) -> None:
-        """Let no further request through, and end those under way with their next bytes."""
+        """Let no further request through; an answer under way ends with its next bytes."""
         self.interrupted = True
         self._give_up("interrupted", blocked=False)
 

@@ -13,6 +13,8 @@ Result = TypeVar("Result")
 
 # Results that wait for the consumer; workers pause beyond, so that memory stays bounded.
 _WAITING = 256
+# How soon workers that do not end are asked to once more.
+_STOPPED_AGAIN_S = 0.25
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def in_parallel(
     lanes : sequence of Lane
         What to do; each lane's workers share its items.
     stop : callable, optional
-        Called when this ends before the work does, to wake workers that wait.
+        Called when this ends before the work does, to wake workers that wait; again and again while one has not
+        ended, which may have begun to wait after the call.
     waiting : int or None
         How many results may wait for the consumer; fewer where each is large.
     """
@@ -102,8 +105,10 @@ def in_parallel(
         finished = True
     finally:
         run.stopping.set()
-        if not finished:
-            stop()
-        for thread in threads:
-            if thread.ident is not None:  # the system may have refused to start it
-                thread.join()
+        running = [thread for thread in threads if thread.ident is not None]  # the system may have refused some
+        while running:
+            if not finished:
+                stop()
+            for thread in running:
+                thread.join(None if finished else _STOPPED_AGAIN_S / len(running))
+            running = [thread for thread in running if thread.is_alive()]

@@ -158,8 +158,10 @@ class NeuroVault:
                 service.keep_secret(token)
 
     def stop(self) -> None:
-        """Let no further request through; those under way end with their next bytes."""
-        self._service.health.interrupt()
+        """Let no further request through, and end those under way."""
+        for service in (self._service, self._files):
+            if service is not None:
+                service.interrupt()
 
     def collection(self, collection_id: int) -> Record:
         """Return a collection's record.

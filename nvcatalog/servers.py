@@ -137,9 +137,9 @@ class Servers:
         return self.neurovault_health.asked or self.neurosynth_health.asked
 
     def stop(self) -> None:
-        """Let no further request through; those under way end with their next bytes."""
-        self.neurovault_health.interrupt()
-        self.neurosynth_health.interrupt()
+        """Let no further request through, and end those under way."""
+        for service in (self.files, self._lists, self._decoder):
+            service.interrupt()
 
 
 def _pause(folder: Path | None, server: str) -> Pause | None:

@@ -849,6 +849,24 @@ def test_an_interrupted_call_ends_the_body_under_way() -> None:
         pass
 
 
+@pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\n", head(JSON_HEAD, "Content-Length: 100") + b"{"])
+def test_an_interrupted_call_waits_for_no_silent_server(sent: bytes) -> None:
+    is_silent = threading.Event()
+
+    def fall_silent(connection: socket.socket, request: Request) -> None:
+        connection.sendall(sent)
+        is_silent.set()
+
+    with raw_server(fall_silent) as server, service_for(server.url, timeout_s=10 * PATIENCE_S) as service:
+        with ThreadPoolExecutor(1) as threads:
+            asking = threads.submit(ask, service, tries=4)
+            assert is_silent.wait(PATIENCE_S)
+            service.interrupt()
+            with pytest.raises(HostGivenUpError, match="interrupted"):
+                asking.result(PATIENCE_S)
+        assert len(server.paths) == 1
+
+
 # Answers that are no HTTP, or only nearly
 
 HEALTHY = [

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from children import pipe, start
-from waiting import started, wait_until
+from waiting import PATIENCE_S, started, wait_until
 
 from nvcatalog import Catalog, fetch_neurovault_ids
 from nvcatalog._store import Store
@@ -308,3 +308,20 @@ def test_ctrl_c_ends_a_call_at_once_and_keeps_what_had_arrived(
 
     slow.remove()
     fetch_the_rest(place, words=False)
+
+
+@pytest.mark.parametrize("silent", ["/api/collections/*/images/", "/media/*", "/api/decode/*"])
+def test_ctrl_c_waits_for_no_silent_server(place: Place, silent: str) -> None:
+    muted = place.server.fail(silent, faults.slow(3 * PATIENCE_S))
+    request = f"{COLLECTION}, data_dir={str(place.data_dir)!r}, fetch_neurosynth_words=True"
+    call = f"fetch_neurovault_ids({request}, verbose=0, timeout={3 * PATIENCE_S})"
+    environment = os.environ | {"NVCATALOG_CONTACT": DOOMED}
+    command = [sys.executable, "-c", f"from nvcatalog import fetch_neurovault_ids; {call}"]
+    with started(command, env=environment, stderr=subprocess.PIPE) as process:
+        wait_until(lambda: process.poll() is not None or place.server.hits(silent))
+        process.send_signal(signal.SIGINT)
+        _, complaint = process.communicate(timeout=PATIENCE_S)
+
+    assert complaint.splitlines()[-1] == "KeyboardInterrupt"
+    muted.remove()
+    fetch_the_rest(place, words=True)

@@ -9,6 +9,7 @@ import ssl
 import stat
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,8 +99,11 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def tls_server(certificate: Path) -> Iterator[str]:
-    """Answer each request over TLS with the record of a collection, and yield the root."""
+def tls_server(certificate: Path, asked: threading.Event | None = None) -> Iterator[str]:
+    """Answer each request over TLS with the record of a collection, and yield the root.
+
+    Where it is to say that it was asked, it answers nothing at all.
+    """
     import socketserver
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -112,7 +116,11 @@ def tls_server(certificate: Path) -> Iterator[str]:
             try:
                 with context.wrap_socket(self.request, server_side=True) as secure:
                     secure.recv(10_000)
-                    secure.sendall(answer)
+                    if asked is None:
+                        secure.sendall(answer)
+                    else:
+                        asked.set()
+                        secure.recv(1)
             except OSError:
                 pass  # the client did not like the certificate
 
@@ -123,14 +131,31 @@ def tls_server(certificate: Path) -> Iterator[str]:
         server.shutdown()
 
 
-def ask(root: str) -> Any:
-    service = Service("NeuroVault", root, connections=1, timeout_s=PATIENCE_S)
+def service_for(root: str) -> Service:
+    return Service("NeuroVault", root, connections=1, timeout_s=PATIENCE_S)
+
+
+def ask(service: Service) -> Any:
     try:
         for attempt in service.attempts():
             with attempt, service.get("api/collections/555/") as response:
                 return json.loads(service.json_body(response))
     finally:
         service.close()
+
+
+def test_an_interrupted_call_waits_for_no_silent_server_over_tls(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    asked = threading.Event()
+    with tls_server(certificate, asked) as root, ThreadPoolExecutor(1) as threads:
+        service = service_for(root)
+        asking = threads.submit(ask, service)
+        assert asked.wait(PATIENCE_S)
+        service.interrupt()
+        with pytest.raises(HostGivenUpError, match="interrupted"):
+            asking.result(PATIENCE_S / 2)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +178,7 @@ def test_no_setting_turns_the_check_of_certificates_off(
     for name, value in settings.items():
         monkeypatch.setenv(name, value.format(certificate=certificate))
     with tls_server(certificate) as root, pytest.raises(HostGivenUpError, match="certificate verify failed"):
-        ask(root)
+        ask(service_for(root))
 
 
 @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
@@ -162,13 +187,13 @@ def test_an_institutes_own_certificates_can_be_given(
 ) -> None:
     monkeypatch.setenv(name, str(certificate))
     with tls_server(certificate) as root:
-        assert ask(root) == {"id": 555}
+        assert ask(service_for(root)) == {"id": 555}
 
 
 def test_certificates_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "no.pem"))
     with pytest.raises(InvalidOptionError, match=r"REQUESTS_CA_BUNDLE.*no\.pem"):
-        ask("https://127.0.0.1:1")
+        ask(service_for("https://127.0.0.1:1"))
 
 
 # Who may read and write what
