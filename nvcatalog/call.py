@@ -34,6 +34,7 @@ from nvcatalog.errors import (
     FolderWarning,
     IncompleteWarning,
     NoSpaceError,
+    SelectionWarning,
     SnapshotWarning,
     WordsWarning,
     shown,
@@ -530,7 +531,7 @@ class Call:
                 self.lander.batch.add("outcomes", {"fetch_id": fetch_id, **outcome._asdict()})
 
     def _tell(self, servers: Servers) -> None:
-        """Say in one line how it went, and warn of what is missing whatever the verbosity."""
+        """Say in one line how it went, and warn of what is not as asked for whatever the verbosity."""
         seconds = (datetime.now(UTC) - self._started_at).total_seconds()
         if self.options.dry_run:
             text = f"nvcatalog: {self.plan!r} (nothing fetched)"
@@ -539,20 +540,26 @@ class Call:
             counts = "; ".join(
                 filter(None, (counts_text(self.report, k) for k in ("image", "words", "extra", "collection")))
             )
-            text = f"nvcatalog: {counts or 'nothing asked for'}{size} in {seconds:.1f} s, in {self.folder}"
+            nothing = "nothing asked for" if self._chooser is None else "no image matches"
+            text = f"nvcatalog: {counts or nothing}{size} in {seconds:.1f} s, in {self.folder}"
         warned = {line for warning, _ in self._warnings for line in warning.splitlines()}
         for line in (text, *(note for note in self.notes if note not in warned)):  # nothing is said twice
             summarise(line, verbose=self.options.verbose)
+        self._note_warnings(servers)
+        for text, category in self._warnings:
+            warnings.warn(text, category, stacklevel=5)
+
+    def _note_warnings(self, servers: Servers) -> None:
         healths = (servers.neurovault_health, servers.neurosynth_health)
         notes = self.reads.notes if isinstance(self.reads, LayeredStore) else []
         self._warnings += [(text, CatalogWarning) for text in (*notes, *self.lander.troubles)]
         self._warnings += [(text, FilterWarning) for text in (self._chooser.warnings() if self._chooser else [])]
+        if self._chooser and not (self.plan.images or self.report.missing or self._max_images == 0):
+            none = "No image here matches." if self.request.mode == "offline" else "No image matches."
+            self.warn("\n".join([none, *self._chooser.why_none()]), SelectionWarning)
         self._warnings += [(f"Blocked: {h.given_up}", BlockedWarning) for h in healths if h.blocked]
         if missing := self.report.missing:
-            given_up = "".join(f" Stopped early: {h.given_up}." for h in healths if h.given_up)
-            self.warn(missing_text(missing) + given_up, IncompleteWarning)
-        for text, category in self._warnings:
-            warnings.warn(text, category, stacklevel=5)
+            self.warn(missing_text(missing, given_up=[h.given_up for h in healths]), IncompleteWarning)
 
 
 def _not_renewed(outcome: Outcome) -> Outcome:

@@ -11,7 +11,7 @@ from itertools import chain, groupby, islice
 from operator import attrgetter
 from typing import Any
 
-from nvcatalog import lookup, records, storage
+from nvcatalog import lookup, records, storage, unmatched
 from nvcatalog._progress import Progress
 from nvcatalog._store import Store
 from nvcatalog.client import FILTERS, CollectionList, NeuroVault
@@ -169,6 +169,10 @@ class Chooser:
             if not lookup.has_extra_field(self._store, name, "collections")
         ]
         return lines + [f"No collection here has a field {n!r}{_nearest(n, collections)}" for n in strange]
+
+    def why_none(self) -> list[str]:
+        """Say in lines what each term keeps alone, where no image was chosen."""
+        return unmatched.explain(self._store, self._wanted.image_terms, self._wanted.collection_terms)
 
     # From the catalog
 

@@ -246,7 +246,7 @@ class FilterWarning(NVCatalogWarning):
 
 
 class SelectionWarning(NVCatalogWarning):
-    """Warns that a condition selects no image, or more images than are fetched."""
+    """Warns that a condition or filters select no image, or a condition more images than are fetched."""
 
 
 class FrozenWarning(NVCatalogWarning):

@@ -63,8 +63,8 @@ def fetch_neurovault_ids(
         When the servers are asked: for exactly what is missing; for everything again; never.
         ``NVCATALOG_OFFLINE=1`` makes every call offline.
     data_dir : path-like or None
-        Where ``neurovault/`` is or will be. None means ``NILEARN_SHARED_DATA``, else ``NILEARN_DATA``,
-        else ``~/nilearn_data``.
+        Where ``neurovault/`` is or will be. None means, of ``NILEARN_SHARED_DATA``, ``NILEARN_DATA`` and
+        ``~/nilearn_data``, the first that has such a folder, else the first where it can be made.
     fetch_neurosynth_words : bool
         Whether to fetch the terms that Neurosynth associates with each image.
     vectorize_words : bool
@@ -255,6 +255,8 @@ def fetch_neurovault(
     FilterWarning
         When default terms still apply beside a function, when two collections' ids contradict each other, and for
         a field that no image has.
+    SelectionWarning
+        When no image matches: how many each term keeps alone, and which values there are.
     IncompleteWarning
         When an image that is wanted could not be had; the report says which and why.
 

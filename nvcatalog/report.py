@@ -79,12 +79,19 @@ def counts_text(outcomes: Iterable[Outcome], kind: str) -> str:
     return f"{named}: " + ", ".join(f"{n} {status}" for status, n in counts.most_common()) if counts else ""
 
 
-def missing_text(missing: Sequence[Outcome]) -> str:
-    """Say how much is missing, and name the first few."""
+def missing_text(
+    missing: Sequence[Outcome],
+    what: str = "Not all that was asked for is here",
+    given_up: Iterable[str | None] = (),
+) -> str:
+    """Say how much is missing, name the first few, and say why a server was given up where these do not."""
     counts = ", ".join(f"{n} {status}" for status, n in Counter(o.status for o in missing).most_common())
     named = [f"{o.kind}{'' if o.id is None else f' {o.id}'} {o.status} ({o.reason})" for o in missing[:3]]
     more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-    return f"Not all that was asked for is here: {counts}. {'; '.join(named)}{more}; .report has them all."
+    text = f"{what}: {counts}. {'; '.join(named)}{more}; .report has them all."
+    for reason in filter(None, given_up):
+        text += " Stopped early, for that reason." if reason in text else f" Stopped early: {reason}."
+    return text
 
 
 class Report(Sequence[Outcome]):
@@ -132,7 +139,7 @@ class Report(Sequence[Outcome]):
     def __repr__(self) -> str:
         """Show the counts: a report of 10,000 ids is no thing to print."""
         counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
-        return "\n".join([f"<Report: {counts or 'nothing asked for'}>", *self.notes])
+        return "\n".join([f"<Report: {counts or 'no outcomes'}>", *self.notes])
 
     @property
     def counts(self) -> dict[str, int]:

@@ -392,7 +392,7 @@ def _not_there(parameter: Parameter, value: Any, ask: Ask) -> Iterator[str]:
     if not values:
         yield f"{source} has no values yet"
     elif missing := _without(wanted, values):
-        near = _like(missing, values) if parameter.kind == "text" else []
+        near = values_like(missing[0], values) if parameter.kind == "text" else []
         named = f": {listed(missing)}" if isinstance(value, list) else ""
         yield f"{source} has no such {parameter.name}{named}" + (
             f", but {', '.join(map(repr, near))}" if near else ""
@@ -404,13 +404,13 @@ def _without(wanted: Iterable[str], values: Iterable[str]) -> list[str]:
     return [each for each in wanted if each not in there]
 
 
-def _like(wanted: list[str], values: list[str]) -> list[str]:
+def values_like(wanted: str, values: list[str]) -> list[str]:
     """Return the values that hold a text, in any case, else those most like it; all where there are few."""
     if len(values) <= _NAMED:
         return values
     lower = {each.lower(): each for each in values}
-    holding = sorted((each for each in lower if wanted[0].lower() in each), key=len)
-    close = holding or difflib.get_close_matches(wanted[0].lower(), lower, n=_NAMED)
+    holding = sorted((each for each in lower if wanted.lower() in each), key=len)
+    close = holding or difflib.get_close_matches(wanted.lower(), lower, n=_NAMED)
     return [lower[each] for each in close[:_NAMED]]
 
 

@@ -7,7 +7,6 @@ import os
 import time
 import uuid
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -40,7 +39,7 @@ from nvcatalog.listing import as_listed, shortfall
 from nvcatalog.options import is_offline_here
 from nvcatalog.plan import refusal_holds
 from nvcatalog.records import Record
-from nvcatalog.report import Outcome, Report, outcome_of
+from nvcatalog.report import Outcome, Report, missing_text, outcome_of
 from nvcatalog.seed import Seed
 from nvcatalog.servers import Servers, check_server
 from nvcatalog.synced import Synced, count_changes, digest, read_synced
@@ -531,7 +530,7 @@ class _Sync:
         lists = round(share * count)
         pages = 1 + max(0, count - FIRST_PAGE) // LARGEST_PAGE
         seconds = page_s * (count / max(1, len(page)) + lists / LIST_CONNECTIONS)
-        self._say_how_long(pages + lists, seconds, f"{count:,} collections, some {lists:,} of them to be read: ")
+        self._say_how_long(pages + lists, seconds, f"{count:,} collections, about {lists:,} of them to be read: ")
 
     def _say_how_long(self, requests: int, seconds: float | None, what: str = "") -> None:
         if self._verbose >= BARS:
@@ -549,8 +548,8 @@ class _Sync:
         if health.blocked:
             texts.append((f"Blocked: {health.given_up}", BlockedWarning))
         if report.report.missing:
-            stopped = f" Stopped early: {health.given_up}." if health.given_up else ""
-            texts.append((_missing_text(report.report.missing) + stopped, IncompleteWarning))
+            what = "Not all of NeuroVault's metadata could be had"
+            texts.append((missing_text(report.report.missing, what, [health.given_up]), IncompleteWarning))
         for text, category in texts:
             warnings.warn(text, category, stacklevel=5)
 
@@ -584,13 +583,3 @@ def _summary(report: SyncReport) -> str:
         f"{kind}: {new:,} new, {changed:,} changed, {gone:,} gone" for kind, new, changed, gone in kinds
     )
     return f"{counts}; {report.requests:,} requests in {report.seconds:.1f} s"
-
-
-def _missing_text(missing: tuple[Outcome, ...]) -> str:
-    """Say how much could not be had, and name the first few."""
-    counts = ", ".join(f"{n} {status}" for status, n in Counter(o.status for o in missing).most_common())
-    named = [f"{o.kind}{'' if o.id is None else f' {o.id}'} {o.status} ({o.reason})" for o in missing[:3]]
-    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-    return (
-        f"Not all of NeuroVault's metadata could be had: {counts}. {'; '.join(named)}{more}; .report has them all."
-    )

@@ -66,7 +66,10 @@ if TYPE_CHECKING:
 
     from fetching import Fetch
 
-pytestmark = pytest.mark.usefixtures("no_waiting")
+pytestmark = [
+    pytest.mark.usefixtures("no_waiting"),
+    pytest.mark.filterwarnings("ignore:No image:nvcatalog.errors.SelectionWarning"),  # test_unmatched.py has these
+]
 
 THREE = [14250, 14251, 14252]
 TWENTY = list(range(9034, 9054))

@@ -223,7 +223,7 @@ def test_sql_answers_in_every_format(nvcatalog: Run, filled: Path) -> None:
 
 def test_sql_asks_a_snapshot_by_its_name_fenced(nvcatalog: Run, filled: Path) -> None:
     count = ("sql", "SELECT count(*) AS n FROM images WHERE image_id = $id", "-p", "id=10426", "-d", filled)
-    nvcatalog("snapshot", "--name", "paper-v1", "-d", filled)
+    nvcatalog("snapshot", "paper-v1", "-d", filled)
     with Store(filled / "neurovault").writing() as connection:
         connection.execute("DELETE FROM images")
     assert nvcatalog(*count).stdout == b"n\n0\n"
@@ -486,9 +486,9 @@ def test_snapshot_says_where_it_is(nvcatalog: Run, filled: Path) -> None:
 
 
 def test_snapshots_have_names_and_differ(nvcatalog: Run, filled: Path) -> None:
-    done = nvcatalog("snapshot", "--name", "paper-v1", "--data-dir", filled)
+    done = nvcatalog("snapshot", "paper-v1", "--data-dir", filled)
     assert done.stdout.decode().strip() == str(filled / "neurovault" / "snapshots" / "paper-v1")
-    done = nvcatalog("snapshot", "--name", "paper/v1", "--data-dir", filled)
+    done = nvcatalog("snapshot", "paper/v1", "--data-dir", filled)
     assert done.returncode == 2
     assert "name is 'paper/v1'" in done.stderr.decode()
     with duckdb.connect(str(filled / "neurovault" / "catalog.duckdb")) as connection:

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
     Asked = dict[str, Any]
 
-pytestmark = pytest.mark.usefixtures("no_waiting")
+pytestmark = [
+    pytest.mark.usefixtures("no_waiting"),
+    pytest.mark.filterwarnings("ignore:No image:nvcatalog.errors.SelectionWarning"),  # test_unmatched.py has these
+]
 
 ALL: dict[str, Any] = {"collection_terms": {}, "image_terms": {}, "max_images": None}
 # A filter that raises nowhere: nilearn lets what a function raises end the call.

@@ -47,7 +47,7 @@ ROWS = tuple(
         "_store kept layout",
         "plan landing snapshot outdated lookup where synced lockfile decoders _successor _places",
         "adopt listing moving accounts options private beside seed meant "
-        "connecting wish _formats usage verify quarantine",
+        "connecting wish _formats usage verify quarantine unmatched",
         "choosing sync cite comparing matrix export nimads strays prune base",
         "bunch rebuild",
         "call doctor",

@@ -187,7 +187,7 @@ def test_says_first_how_many_requests_and_at_the_end_what_it_found(
     sync(verbose=2)
     first, *_, last = capsys.readouterr().err.strip().splitlines()
     assert first == (
-        f"nvcatalog: 40 collections, some {len(full(world))} of them to be read: about {len(full(world)) + 1} "
+        f"nvcatalog: 40 collections, about {len(full(world))} of them to be read: about {len(full(world)) + 1} "
         "requests, less than a minute. What arrives is kept if you stop it"
     )
     assert "collections: 40 new, 0 changed, 0 gone; images: 600 new, 0 changed, 0 gone;" in last

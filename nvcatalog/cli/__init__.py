@@ -399,7 +399,8 @@ def export(
 @app.command()
 def snapshot(
     name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="Keep it by this name for good, such as paper-v1.")
+        str | None,
+        typer.Argument(help="Keep it by this name for good, such as paper-v1; else it gives way to later ones."),
     ] = None,
     whole: Annotated[bool, typer.Option("--whole", help="Write anew what has not changed, too.")] = False,
     data_dir: DataDir = None,
