@@ -30,8 +30,12 @@ EVERYTHING: dict[str, Any] = {"collection_terms": {}, "image_terms": {}, "max_im
 IN_VAIN = {
     "another case": ({"modality": "fmri-bold"}, "0  modality: 'fmri-bold' (there is 'fMRI-BOLD')"),
     "part of it": (
-        {"cognitive_paradigm_cogatlas": "Working Memory"},
-        "0  cognitive_paradigm_cogatlas: 'Working Memory' (there is 'working memory fMRI task paradigm')",
+        {"cognitive_paradigm_cogatlas": "Gambles"},
+        "0  cognitive_paradigm_cogatlas: 'Gambles' (there is 'mixed gambles task')",
+    ),
+    "misspelt": (
+        {"cognitive_paradigm_cogatlas": "mixed gambels task"},
+        "0  cognitive_paradigm_cogatlas: 'mixed gambels task' (there is 'mixed gambles task')",
     ),
     "one of several": (
         {"map_type": filters.IsIn("z MAP", "tmap")},
