@@ -74,6 +74,7 @@ def find(home: Path, name: str | os.PathLike[str]) -> Path:
     if place is not None and is_file(place / MANIFEST):
         return place.resolve()  # "latest" is another one tomorrow
     there = [place.name for place in _complete(home)]
+    there += ["latest"] if is_file(home / "latest" / MANIFEST) else []
     close = difflib.get_close_matches(str(name), there, n=3)
     near = f"; did you mean {' or '.join(close)}?" if close else ""
     listed = ", ".join(there) or "none"

@@ -277,7 +277,7 @@ def test_a_name_that_is_none_of_a_snapshot_is_refused_with_those_that_there_are(
 ) -> None:
     there = catalog.snapshot().name
 
-    with pytest.raises(InvalidOptionError, match=f"there are: {there}"):
+    with pytest.raises(InvalidOptionError, match=f"there are: {there}, latest"):
         catalog.connect(name)
 
 
