@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 
-from nvcatalog.errors import RefusedError
+from nvcatalog.errors import RefusedError, listed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +26,8 @@ Status = Literal[
     "missing_offline",
 ]
 
+# Ids that a warning names of those that are missing for one reason, and reasons that it names.
+_NAMED = 3
 #: The file or the terms are here.
 HERE: frozenset[str] = frozenset({"cached", "downloaded", "adopted", "kept_old"})
 
@@ -86,11 +89,17 @@ def missing_text(
 ) -> str:
     """Say how much is missing, name the first few, and say why a server was given up where these do not."""
     counts = ", ".join(f"{n} {status}" for status, n in Counter(o.status for o in missing).most_common())
-    named = [f"{o.kind}{'' if o.id is None else f' {o.id}'} {o.status} ({o.reason})" for o in missing[:3]]
-    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    alike: dict[tuple[str, str, str | None], list[int]] = {}  # one reason is said once, however many ids have it
+    for kind, id_, status, reason in missing:
+        alike.setdefault((kind, status, reason), []).extend([] if id_ is None else [id_])
+    named = [
+        f"{kind}{' ' * bool(ids)}{listed(ids, _NAMED)} {status} ({reason})"
+        for (kind, status, reason), ids in islice(alike.items(), _NAMED)
+    ]
+    more = "; …" if len(alike) > _NAMED else ""
     text = f"{what}: {counts}. {'; '.join(named)}{more}; .report has them all."
     for reason in filter(None, given_up):
-        text += " Stopped early, for that reason." if reason in text else f" Stopped early: {reason}."
+        text += " Stopped early." if reason in text else f" Stopped early: {reason}."
     return text
 
 

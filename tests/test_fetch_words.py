@@ -152,7 +152,7 @@ def test_a_bad_answer_of_neurosynth_is_not_stored_and_asked_for_again(
 def test_neurosynth_being_down_costs_no_file(fetch: Fetch, server: DemoServer) -> None:
     server.fail("/api/decode/", faults.status(502))
     with (
-        pytest.warns(IncompleteWarning, match="Stopped early: Neurosynth"),
+        pytest.warns(IncompleteWarning, match=r"\(Neurosynth: .* Stopped early\."),
         pytest.warns(WordsWarning, match="No term"),
     ):
         maps = fetch(collection_ids=[555], fetch_neurosynth_words=True)

@@ -278,7 +278,7 @@ def test_it_is_waited_for_longer_than_files_are(
 
 def test_its_being_given_up_costs_no_file_and_is_said(server: DemoServer, data_dir: Path) -> None:
     server.fail(DECODE, faults.status(503))
-    with pytest.warns(IncompleteWarning, match="Stopped early: Neurosynth: 5 failures in a row"):
+    with pytest.warns(IncompleteWarning, match=r"Neurosynth: 5 failures in a row.* Stopped early\."):
         maps = fetch(data_dir, list(range(9034, 9054)), vectorize_words=False)
     assert set(outcomes(maps, "image").values()) == {"downloaded"}
     assert set(outcomes(maps, "words").values()) == {"failed"}

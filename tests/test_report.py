@@ -11,7 +11,7 @@ import pytest
 
 from nvcatalog import Outcome, Report
 from nvcatalog.errors import HostGivenUpError, RefusedError, TransientError
-from nvcatalog.report import Status, outcome_of
+from nvcatalog.report import Status, missing_text, outcome_of
 
 OUTCOMES = [
     Outcome("collection", 7, "private", "HTTP 403"),
@@ -58,7 +58,7 @@ def test_counts_go_by_status_most_frequent_first() -> None:
 
 def test_a_report_shows_its_counts_and_not_its_ten_thousand_ids() -> None:
     assert repr(Report([Outcome("image", n, "cached") for n in range(1, 10_001)])) == "<Report: 10000 cached>"
-    assert repr(Report()) == "<Report: nothing asked for>"
+    assert repr(Report()) == "<Report: no outcomes>"
 
 
 @pytest.mark.parametrize("status", get_args(Status))
@@ -106,3 +106,22 @@ def test_a_refusal_keeps_its_status_and_every_other_trouble_is_a_failure() -> No
     assert outcome_of("collection", 7, refused) == Outcome("collection", 7, "private", str(refused))
     for error in (TransientError("HTTP 503", status=503), HostGivenUpError("no connection in 3 tries")):
         assert outcome_of("image", 1, error) == Outcome("image", 1, "failed", str(error))
+
+
+def test_a_reason_that_many_have_is_said_once() -> None:
+    down = "Neurosynth: no connection"
+    missing = [Outcome("words", id_, "failed", down) for id_ in range(1, 21)]
+    missing += [
+        Outcome("image", 7, "not_found", "HTTP 404"),
+        Outcome("image", None, "broken_on_server", "record 3"),
+    ]
+
+    assert missing_text(missing, given_up=[None, down]) == (
+        "Not all that was asked for is here: 20 failed, 1 not_found, 1 broken_on_server. words 1, 2, 3, … failed "
+        "(Neurosynth: no connection); image 7 not_found (HTTP 404); image broken_on_server (record 3); .report "
+        "has them all. Stopped early."
+    )
+    missing.append(Outcome("collection", 9, "private", "HTTP 403"))
+    text = missing_text(missing, "Not all", ["NeuroVault: blocked"])
+    assert text.startswith("Not all: 20 failed")
+    assert text.endswith("(record 3); …; .report has them all. Stopped early: NeuroVault: blocked.")
