@@ -67,7 +67,7 @@ def test_where_all_is_well_nothing_is_marked(
     assert catalog["server_root"] == server.neurovault_url
     assert "fetch_neurovault_ids" in catalog["call"]
     assert facts(found, "Snapshots")["whole"].startswith("yes")
-    assert {name: "HTTP" in value for name, value in facts(found, "Servers").items()} == {
+    assert {name: "HTTP 200" in value for name, value in facts(found, "Servers").items()} == {
         "NeuroVault": True,
         "Neurosynth": True,
     }

@@ -73,7 +73,9 @@ def neurovault(world: World, settings: Settings, request: Request) -> Answer:
 
 
 def neurosynth(world: World, request: Request) -> Answer:
-    """Answer as neurosynth.org's decoder does."""
+    """Answer as neurosynth.org's decoder does; its page for people is a title here."""
+    if request.path == "/":
+        return html_answer("Neurosynth", 200)
     if request.path == "/api/decode":
         return _redirect_to_slash(request)
     if request.path != "/api/decode/":

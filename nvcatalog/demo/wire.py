@@ -107,7 +107,7 @@ def json_answer(value: Any, status: int = 200, headers: tuple[tuple[str, str], .
 
 
 def html_answer(title: str, status: int, text: str = "") -> Answer:
-    """Return the plain page Django shows for an error."""
+    """Return a plain page, as Django shows for an error."""
     page = f'\n<!doctype html>\n<html lang="en">\n<head>\n  <title>{title}</title>\n</head>\n<body>\n'
     page += f"  <h1>{title}</h1><p>{text}</p>\n</body>\n</html>\n"
     return Answer(status=status, body=page.encode(), content_type=HTML_TYPE)
