@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import KeysView, Mapping, Sequence, ValuesView
+from collections.abc import Iterator, KeysView, Mapping, Sequence, ValuesView
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,15 @@ class Answer:
     def __repr__(self) -> str:
         """Show the rows as a dataframe would."""
         return repr(self.df())
+
+    def _repr_html_(self) -> str | None:
+        """Show the rows in a notebook as a dataframe would."""
+        text: str | None = self.df()._repr_html_()  # type: ignore[operator]  # as notebooks call it
+        return text
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        """Go through the rows, as tuples of Python values."""
+        return iter(self.fetchall())
 
     def __len__(self) -> int:
         """Return the number of rows."""

@@ -374,6 +374,8 @@ def test_one_answer_comes_in_every_form(catalog: Catalog) -> None:
     assert answer.pl().rows() == [(1, "image 1"), (2, "image 2")]
     assert len(answer) == 2
     assert "image 2" in repr(answer)
+    assert [name for _, name in answer] == ["image 1", "image 2"]
+    assert "<td>image 2</td>" in str(answer._repr_html_())
 
 
 def test_an_answer_outlives_its_catalog(copied: Path) -> None:
