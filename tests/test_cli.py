@@ -606,6 +606,19 @@ def test_sync_ends_with_1_and_names_what_could_not_be_had(
     assert nvcatalog("sync", "--data-dir", data_dir, "--exclude-owner", "-3").returncode == 2
 
 
+@pytest.mark.parametrize("output", ["csv", "json", "table"])
+def test_a_reader_that_has_enough_is_no_failure(filled: Path, output: str) -> None:
+    query = "SELECT range AS number, repeat('x', 100) AS text FROM range(20_000)"
+    command = [sys.executable, "-m", "nvcatalog", "sql", query, "--format", output, "--data-dir", str(filled)]
+    with started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=PATIENCE_S) == 0
+
+
 def test_demo_serve_prints_what_a_shell_can_evaluate_and_ends_with_ctrl_c(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "nvcatalog", "demo", "--serve"]
     environment = {**os.environ, "TMPDIR": str(tmp_path), "COLUMNS": "20"}

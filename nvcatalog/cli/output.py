@@ -6,6 +6,7 @@ import csv
 import datetime as dt
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -23,8 +24,16 @@ from nvcatalog.errors import NVCatalogWarning
 if TYPE_CHECKING:
     import pyarrow as pa
 
+
+class _Out(Console):
+    """A console that leaves it to its caller what a reader means who has left: rich would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # what rich has just caught
+
+
 err = Console(stderr=True, highlight=False)
-out = Console(highlight=False)
+out = _Out(highlight=False)
 
 NARROWEST_COLUMN = 8
 WIDEST_COLUMN = 60  # where a table may be wider than the terminal
@@ -59,7 +68,15 @@ def outcome_rows(maps: Any) -> pa.Table:
 
 
 def show(table: pa.Table, output: Format | None) -> None:
-    """Write rows to stdout."""
+    """Write rows to stdout, as many as its reader wants: ``| head`` is no failure."""
+    try:
+        _write(table, output)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
+
+
+def _write(table: pa.Table, output: Format | None) -> None:
     if output is None and sys.stdout.isatty():
         _show_to_people(table)
     elif output is Format.table:
@@ -136,7 +153,7 @@ def _show_as_table(table: pa.Table) -> None:
     if _width(names, rows, NARROWEST_COLUMN) <= out.width:
         out.print(_rich_table(names, rows))
         return
-    wide = Console(highlight=False, width=_width(names, rows, WIDEST_COLUMN))
+    wide = _Out(highlight=False, width=_width(names, rows, WIDEST_COLUMN))
     wide.print(_rich_table(names, rows, WIDEST_COLUMN))
 
 
