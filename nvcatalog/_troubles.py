@@ -54,7 +54,8 @@ def holder_in(error: duckdb.Error, signed: str | None = None) -> str:
     found = _HOLDER.search(str(error))
     if found:
         return f"process {found['pid']} ({found['program']}) on {socket.gethostname()}"
-    return signed or f"someone ({str(error).splitlines()[0]})"
+    said = f"someone ({str(error).splitlines()[0]})"
+    return said if NO_LOCKS in said or not signed else signed
 
 
 def unreadable(path: Path, error: Exception) -> NVCatalogError:

@@ -26,8 +26,8 @@ from waiting import PATIENCE_S
 from nvcatalog import Catalog, connecting, meant, outward, proving, snapshot
 from nvcatalog._batch import Batch, Words
 from nvcatalog._instances import Instance
-from nvcatalog._locks import QUESTION_PATIENCE_S
-from nvcatalog._store import Store
+from nvcatalog._locks import QUESTION_PATIENCE_S, sign
+from nvcatalog._store import LOCK_NAME, Store
 from nvcatalog.demo.maps import small_map
 from nvcatalog.errors import (
     CatalogLockedError,
@@ -476,6 +476,8 @@ def test_where_the_file_system_has_no_locks_a_snapshot_answers_at_once(
 ) -> None:
     catalog.snapshot()
     tried = []
+    (store.folder / LOCK_NAME).touch()
+    sign(store.folder / LOCK_NAME)  # who wrote last is not who is in the way
 
     def without_locks(_: Instance, path: Path, *, read_only: bool) -> None:
         tried.append(read_only)  # what DuckDB says on an NFS mount without a lock daemon
