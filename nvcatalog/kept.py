@@ -25,6 +25,8 @@ from nvcatalog.storage import CURRENT_SNAPSHOT, SNAPSHOTS, is_file, write_whole
 
 FOLDER, CURRENT = SNAPSHOTS, CURRENT_SNAPSHOT
 MANIFEST = "manifest.json"
+#: A link to the newest, where the platform has such links.
+LATEST = "latest"
 KEPT = 3
 
 # Where those who read a snapshot say so: it is kept for so long.
@@ -33,7 +35,7 @@ _TIMED = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9]+")
 _FILE = re.compile(r"[a-z_]+/part-[0-9]{1,20}\.parquet")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?<![.])")
 _LONGEST_NAME = 200  # what says who reads it has a longer one
-_TAKEN_NAMES = ("current", "latest", MANIFEST)
+_TAKEN_NAMES = ("current", LATEST, MANIFEST)
 
 
 def newest(home: Path) -> Path | None:
@@ -74,7 +76,7 @@ def find(home: Path, name: str | os.PathLike[str]) -> Path:
     if place is not None and is_file(place / MANIFEST):
         return place.resolve()  # "latest" is another one tomorrow
     there = [place.name for place in _complete(home)]
-    there += ["latest"] if is_file(home / "latest" / MANIFEST) else []
+    there += [LATEST] if is_file(home / LATEST / MANIFEST) else []
     close = difflib.get_close_matches(str(name), there, n=3)
     near = f"; did you mean {' or '.join(close)}?" if close else ""
     listed = ", ".join(there) or "none"
@@ -125,7 +127,7 @@ def _complete(home: Path) -> list[Path]:
     if not home.is_dir():
         return []
     places = (place for place in home.iterdir() if (place / MANIFEST).is_file() and not place.is_symlink())
-    return sorted(places, key=order)
+    return sorted((place for place in places if place.name != LATEST), key=order)
 
 
 # What they say of themselves

@@ -342,7 +342,9 @@ def _name_it(home: Path, snapshot: Path, name: str) -> Path:
 
 def _make_current(home: Path, snapshot: Path) -> None:
     write_whole(home / kept.CURRENT, f"{snapshot.name}\n".encode())
-    latest = home / ".latest.part"
+    latest, link = home / kept.LATEST, home / ".latest.part"
+    if latest.is_dir() and not latest.is_symlink():  # who copied the folder followed the link: it is an old one
+        shutil.rmtree(latest.rename(home / ".former.part"), ignore_errors=True)
     with suppress(OSError, NotImplementedError):  # a convenience, where the platform has symbolic links
-        latest.symlink_to(snapshot.name)
-        latest.replace(home / "latest")
+        link.symlink_to(snapshot.name)
+        link.replace(latest)

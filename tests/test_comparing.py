@@ -166,9 +166,9 @@ def test_a_snapshot_that_does_not_list_its_files_is_read_whole(catalog: Catalog)
 
 
 def test_a_snapshot_that_there_is_not_is_refused(catalog: Catalog) -> None:
-    with pytest.raises(InvalidOptionError, match=r", before$"):
+    with pytest.raises(InvalidOptionError, match=r", before, latest$"):
         catalog.diff("after")
-    with pytest.raises(InvalidOptionError, match=r", before; did you mean before\?$"):
+    with pytest.raises(InvalidOptionError, match=r", before, latest; did you mean before\?$"):
         catalog.diff("befor")
     with pytest.raises(InvalidOptionError, match="has none of that name"):
         catalog.diff("before", "a/b")

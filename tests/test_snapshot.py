@@ -289,6 +289,17 @@ def test_current_names_the_newest_one_and_latest_leads_there(store: Store) -> No
     assert (home(store) / "latest").resolve() == places[1]
 
 
+def test_latest_leads_to_the_newest_again_after_a_copy_that_followed_it(store: Store, tmp_path: Path) -> None:
+    snapshot.take(store)
+    copied = Store(tmp_path / "copied" / "neurovault")
+    shutil.copytree(store.folder, copied.folder)  # which makes a folder of what was a link
+    assert not (home(copied) / "latest").is_symlink()
+    copied.land(Batch(words={71: Words({"pain": 1.0}, None)}))
+    newest = snapshot.take(copied)
+    assert (home(copied) / "latest").resolve() == newest
+    assert not list(home(copied).glob(".*.part"))
+
+
 def test_the_last_three_are_kept_however_quickly_they_come(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshot, "datetime", StoppedClock)
 
