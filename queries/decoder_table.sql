@@ -1,7 +1,7 @@
 -- What a decoder is trained on: maps with a label each, and the collection that cross-validation must not split.
 --
 -- Maps of one collection share subjects, scanner and software: split by collection_id, or scores come out too good.
--- Maps whose path is NULL are not here yet.
+-- Labels that differ in case alone are one. Maps whose path is NULL are not here yet.
 -- $label: what is to be decoded (one of task, contrast, modality, stat, level, default 'task')
 -- $min_images: leave out labels of fewer maps (count, default 2)
 -- $min_collections: leave out labels of fewer collections (count, default 2)
@@ -42,13 +42,18 @@ by_collection AS (
     GROUP BY label, collection_id
 ),
 labels AS (
-    SELECT label
+    SELECT lower(label) AS same, min(label) AS label, list(DISTINCT label) AS typed
     FROM by_collection
-    GROUP BY label
-    HAVING sum(images) >= coalesce($min_images, 0) AND count(*) >= coalesce($min_collections, 0)
+    GROUP BY same
+    HAVING sum(images) >= coalesce($min_images, 0)
+       AND count(DISTINCT collection_id) >= coalesce($min_collections, 0)
+),
+spellings AS (
+    SELECT label, unnest(typed) AS typed
+    FROM labels
 )
-SELECT image_id, label, collection_id, path
-FROM labelled
-WHERE label IN (SELECT label FROM labels)
-ORDER BY collection_id, image_id
+SELECT m.image_id, s.label, m.collection_id, m.path
+FROM labelled AS m
+JOIN spellings AS s ON s.typed = m.label
+ORDER BY m.collection_id, m.image_id
 LIMIT $limit

@@ -17,7 +17,8 @@ WITH judged AS (
         collection_id,
         -- The first step that a map does not pass; 99 for none.
         CASE
-            WHEN $task IS NOT NULL AND NOT coalesce(lower(task) = lower($task) OR task_id = $task, false) THEN 1
+            WHEN $task IS NOT NULL
+                AND NOT coalesce(lower(task) = lower(trim($task)) OR task_id = trim($task), false) THEN 1
             WHEN modality IS DISTINCT FROM 'fMRI-BOLD' THEN 2
             WHEN NOT coalesce(analysis_level IN ('group', 'G'), false) THEN 3
             WHEN $stats IS NOT NULL AND NOT coalesce(list_contains($stats::VARCHAR[], stat), false) THEN 4

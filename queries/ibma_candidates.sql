@@ -31,13 +31,13 @@ WHERE ($gone OR gone_at IS NULL)
   AND analysis_level IN ('group', 'G')
   AND is_thresholded = false
   AND not_mni = false
-  AND ($task IS NULL OR lower(task) = lower($task) OR task_id = $task)
+  AND ($task IS NULL OR lower(task) = lower(trim($task)) OR task_id = trim($task))
   -- What was typed tells at once which maps may be of the task.
   AND (
       $task IS NULL
-      OR contains(lower(cognitive_paradigm_cogatlas), lower($task))
+      OR contains(lower(cognitive_paradigm_cogatlas), lower(trim($task)))
       OR contains(cognitive_paradigm_cogatlas, '&')
-      OR cognitive_paradigm_cogatlas_id = $task
+      OR cognitive_paradigm_cogatlas_id = trim($task)
   )
   AND ($stats IS NULL OR list_contains($stats::VARCHAR[], stat))
   AND ($min_coverage IS NULL OR brain_coverage > $min_coverage)

@@ -22,12 +22,12 @@ SELECT
     n_subjects,
     path
 FROM stat_maps
-WHERE (lower(task) = lower($task) OR task_id = $task)
+WHERE (lower(task) = lower(trim($task)) OR task_id = trim($task))
   -- What was typed tells at once which maps may be of the task.
   AND (
-      contains(lower(cognitive_paradigm_cogatlas), lower($task))
+      contains(lower(cognitive_paradigm_cogatlas), lower(trim($task)))
       OR contains(cognitive_paradigm_cogatlas, '&')
-      OR cognitive_paradigm_cogatlas_id = $task
+      OR cognitive_paradigm_cogatlas_id = trim($task)
   )
   AND ($gone OR gone_at IS NULL)
   AND ($private OR $collection_ids IS NOT NULL OR image_id NOT IN (SELECT image_id FROM private_images))

@@ -22,13 +22,13 @@ SELECT
 FROM stat_maps
 WHERE ($gone OR gone_at IS NULL)
   AND ($private OR $collection_ids IS NOT NULL OR image_id NOT IN (SELECT image_id FROM private_images))
-  AND ($task IS NULL OR lower(task) = lower($task) OR task_id = $task)
+  AND ($task IS NULL OR lower(task) = lower(trim($task)) OR task_id = trim($task))
   -- What was typed tells at once which maps may be of the task.
   AND (
       $task IS NULL
-      OR contains(lower(cognitive_paradigm_cogatlas), lower($task))
+      OR contains(lower(cognitive_paradigm_cogatlas), lower(trim($task)))
       OR contains(cognitive_paradigm_cogatlas, '&')
-      OR cognitive_paradigm_cogatlas_id = $task
+      OR cognitive_paradigm_cogatlas_id = trim($task)
   )
   AND ($collection_ids IS NULL OR list_contains($collection_ids::INTEGER[], collection_id))
 GROUP BY level

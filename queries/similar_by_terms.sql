@@ -1,7 +1,7 @@
 -- The images whose terms are most like those of an image, most similar first: the cosine of their weights, -1 to 1.
 --
 -- Only images that were compared with the same set of terms are like one another; a term that one of them lacks counts
--- as 0. The cosine is NULL where all weights of an image are 0.
+-- as 0. The cosine is NULL where all weights of an image are 0, or too large to be squared.
 -- $image_id: the image (image id from words_status.image_id, required)
 -- $collection_ids: images of these collections alone (collection ids, default NULL)
 -- $private: images of private collections too, not only where collection_ids names them (boolean, default false)
@@ -38,8 +38,10 @@ SELECT
     o.image_id,
     o.name,
     o.collection_id,
-    -- Rounding may take a product a little beyond the lengths.
-    least(greatest(s.product, -s.lengths), s.lengths) / nullif(s.lengths, 0) AS cosine,
+    -- Rounding may take a product a little beyond the lengths; those of weights beyond 1e150 may have no number.
+    CASE WHEN isfinite(s.lengths) AND isfinite(s.product)
+        THEN least(greatest(s.product, -s.lengths), s.lengths) / nullif(s.lengths, 0)
+    END AS cosine,
     o.reference
 FROM scores AS s
 JOIN others AS o USING (image_id)

@@ -1,4 +1,4 @@
--- The tasks of the Cognitive Atlas that statistic maps were made of, those of most collections first.
+-- The tasks of the Cognitive Atlas that statistic maps were made of, those of most collections first; in any case.
 -- $level: maps of this level of analysis alone
 --     (one of group, single-subject, meta-analysis, other, default NULL)
 -- $min_collections: leave out tasks of fewer collections (count, default 1)
@@ -33,7 +33,7 @@ tasks AS (
     JOIN stat_maps AS m USING (image_id)
 )
 SELECT
-    a.task,
+    min(a.task) AS task,
     min(a.task_id) AS task_id,
     count(DISTINCT t.collection_id) AS collections,
     sum(t.maps) AS maps,
@@ -41,7 +41,7 @@ SELECT
 FROM typed AS t
 JOIN tasks AS a ON a.name = t.name AND a.id IS NOT DISTINCT FROM t.id
 WHERE a.task IS NOT NULL
-GROUP BY a.task
+GROUP BY lower(a.task)
 HAVING count(DISTINCT t.collection_id) >= coalesce($min_collections, 0)
-ORDER BY collections DESC, maps DESC, a.task
+ORDER BY collections DESC, maps DESC, task
 LIMIT $limit

@@ -909,7 +909,8 @@ def takes(name: str, parameter: str) -> bool:
 
 def small(folder: Path, *images: Record) -> Catalog:
     batch = Batch()
-    batch.add_record("collection", {"id": 3, "name": "small"})
+    for id_ in sorted({image.get("collection_id", 3) for image in images}):
+        batch.add_record("collection", {"id": id_, "name": "small"})
     for image in images:
         batch.add_record("image", {"collection_id": 3, "name": "a map", **image})
     store = Store(folder / "neurovault")
@@ -935,6 +936,37 @@ def test_images_are_like_one_another_by_no_more_than_1(tmp_path: Path) -> None:
     cosines = catalog.query("similar_by_terms", {"image_id": 4, "limit": None}).df()["cosine"]
     assert cosines.between(-1, 1).all()
     assert len(cosines) == 59
+
+
+def test_weights_too_large_to_be_squared_make_no_image_alike(tmp_path: Path) -> None:
+    catalog = small(tmp_path, {"id": 4}, {"id": 5}, {"id": 6})
+    weights = {4: {"a": 0.0, "b": 0.0}, 5: {"a": -1e300, "b": 0.5}, 6: {"a": 1.0, "b": 0.5}}
+    Store(catalog.folder).land(Batch(words={id_: Words(each, "mine") for id_, each in weights.items()}))
+    for id_ in weights:
+        found = catalog.query("similar_by_terms", image_id=id_).fetchall()
+        assert [row[3] for row in found] == [None, None]
+
+
+def test_names_that_differ_in_case_alone_are_one(tmp_path: Path) -> None:
+    names = ["Stop Signal Task", "stop signal task", "rest"]
+    images = [
+        {"id": 4 + n, "collection_id": 3 + n, "cognitive_paradigm_cogatlas": name, "modality": name.lower()}
+        for n, name in enumerate(names)
+    ]
+    contrasts = {"cognitive_contrast_cogatlas": "Go", "cognitive_paradigm_cogatlas": names[0]}
+    images += [{"id": 20, **contrasts}, {"id": 21, **contrasts, "cognitive_contrast_cogatlas": "GO"}]
+    catalog = small(tmp_path, *images)
+    assert catalog.query("tasks", min_collections=2).fetchall() == [("Stop Signal Task", None, 2, 4, 0)]
+    rows = catalog.query("decoder_table").fetchall()
+    assert [row[:3] for row in rows] == [
+        (4, "Stop Signal Task", 3),
+        (20, "Stop Signal Task", 3),
+        (21, "Stop Signal Task", 3),
+        (5, "Stop Signal Task", 4),
+    ]
+    rows = catalog.query("contrasts_of_task", task=" STOP signal task ").fetchall()
+    assert [(contrast, maps) for contrast, _, _, maps, _ in rows] == [(None, 2), ("GO", 2)]
+    assert len(catalog.query("maps_of_task", task="stop signal task ")) == 4
 
 
 def test_an_extra_field_may_have_any_name(tmp_path: Path) -> None:
