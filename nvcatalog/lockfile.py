@@ -206,13 +206,15 @@ class _Reader:
         collections = self._entries("collections", _collection, lambda collection: collection.collection_id)
         self._check_collections(images, collections)
         selection = self._top.get("selection")
+        if not isinstance(selection, dict | None):
+            self._fail(f'"selection" is {shown(selection)}, no object', self._line_of("selection"))
         return LockFile(
             images,
             collections,
             kind,
             interpolation,
             server,
-            selection if isinstance(selection, dict) else {},
+            selection or {},
             str(self._top.get("created_at", "")),
             str(self._top.get("created_by", "")),
         )
@@ -230,6 +232,9 @@ class _Reader:
             self._fail(f"it is no whole JSON ({error.msg})", error.lineno, error)
         except RecursionError as error:
             self._fail("it is nested too deeply", 1, error)
+        except _TwiceError as error:
+            name, offset = next(_repeated(self._text))
+            self._fail(f"{name} is there twice in one object", self._line_at(offset), error)
         if not isinstance(top, dict) or top.get("format") != FORMAT:
             self._fail(f'it is no lock file: its "format" is not "{FORMAT}"', 1)
         return top
@@ -303,12 +308,38 @@ def _each_start(text: str, place: int) -> Iterator[int]:
         _, place = _DECODER.raw_decode(text, found.end())
 
 
+class _TwiceError(Exception):
+    """Says that an object of JSON has a name twice: one of the two values would be lost."""
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        raise _TwiceError
+    return entries
+
+
+def _repeated(text: str) -> Iterator[tuple[str, int]]:
+    """Yield the names that an object of JSON has had before, and where they stand."""
+    names: list[set[str]] = []
+    for found in re.finditer(r'("(?:[^"\\]|\\.)*")(\s*:)?|[{}]', text):
+        if found[0] == "{":
+            names.append(set())
+        elif found[0] == "}":
+            names.pop()
+        elif found[2]:
+            name = json.loads(found[1])
+            if name in names[-1]:
+                yield found[1], found.start()
+            names[-1].add(name)
+
+
 def _whole(digits: str) -> int | float:
     return int(digits) if len(digits) < 19 else float(digits)
 
 
 # What is no JSON, such as NaN, and what no column could hold become values that no field may have.
-_DECODER = json.JSONDecoder(parse_constant=str, parse_int=_whole)
+_DECODER = json.JSONDecoder(parse_constant=str, parse_int=_whole, object_pairs_hook=_each_once)
 
 
 def _image(value: Any) -> FrozenImage:

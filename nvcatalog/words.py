@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from nvcatalog.errors import MissingExtraError, shown
+from nvcatalog.errors import MissingExtraError, WordsError, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -213,6 +213,11 @@ def assemble(
         Rows to be filled with not-a-number.
     dtype : type
         Of the weights.
+
+    Raises
+    ------
+    WordsError
+        When a weight is too large for it.
     """
     if vocabulary is None:
         vocabulary = sorted({term for source in sources for term in source.terms.values()})
@@ -226,7 +231,12 @@ def assemble(
         columns = np.zeros(max(source.terms, default=0) + 1, dtype=np.int32)
         columns[list(source.terms)] = [column_of[term] for term in source.terms.values()]
         for part in source.parts():
-            filling.add(part.rows, columns.take(part.numbers), part.weights)
+            try:
+                with np.errstate(over="raise"):
+                    filling.add(part.rows, columns.take(part.numbers), part.weights)
+            except FloatingPointError as error:
+                found = f"a weight of {np.abs(part.weights).max():g}"
+                raise WordsError(f"{found} is too large for {np.dtype(dtype)}; give dtype='float64'") from error
     everywhere = np.arange(len(vocabulary))
     for row in unknown:
         filling.add(np.full(len(everywhere), row), everywhere, np.full(len(everywhere), np.nan))

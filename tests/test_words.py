@@ -17,7 +17,7 @@ from sklearn.feature_extraction import DictVectorizer
 
 from nvcatalog import words
 from nvcatalog._batch import Words, long_table
-from nvcatalog.errors import MissingExtraError
+from nvcatalog.errors import MissingExtraError, WordsError
 from nvcatalog.words import TableSource, WordMatrix, as_dense, assemble
 
 # Neurosynth's own terms are text; those it never had must come out right too. Arrow has no half characters,
@@ -156,6 +156,12 @@ def test_rows_of_which_nothing_is_known_are_stored_as_not_a_number() -> None:
 
     np.testing.assert_array_equal(frequencies.toarray(), np.array([[np.nan, np.nan], [0.2, 0.1]], np.float32))
     assert frequencies.nnz == 4
+
+
+def test_a_weight_that_is_too_large_for_what_is_asked_for_is_named() -> None:
+    table = table_of([(1, "a", -1e300), (1, "b", 0.5)])
+    with pytest.raises(WordsError, match="a weight of 1e\\+300 is too large for float32; give dtype='float64'"):
+        assemble(1, [TableSource(table, {1: 0}, 1)], dtype=np.float32)
 
 
 def test_an_index_is_as_wide_as_it_must_be(monkeypatch: pytest.MonkeyPatch) -> None:
