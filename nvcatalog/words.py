@@ -236,7 +236,7 @@ def assemble(
                     filling.add(part.rows, columns.take(part.numbers), part.weights)
             except FloatingPointError as error:
                 found = f"a weight of {np.abs(part.weights).max():g}"
-                raise WordsError(f"{found} is too large for {np.dtype(dtype)}; give dtype='float64'") from error
+                raise WordsError(f"{found} is too large for {np.dtype(dtype)}; float64 holds it") from error
     everywhere = np.arange(len(vocabulary))
     for row in unknown:
         filling.add(np.full(len(everywhere), row), everywhere, np.full(len(everywhere), np.nan))

@@ -160,7 +160,7 @@ def test_rows_of_which_nothing_is_known_are_stored_as_not_a_number() -> None:
 
 def test_a_weight_that_is_too_large_for_what_is_asked_for_is_named() -> None:
     table = table_of([(1, "a", -1e300), (1, "b", 0.5)])
-    with pytest.raises(WordsError, match="a weight of 1e\\+300 is too large for float32; give dtype='float64'"):
+    with pytest.raises(WordsError, match="a weight of 1e\\+300 is too large for float32; float64 holds it"):
         assemble(1, [TableSource(table, {1: 0}, 1)], dtype=np.float32)
 
 
