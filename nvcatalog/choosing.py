@@ -15,7 +15,7 @@ from nvcatalog import lookup, records, storage, unmatched
 from nvcatalog._progress import Progress
 from nvcatalog._store import Store
 from nvcatalog.client import FILTERS, CollectionList, NeuroVault
-from nvcatalog.errors import HostGivenUpError, RefusedError, TransientError, shown, storable
+from nvcatalog.errors import CatalogLockedError, HostGivenUpError, RefusedError, TransientError, shown, storable
 from nvcatalog.filter_sql import TermsInSQL, to_sql
 from nvcatalog.filters import Filter, ResultFilter, keep_all, keeps
 from nvcatalog.known import Known, KnownCollection, KnownImage, MapKind
@@ -172,7 +172,10 @@ class Chooser:
 
     def why_none(self) -> list[str]:
         """Say in lines what each term keeps alone, where no image was chosen."""
-        return unmatched.explain(self._store, self._wanted.image_terms, self._wanted.collection_terms)
+        try:
+            return unmatched.explain(self._store, self._wanted.image_terms, self._wanted.collection_terms)
+        except CatalogLockedError:  # the answer needs no more of the catalog, and so waits for nobody who has it
+            return []
 
     # From the catalog
 

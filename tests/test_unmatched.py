@@ -13,7 +13,7 @@ from fetching import no_waiting as no_waiting
 
 from nvcatalog import filters
 from nvcatalog._store import Store
-from nvcatalog.errors import FilterWarning, IncompleteWarning, SelectionWarning
+from nvcatalog.errors import CatalogLockedError, FilterWarning, IncompleteWarning, SelectionWarning
 from nvcatalog.unmatched import explain
 
 if TYPE_CHECKING:
@@ -88,6 +88,15 @@ def test_terms_of_collections_are_explained_too(fetch: Fetch) -> None:
 def test_a_function_that_keeps_nothing_is_not_explained(fetch: Fetch) -> None:
     with pytest.warns(SelectionWarning, match=r"^No image matches\.$"):
         fetch(**EVERYTHING, image_filter=lambda image: False)
+
+
+def test_who_keeps_the_catalog_costs_the_explanation_alone(fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
+    def keep(*_: object) -> None:
+        raise CatalogLockedError("another process has it open")
+
+    monkeypatch.setattr("nvcatalog.unmatched.explain", keep)
+    with pytest.warns(SelectionWarning, match=r"^No image matches\.$"):
+        fetch(modality="fmri-bold")
 
 
 def test_offline_none_that_is_here_matches(fetch: Fetch) -> None:
