@@ -111,6 +111,7 @@ def base_folder(base: str | os.PathLike[str], *, named: str = "") -> Path:
     try:
         place = Path(os.fspath(base)).expanduser()
         folder = (place / storage.SUBFOLDER).resolve()
+        storage.check_opens(folder)
         found = "is a file" if place.is_file() else None if place.is_dir() else "does not exist"
         if found is None and not folder.is_dir():
             found = f"has no folder {storage.SUBFOLDER}, where maps are"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import stat
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -59,6 +60,8 @@ def prove(path: Path, prover: FileProver | None = None) -> Proof:
         When it cannot be read.
     """
     prover = prover or Prover()
+    if not (stat.S_ISREG(mode := path.stat().st_mode) or stat.S_ISDIR(mode)):
+        raise prover.error("a pipe or a device")  # of which a read may have no end
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             prover.feed(chunk)

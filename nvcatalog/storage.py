@@ -97,7 +97,7 @@ def _folder_in(place: str) -> Path:
     """Return the data folder in a place, whether it is there or not, unless it can never be used."""
     try:
         folder = Path(place).expanduser() / SUBFOLDER
-        str(folder.resolve()).encode()  # DuckDB opens no other names
+        check_opens(folder)
         if stat.S_ISDIR(folder.stat().st_mode) and not os.access(folder, os.R_OK | os.X_OK):
             raise PermissionError(errno.EACCES, "this user may not look into it")
     except (FileNotFoundError, NotADirectoryError):
@@ -106,6 +106,15 @@ def _folder_in(place: str) -> Path:
         reason = getattr(error, "strerror", None) or error
         raise DataDirError(f"{place!r} cannot hold the data: {reason}. Give another data_dir") from error
     return folder
+
+
+def check_opens(folder: Path) -> None:
+    r"""Raise a ValueError where DuckDB opens no database: to it, ``\`` is ``/``, and options follow a ``?``."""
+    name = str(folder.resolve())
+    name.encode()
+    for character in "?\\" if os.sep == "/" else "?":
+        if character in name:
+            raise ValueError(f"DuckDB opens no database in a folder with {character} in its name")
 
 
 def _places(data_dir: str | os.PathLike[str] | None) -> list[str]:

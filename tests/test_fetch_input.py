@@ -338,8 +338,10 @@ def test_a_data_dir_may_be_called_anything(fetch: Fetch, server: DemoServer, tmp
         ("/tmp/a\0b", "null"),
         ("/tmp/" + "a" * 300, "File name too long"),
         (os.fsdecode(b"/tmp/nvcatalog-\xff-dir"), "surrogates not allowed"),
+        ("/tmp/which maps?", "with \\? in its name"),
+        ("/tmp/maps\\mine", "with \\\\ in its name"),
     ],
-    ids=["nobody's home", "a zero byte", "too long", "no UTF-8"],
+    ids=["nobody's home", "a zero byte", "too long", "no UTF-8", "a question mark", "a backslash"],
 )
 @pytest.mark.parametrize("mode", ["download_new", "offline"])
 def test_a_data_dir_that_can_never_be_made_is_named(
