@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from nvcatalog.known import Known
 from nvcatalog.plan import Plan, Request
-from nvcatalog.report import Outcome, Status
+from nvcatalog.report import Kind, Outcome, Status
 
 
 @dataclass
@@ -106,7 +106,7 @@ class _Accounts:
         image = self._known.images.get(id_)
         is_here = image is not None and image.map(self._request.kind) is not None and id_ in self._plan.here
         if is_here and outcome is None:
-            return Outcome("image", id_, "adopted" if id_ in self._notes.taken_over else "cached")
+            return self._as_here("image", id_, taken_over=id_ in self._notes.taken_over)
         if is_here and outcome is not None and not outcome.here:
             return outcome._replace(status="kept_old")
         outcome = outcome or Outcome("image", id_, "failed", "its record could not be read")
@@ -118,7 +118,13 @@ class _Accounts:
         outcome = self._notes.outcomes.get(("words", id_)) or self._plan.settled.get(("words", id_))
         if outcome is None and id_ not in self._known.with_words:
             outcome = Outcome("words", id_, "failed", "its terms were not asked for")
-        return outcome or Outcome("words", id_, "adopted" if id_ in self._notes.words_taken_over else "cached")
+        return outcome or self._as_here("words", id_, taken_over=id_ in self._notes.words_taken_over)
+
+    def _as_here(self, kind: Kind, id_: int, *, taken_over: bool) -> Outcome:
+        """Say that something is here; and what the server said, where it refused to renew it."""
+        refusal = self._known.refusals.get((kind, id_))
+        reason = f"when it was last asked for: {refusal.reason}" if refusal else None
+        return Outcome(kind, id_, "adopted" if taken_over else "cached", reason)
 
     def with_its_file(self, outcome: Outcome) -> Outcome:
         """Name the metadata file that could not be read: what it cost offline, what was mended online."""

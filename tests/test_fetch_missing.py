@@ -321,8 +321,14 @@ def test_what_the_server_lost_is_kept_old_with_a_warning(fetch: Fetch, world: Wo
     }  # fmt: skip
     assert all(outcome.reason for outcome in maps.report if outcome.status == "kept_old")
     assert maps.collections_meta[4]["id"] == 658
-    # In the other modes what is here is here.
-    assert set(fetch(collection_ids=[3], image_ids=[10426]).report.counts) == {"cached"}
+    # In the other modes what is here is here, and what the server refused stays in the report.
+    again = fetch(collection_ids=[3], image_ids=[10426]).report
+    assert set(again.counts) == {"cached"}
+    reasons = {outcome.id: outcome.reason for outcome in again}
+    assert {id_: reason and reason.split(": ")[0] for id_, reason in reasons.items()} == {
+        3: None, 4: "when it was last asked for", 8718: "when it was last asked for", 8719: None,
+        10426: "when it was last asked for",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
