@@ -169,7 +169,9 @@ class Call:
             if online:
                 if self.lander.writable and not self.options.dry_run:
                     self.store.get_ready()  # while the server is waited for
-                root = check_server(servers.neurovault_root, self.known.server_root, self.folder)
+                # Of what nilearn left, this call may have taken nothing over.
+                ours = self.known.server_root or root_of_folder(self.folder)
+                root = check_server(servers.neurovault_root, ours, self.folder)
                 if isinstance(self.reads, LayeredStore):
                     self.reads.check_server(servers.neurovault_root)
                 self.lander.server_root = None if self.known.server_root else root

@@ -19,6 +19,7 @@ from nvcatalog._batch import Batch, Listing
 from nvcatalog._parallel import Lane, in_parallel
 from nvcatalog._progress import BARS, Progress, summarise
 from nvcatalog._store import Store
+from nvcatalog.adopt import root_of_folder
 from nvcatalog.client import FIRST_PAGE, LARGEST_PAGE, LIST_CONNECTIONS, CollectionList, ImageList, NeuroVault
 from nvcatalog.errors import (
     BlockedWarning,
@@ -242,7 +243,8 @@ class _Sync:
 
     def _begin(self, seed: Seed | None) -> None:
         self._synced = read_synced(self._store)
-        root = check_server(self._servers.neurovault_root, self._synced.server_root, self._store.folder)
+        ours = self._synced.server_root or root_of_folder(self._store.folder)
+        root = check_server(self._servers.neurovault_root, ours, self._store.folder)
         storage.make_folder(self._store.folder)
         if seed is not None:
             seed.land(self._store, root, verbose=self._verbose)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
 import warnings
 from contextlib import contextmanager
@@ -536,10 +537,22 @@ def test_a_folder_that_nilearn_filled_from_another_server_is_refused(
 ) -> None:
     fetch(collection_ids=[3])
     (data_dir / "neurovault" / "catalog.duckdb").unlink()
+    shutil.rmtree(data_dir / "neurovault" / "snapshots", ignore_errors=True)
+    before = traces(data_dir)
     monkeypatch.setenv("NVCATALOG_NEUROVAULT_URL", other.neurovault_url)
-    with pytest.raises(WrongServerError, match=re.escape(server.neurovault_url)):
-        fetch(collection_ids=[3])
+    for call in (
+        lambda: fetch(collection_ids=[3]),
+        lambda: fetch(image_ids=[9034]),  # of which it has nothing
+        lambda: Catalog(data_dir).sync(verbose=0),
+    ):
+        with pytest.raises(WrongServerError, match=re.escape(server.neurovault_url)):
+            call()
     assert other.requests == 0
+    assert traces(data_dir).keys() >= before.keys()
+    monkeypatch.setenv("NVCATALOG_NEUROVAULT_URL", server.neurovault_url)
+    assert ids(fetch(image_ids=[9034])) == [9034]
+    found = Catalog(data_dir).sql("SELECT value FROM catalog_info WHERE key = 'server_root'").fetchall()
+    assert found == [(server.neurovault_url,)]
 
 
 def test_a_declared_mirror_may_go_on_filling_the_folder(
