@@ -619,6 +619,13 @@ def test_a_reader_that_has_enough_is_no_failure(filled: Path, output: str) -> No
         assert process.wait(timeout=PATIENCE_S) == 0
 
 
+def test_what_stdout_cannot_encode_is_escaped(filled: Path) -> None:
+    command = [sys.executable, "-m", "nvcatalog", "sql", "SELECT 'é 日' AS x", "--data-dir", str(filled)]
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(command, capture_output=True, check=False, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"x\n\xe9 \\u65e5\n", b"")
+
+
 def test_demo_serve_prints_what_a_shell_can_evaluate_and_ends_with_ctrl_c(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "nvcatalog", "demo", "--serve"]
     environment = {**os.environ, "TMPDIR": str(tmp_path), "COLUMNS": "20"}

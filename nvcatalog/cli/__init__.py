@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import warnings
 from enum import StrEnum
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -457,6 +459,8 @@ app.add_typer(upkeep.app)
 
 def main() -> None:
     """Run the command line; every error of nvcatalog's becomes one line and an exit status."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what its encoding lacks, as stderr does
     with warnings.catch_warnings():
         warnings.simplefilter("always", NVCatalogWarning)
         warnings.showwarning = show_warning
