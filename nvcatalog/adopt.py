@@ -143,7 +143,7 @@ class Adopter:
         """Take over Neurosynth's answer for an image, if there is a good one; a bad one is as good as none."""
         path = self._folder / storage.words_path(image.collection_id, image.image_id)
         try:
-            decoded = neurosynth.read_answer(path.read_bytes())
+            decoded = neurosynth.read_answer(storage.read_file(path))
         except FileNotFoundError:
             return False
         except (OSError, ValueError) as error:

@@ -136,7 +136,7 @@ def _words_in_files(bunch: Bunch, image_ids: set[int]) -> dict[int, Words]:
     for meta in bunch.images_meta:
         if meta["id"] in image_ids and "ns_words_absolute_path" in meta:
             with suppress(OSError, ValueError):  # a file that cannot be read is as good as none
-                decoded = neurosynth.read_answer(Path(meta["ns_words_absolute_path"]).read_bytes())
+                decoded = neurosynth.read_answer(storage.read_file(Path(meta["ns_words_absolute_path"])))
                 words[meta["id"]] = Words(decoded.weights, decoded.reference)
     return words
 

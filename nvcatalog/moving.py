@@ -272,7 +272,7 @@ class Mover:
         if storage.identity(path) in (None, self._words_before[image.image_id]):
             return None
         try:
-            return neurosynth.read_answer(path.read_bytes())
+            return neurosynth.read_answer(storage.read_file(path))
         except (ValueError, OSError) as error:
             logger.info("%s is asked for all the same: %s", path, error)
             return None

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import math
+import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, BinaryIO, ClassVar, cast
 
 from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
@@ -49,6 +53,25 @@ class Proof:
     last_modified: str | None = None
 
 
+@contextmanager
+def open_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to read it.
+
+    Raises
+    ------
+    OSError
+        When it cannot be opened, or is a pipe or a device: for the first byte of these one may wait for ever.
+    """
+    with open(path, "rb", opener=_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "a pipe or a device", str(path))
+        yield file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def prove(path: Path, prover: FileProver | None = None) -> Proof:
     """Read a file that is here to its last byte; by default it must be an image.
 
@@ -60,9 +83,7 @@ def prove(path: Path, prover: FileProver | None = None) -> Proof:
         When it cannot be read.
     """
     prover = prover or Prover()
-    if not (stat.S_ISREG(mode := path.stat().st_mode) or stat.S_ISDIR(mode)):
-        raise prover.error("a pipe or a device")  # of which a read may have no end
-    with path.open("rb") as file:
+    with open_file(path) as file:
         while chunk := file.read(_CHUNK):
             prover.feed(chunk)
     return prover.finish()

@@ -51,7 +51,7 @@ def read(path: Path, id_: int) -> Record:
         When it cannot be read, or is not the record of ``id_``.
     """
     try:
-        record = records.parse_json(path.read_bytes())
+        record = records.parse_json(storage.read_file(path))
     except ValueError as error:
         raise ValueError(f"it is no whole JSON (cut off?): {error}") from error
     if not isinstance(record, dict) or records.record_id(record) != id_:

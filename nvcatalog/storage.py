@@ -32,7 +32,7 @@ from nvcatalog.errors import (
     TransientError,
     shown,
 )
-from nvcatalog.proving import FileProver, NotWholeError, Proof, Prover
+from nvcatalog.proving import FileProver, NotWholeError, Proof, Prover, open_file
 
 SUBFOLDER = "neurovault"
 _CHUNK = 1 << 18
@@ -84,7 +84,7 @@ def data_folder(data_dir: str | os.PathLike[str] | None = None) -> Path:
             return folder.resolve()
     for folder in places:
         if _could_be_made(folder):
-            return folder.absolute()
+            return folder.resolve()
     if trouble is not None:
         raise trouble
     first = places[0]
@@ -266,6 +266,12 @@ def identity(path: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def read_file(path: Path) -> bytes:
+    """Return what a file holds; raises an OSError where there is none, or a pipe in its place."""
+    with open_file(path) as file:
+        return file.read()
 
 
 def place(folder: Path, relative: str) -> str:

@@ -472,7 +472,7 @@ def why_no_sidecar(folder: Path, path: str) -> str | None:
     place = place_of(path)
     try:
         if place.kind == "words":
-            neurosynth.read_answer((folder / path).read_bytes())
+            neurosynth.read_answer(storage.read_file(folder / path))
         else:
             sidecars.read(folder / path, place.id or place.collection_id or 0)
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -209,6 +210,22 @@ def test_what_is_no_map_is_not_taken_over_and_offline_says_why(
             assert ids(fetch(image_ids=[3, 4], mode="offline")) == [3]
     assert ids(fetch(image_ids=[3, 4])) == [3, 4]
     assert [hit.path for hit in server.hits("/media/*")] == [world.file_path(4)]
+
+
+@pytest.mark.usefixtures("left")
+@pytest.mark.parametrize(
+    "name",
+    ["image_4.nii.gz", "image_4_metadata.json", "collection_metadata.json", "neurosynth_words_for_image_4.json"],
+)
+def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(data_dir: Path, fetch: Fetch, name: str) -> None:
+    path = file_of(data_dir, 3, 4).with_name(name)
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    wanted: dict[str, Any] = {"image_ids": [3, 4], "fetch_neurosynth_words": True}
+    with pytest.warns(IncompleteWarning):
+        assert 3 in ids(fetch(**wanted, mode="offline"))
+    assert ids(fetch(**wanted)) == [3, 4]
+    assert ids(fetch(**wanted, mode="offline")) == [3, 4]
 
 
 @pytest.mark.parametrize(
