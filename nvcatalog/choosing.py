@@ -172,8 +172,11 @@ class Chooser:
 
     def why_none(self) -> list[str]:
         """Say in lines what each term keeps alone, where no image was chosen."""
+        wanted = self._wanted
+        given = {"collection_filter": wanted.collection_filter, "image_filter": wanted.image_filter}
+        functions = [name for name, function in given.items() if function is not keep_all]
         try:
-            return unmatched.explain(self._store, self._wanted.image_terms, self._wanted.collection_terms)
+            return unmatched.explain(self._store, wanted.image_terms, wanted.collection_terms, functions)
         except CatalogLockedError:  # the answer needs no more of the catalog, and so waits for nobody who has it
             return []
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator, KeysView, Mapping, Sequence, ValuesView
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -253,15 +254,25 @@ def _distinct_names(table: pa.Table) -> pa.Table:
 
 def _all_rows(connection: duckdb.DuckDBPyConnection, relation: duckdb.DuckDBPyRelation) -> pa.Table:
     """Read everything, in a thread beside this one: DuckDB itself hears of Ctrl-C only now and then."""
-    with ThreadPoolExecutor(1, thread_name_prefix="nvcatalog-query") as pool:
-        rows = pool.submit(relation.to_arrow_table)
-        try:
-            return rows.result()
-        except KeyboardInterrupt:
-            while not rows.done():  # an interrupt that comes before the query has begun does nothing
-                connection.interrupt()
-                time.sleep(0.01)
-            raise
+    rows: Future[pa.Table] = Future()
+    try:
+        # No pool's: one that is interrupted while it starts a thread knows nothing of it.
+        threading.Thread(target=_read, args=(relation, rows), name="nvcatalog-query", daemon=True).start()
+        return rows.result()
+    except KeyboardInterrupt:
+        while not (rows.cancel() or rows.done()):
+            connection.interrupt()  # which does nothing before DuckDB has begun
+            time.sleep(0.01)
+        raise
+
+
+def _read(relation: duckdb.DuckDBPyRelation, rows: Future[pa.Table]) -> None:
+    if not rows.set_running_or_notify_cancel():
+        return
+    try:
+        rows.set_result(relation.to_arrow_table())
+    except BaseException as error:  # noqa: BLE001 - raised by who waits for the rows
+        rows.set_exception(error)
 
 
 def _plain_integers(table: pa.Table, types: Sequence[Any]) -> pa.Table:

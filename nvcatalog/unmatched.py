@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from nvcatalog import records
@@ -16,7 +17,12 @@ from nvcatalog.shelf import values_like
 _HOLDS = {"bool": "True or False", "int": "numbers", "bigint": "numbers", "float": "numbers", "text": "text"}
 
 
-def explain(store: Store, image_terms: Mapping[str, Any], collection_terms: Mapping[str, Any]) -> list[str]:
+def explain(
+    store: Store,
+    image_terms: Mapping[str, Any],
+    collection_terms: Mapping[str, Any],
+    functions: Iterable[str] = (),
+) -> list[str]:
     """Say in lines how many records each term keeps, and which values there are where it keeps none.
 
     Parameters
@@ -25,6 +31,8 @@ def explain(store: Store, image_terms: Mapping[str, Any], collection_terms: Mapp
         The catalog.
     image_terms, collection_terms : mapping
         Field -> value or special value, as for :class:`~nvcatalog.filters.ResultFilter`.
+    functions : iterable of str
+        The names of functions that were given beside them.
     """
     if not store.exists:
         return []
@@ -33,11 +41,13 @@ def explain(store: Store, image_terms: Mapping[str, Any], collection_terms: Mapp
     n_images, image_parts = images.parts(image_terms)
     n_collections, collection_parts = collections.parts(collection_terms)
     parts = [*(image_parts if n_images else ()), *(part.of_collection() for part in collection_parts)]
+    parts += [_Part("?", name, "a function") for name in functions]
     if not (n_collections and parts):
         return []
     width = max(len(part.figure) for part in parts)
     known = f"{n_images:,} images and {n_collections:,} collections known here"
-    return [f"Of {known}, each term alone keeps:", *(part.line(width) for part in parts)]
+    title = f"Of {known}, each term alone keeps (≤ at most so many, ? not counted):"
+    return [title, *(part.line(width) for part in parts)]
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,7 @@ class _Table:
         kind = self.columns.get(name)
         wanted = value.values_ if type(value) is IsIn else (value,)
         if several := [each for each in wanted if isinstance(each, list | tuple | set | frozenset)]:
-            return f"one of several is asked for by IsIn({', '.join(map(shown, _some(several[0])))})"
+            return f"for any of several give IsIn({', '.join(map(shown, _some(several[0])))})"
         texts = [each for each in wanted if type(each) is str]
         if kind is None or not texts:
             return ""
@@ -109,4 +119,4 @@ class _Table:
 
 
 def _some(values: Iterable[object]) -> Iterator[object]:
-    return iter(sorted(values, key=str)[:3])
+    return islice(sorted(values, key=str) if isinstance(values, set | frozenset) else values, 3)

@@ -552,6 +552,11 @@ def _hints(condition: Condition) -> Iterator[None]:
 def _hints_about(said: str, condition: Condition) -> list[str]:
     texts = [text for text in (condition.where, condition.order_by) if isinstance(text, str)]
     hints = []
+    if isinstance(condition.where, str) and "syntax error" in said:
+        if condition.where.strip().lower().startswith("select"):
+            hints.append("This is a query: give it as query=… (--query), or what follows its WHERE alone")
+        elif condition.where.rstrip().endswith(";"):
+            hints.append("A condition ends without a semicolon")
     for text in texts if all(text == storable(text) for text in texts) else ():
         quoted = _expressions.quoted_names(text).items()
         hints += [f"Text takes single quotes: '{meant}'" for name, meant in quoted if f" column {name} in" in said]

@@ -43,11 +43,11 @@ IN_VAIN = {
     ),
     "list": (
         {"modality": ["MEG", "EEG"]},
-        "?  modality: ['MEG', 'EEG'] (one of several is asked for by IsIn('EEG', 'MEG'))",
+        "?  modality: ['MEG', 'EEG'] (for any of several give IsIn('MEG', 'EEG'))",
     ),
     "list in IsIn": (
         {"modality": filters.IsIn(["MEG"])},
-        "?  modality: IsIn(['MEG']) (one of several is asked for by IsIn('MEG'))",
+        "?  modality: IsIn(['MEG']) (for any of several give IsIn('MEG'))",
     ),
     "text for a number": ({"number_of_subjects": "20"}, "?  number_of_subjects: '20' (the field holds numbers)"),
     "text for a flag": ({"not_mni": "no"}, "?  not_mni: 'no' (the field holds True or False)"),
@@ -85,8 +85,8 @@ def test_terms_of_collections_are_explained_too(fetch: Fetch) -> None:
         fetch(**EVERYTHING | {"collection_terms": {"name": "Obesity"}})
 
 
-def test_a_function_that_keeps_nothing_is_not_explained(fetch: Fetch) -> None:
-    with pytest.warns(SelectionWarning, match=r"^No image matches\.$"):
+def test_a_function_that_keeps_nothing_is_named(fetch: Fetch) -> None:
+    with pytest.warns(SelectionWarning, match=r"(?m)^  \?  image_filter \(a function\)$"):
         fetch(**EVERYTHING, image_filter=lambda image: False)
 
 

@@ -521,6 +521,11 @@ def test_what_is_wrong_with_a_condition_is_told(store: Store, where: Any, told: 
         ('task = "stop signal task"', ["Text takes single quotes: 'stop signal task'"]),
         ('stat = `t` AND name LIKE "t%"', ["Text takes single quotes: 't'"]),
         ("stat = “t”", ["Text takes single quotes: 't'"]),
+        (
+            "SELECT image_id FROM images",
+            ["This is a query: give it as query=… (--query), or what follows its WHERE alone"],
+        ),
+        ("n_subjects > 3;", ["A condition ends without a semicolon"]),
         ("stat = 't' && n_subjects > 3", ["Write AND instead of &&"]),
         ("not_mni && is_valid", ["Write AND instead of &&"]),
         ("stat = 't' || stat = 'z'", ["Write OR instead of ||"]),
