@@ -6,7 +6,6 @@ import http.client
 import http.cookiejar
 import io
 import os
-import queue
 import socket
 import threading
 import time
@@ -19,7 +18,6 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import NewConnectionError
 
 from nvcatalog import __version__
 from nvcatalog._locks import Slot, Slots, Wait
@@ -244,59 +242,28 @@ class _Answer(http.client.HTTPResponse):
 
 
 class _Connection(HTTPConnection):
-    """A connection that another thread can cut, whatever is waited for on it."""
-
     response_class = _Answer
-    _is_cut = False
-
-    def _new_conn(self) -> socket.socket:
-        """Look the host up and connect, in a thread of its own: where there is no answer, neither can be ended."""
-        made: queue.SimpleQueue[socket.socket | BaseException] = queue.SimpleQueue()
-        threading.Thread(target=self._make, args=(made,), name="nvcatalog-connect", daemon=True).start()
-        while not self._is_cut:
-            with suppress(queue.Empty):
-                result = made.get(timeout=_LOOK_ROUND_S)
-                if isinstance(result, BaseException):
-                    raise result
-                return result
-        raise NewConnectionError(self, "cut while it was being made")
-
-    def _make(self, made: queue.SimpleQueue[socket.socket | BaseException]) -> None:
-        try:
-            sock = super()._new_conn()
-        except BaseException as error:  # noqa: BLE001 - raised by who waits for the connection
-            made.put(error)
-            return
-        made.put(sock)
-        if self._is_cut:
-            sock.close()
-
-    def cut(self) -> None:
-        """End what is under way: whoever waits for bytes learns that there are no more."""
-        self._is_cut = True
-        if isinstance(self.sock, socket.socket):
-            with suppress(OSError):  # it is closed already
-                # Below TLS, whose state belongs to the thread that reads.
-                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
 
 
-class _TlsConnection(_Connection, HTTPSConnection):
-    pass
+class _TlsConnection(HTTPSConnection):
+    response_class = _Answer
 
 
 class _Cut:
-    """A pool that knows its last connection, which it has lent."""
+    """A pool that can end what is under way on its last connection, which it has lent and no longer knows."""
 
-    _last: _Connection | None = None
+    _last: HTTPConnection | None = None
 
     def _new_conn(self) -> Any:
         self._last = super()._new_conn()  # type: ignore[misc]  # the pool's, which stands behind this one
         return self._last
 
     def cut(self) -> None:
-        """End what is under way on it."""
-        if self._last:
-            self._last.cut()
+        sock = self._last.sock if self._last else None
+        if isinstance(sock, socket.socket):
+            with suppress(OSError):  # it is closed already
+                # Below TLS, whose state belongs to the thread that reads.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 class _Pool(_Cut, HTTPConnectionPool):

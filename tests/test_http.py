@@ -867,27 +867,6 @@ def test_an_interrupted_call_waits_for_no_silent_server(sent: bytes) -> None:
         assert len(server.paths) == 1
 
 
-def test_an_interrupted_call_waits_for_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    is_connecting, is_over = threading.Event(), threading.Event()
-
-    def without_an_answer(*_: object, **__: object) -> socket.socket:
-        is_connecting.set()
-        is_over.wait()
-        return late
-
-    late, other_end = socket.socketpair()
-    monkeypatch.setattr("urllib3.util.connection.create_connection", without_an_answer)
-    with service_for("http://127.0.0.1:9", timeout_s=PATIENCE_S) as service, ThreadPoolExecutor(1) as threads:
-        asking = threads.submit(ask, service, tries=4)
-        assert is_connecting.wait(PATIENCE_S)
-        service.interrupt()
-        with pytest.raises(HostGivenUpError, match="interrupted"):
-            asking.result(PATIENCE_S)
-    is_over.set()  # what is connected too late is closed at once
-    with other_end:
-        assert other_end.recv(1) == b""
-
-
 # Answers that are no HTTP, or only nearly
 
 HEALTHY = [
